@@ -1,0 +1,4 @@
+//! Rockpool: a CSI driver for storage that is local to a node.
+
+pub mod error;
+pub mod os;

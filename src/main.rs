@@ -1,0 +1,3 @@
+//! The `rockpool` binary.
+
+fn main() {}
