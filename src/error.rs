@@ -54,14 +54,13 @@ impl Error {
     /// A failed system call; a full disk, quota or read-only filesystem becomes the variant that says so.
     pub fn host(what: impl Into<String>, source: io::Error) -> Self {
         let what = what.into();
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Error::Full(format!("{what}: {source}"))
-            }
-            io::ErrorKind::ReadOnlyFilesystem => {
-                Error::Precondition(format!("{what}: the filesystem is read-only ({source})"))
-            }
-            _ => Error::Host { what, source },
+        let kind = source.kind();
+        if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            Error::Full(format!("{what}: {source}"))
+        } else if kind == io::ErrorKind::ReadOnlyFilesystem {
+            Error::Precondition(format!("{what}: the filesystem is read-only ({source})"))
+        } else {
+            Error::Host { what, source }
         }
     }
 
