@@ -1,4 +1,5 @@
 //! Rockpool: a CSI driver for storage that is local to a node.
 
 pub mod error;
+pub mod model;
 pub mod os;

@@ -1,0 +1,378 @@
+//! Where bytes live: the one trait, its contract, and the choice of a kind.
+//!
+//! Owns: what every kind of pool promises to the engine. Never: knows records, names, mounts at a workload, or the wire.
+//!
+//! # The contract
+//! - Every verb means *ensure*: `Ok` says that it holds now, whoever did it. Each may be called again after any crash.
+//! - `Ok` from a verb that changes something survives power loss.
+//! - An error leaves nothing visible behind: what a crash or an error may leave lies under temporary names, which
+//!   `scan` reports as debris and `destroy` and `forget` remove.
+//! - A snapshot outlives its source; a clone shares no writable byte with it.
+//! - The engine serialises the verbs of one volume (it holds a claim); verbs of different volumes run side by side.
+//! - Every verb first checks that the pool is still there (`Error::Unavailable` where it is not), and touches nothing outside.
+//!
+//! `tests/contract.rs` runs it over every kind.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+use crate::model::{Access, Bytes, Filesystem, PoolId, SnapshotId, Volume, VolumeId};
+use crate::os::file::Dir;
+
+/// A kind of pool, as the configuration names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One image file per volume, attached through a loop device.
+    Image,
+    /// One directory per volume, bound into place.
+    Directory,
+    /// In memory: for tests and scale work.
+    Sim,
+}
+
+impl Kind {
+    /// As the configuration spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Image => "image",
+            Kind::Directory => "directory",
+            Kind::Sim => "sim",
+        }
+    }
+
+    /// What pools of this kind can do at best: the one table behind every advertised capability.
+    /// A pool that lacks one of them (no reflink, no quota) says so in [`Pool::features`] and refuses per call.
+    pub fn features(self) -> Features {
+        let no = |why: &str| Offer::No(why.to_owned());
+        match self {
+            Kind::Image => Features {
+                filesystems: &[Filesystem::Ext4, Filesystem::Xfs],
+                block: Offer::Yes,
+                size_limit: Offer::Yes,
+                snapshots: Offer::Yes,
+                groups: Offer::Yes,
+                reserved: Offer::Yes,
+            },
+            Kind::Directory => Features {
+                filesystems: &[Filesystem::Shared],
+                block: no("a directory is not a block device"),
+                size_limit: Offer::Yes,
+                snapshots: no("a directory pool cannot cut a directory at one moment"),
+                groups: no("a directory pool cannot cut a directory at one moment"),
+                reserved: no("a quota limits a directory, it reserves nothing"),
+            },
+            Kind::Sim => Features {
+                filesystems: &[Filesystem::Ext4, Filesystem::Xfs],
+                block: Offer::Yes,
+                size_limit: Offer::Yes,
+                snapshots: Offer::Yes,
+                groups: Offer::Yes,
+                reserved: Offer::Yes,
+            },
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        [Kind::Image, Kind::Directory, Kind::Sim]
+            .into_iter()
+            .find(|kind| kind.name() == text)
+            .ok_or_else(|| Error::invalid("kind", text, "want `image`, `directory` or `sim`"))
+    }
+}
+
+/// Whether a pool offers something, and why not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// It does.
+    Yes,
+    /// It does not, for this reason (a sentence without a full stop, for people).
+    No(String),
+}
+
+impl Offer {
+    /// Whether it is offered.
+    pub fn is_yes(&self) -> bool {
+        *self == Offer::Yes
+    }
+}
+
+/// What a pool can do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// The filesystems it makes; the first is the default.
+    pub filesystems: &'static [Filesystem],
+    /// Raw block volumes.
+    pub block: Offer,
+    /// A hard size limit.
+    pub size_limit: Offer,
+    /// Snapshots, restores and clones.
+    pub snapshots: Offer,
+    /// Snapshots of several volumes at one moment.
+    pub groups: Offer,
+    /// Space that is taken at creation.
+    pub reserved: Offer,
+}
+
+impl Features {
+    /// The smallest volume of this access that can be made, in bytes.
+    pub fn smallest(&self, access: Access) -> Bytes {
+        match access {
+            Access::Block | Access::Mount { fs: Filesystem::Shared } => Bytes::MIB,
+            Access::Mount { fs: Filesystem::Ext4 } => Bytes::MIB.times(16),
+            Access::Mount { fs: Filesystem::Xfs } => Bytes::MIB.times(300),
+        }
+    }
+}
+
+/// Sizes are multiples of this many bytes, in every kind: the sector size of the devices.
+pub const UNIT: Bytes = Bytes::new(4096);
+
+/// How full the place is where a pool lies, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// All there is.
+    pub total: Bytes,
+    /// What can still be written.
+    pub free: Bytes,
+    /// What others than this pool's objects take of it.
+    pub foreign: Bytes,
+}
+
+/// Something that lies in a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A volume's object and its size.
+    Volume(VolumeId, Bytes),
+    /// A snapshot's object and its size.
+    Snapshot(SnapshotId, Bytes),
+    /// What an interrupted verb left: a name, for people.
+    Debris(String),
+    /// What Rockpool never made.
+    Foreign(String),
+}
+
+/// What a volume is attached for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attach {
+    /// To mount its filesystem. A device lets go by itself when the mount goes.
+    Filesystem,
+    /// To publish the device itself, which stays until `detach`.
+    Block,
+    /// To publish a device that refuses writes, which stays until `detach`.
+    BlockReadOnly,
+}
+
+/// What a workload will see.
+#[derive(Debug)]
+pub enum Attached {
+    /// A directory of the pool.
+    Directory(Dir),
+    /// A block device.
+    Device(Device),
+}
+
+/// An attached block device.
+#[derive(Debug)]
+pub struct Device {
+    /// Its node, like `/dev/loop7`.
+    pub path: PathBuf,
+    /// Its number, as `st_rdev` of the node and as `st_dev` of what is mounted from it.
+    pub number: u64,
+    /// Held open, since a device that nobody holds may let go.
+    pub file: File,
+}
+
+/// How bad a problem is, in the terms of the CSI health calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// Usable, not as it should be.
+    Degraded,
+    /// Not usable now.
+    Inaccessible,
+    /// The bytes are gone.
+    DataLoss,
+}
+
+/// Something wrong with a pool or a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// How bad.
+    pub severity: Severity,
+    /// A stable word in CamelCase, like `ImageMissing`.
+    pub reason: &'static str,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// A member of a freeze, as its thaw found it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thawed {
+    /// It was frozen until now, so the cut counts.
+    Now,
+    /// Somebody else had thawed it.
+    Before,
+}
+
+/// One frozen thing and the way to thaw it.
+pub type Thawing = Box<dyn FnMut() -> Result<Thawed> + Send>;
+
+/// Frozen volumes. They thaw when this is dropped, on every path.
+#[must_use = "dropping it thaws at once"]
+pub struct Thaw {
+    members: Vec<Thawing>,
+}
+
+impl Thaw {
+    /// Nothing frozen yet.
+    pub fn none() -> Self {
+        Thaw { members: Vec::new() }
+    }
+
+    /// Adds a member right after it was frozen.
+    pub fn push(&mut self, member: Thawing) {
+        self.members.push(member);
+    }
+
+    /// Thaws all. A cut counts only if every member was still frozen.
+    ///
+    /// # Errors
+    /// `Unavailable` when a member had been thawed by somebody else, or refuses to thaw; all others are thawed anyway.
+    pub fn thaw(mut self) -> Result<()> {
+        let outcomes: Vec<_> = self.members.drain(..).map(|mut member| member()).collect();
+        for outcome in outcomes {
+            if outcome? == Thawed::Before {
+                return Err(Error::Unavailable(
+                    "a member was thawed by somebody else during the cut, which therefore does not count; ask again"
+                        .to_owned(),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Thaw {
+    fn drop(&mut self) {
+        for member in &mut self.members {
+            if let Err(error) = member() {
+                tracing::error!(error = crate::error::chain(&error), "failed to thaw a volume");
+            }
+        }
+    }
+}
+
+/// A place where bytes live. Sync and object safe; see the module for the contract.
+pub trait Pool: Send + Sync {
+    /// Its identity.
+    fn id(&self) -> PoolId;
+
+    /// Its kind.
+    fn kind(&self) -> Kind;
+
+    /// What it can do here: the kind's table less what this host or filesystem lacks, with the reasons.
+    fn features(&self) -> Features;
+
+    /// Where the engine keeps its records, beside the data; none: in memory, and gone with it.
+    fn home(&self) -> Option<&Dir>;
+
+    /// Whether it is there, the same that was opened, and writable.
+    ///
+    /// # Errors
+    /// `Unavailable` where it is missing or another; `Precondition` where it is read-only.
+    fn present(&self) -> Result<()>;
+
+    /// How full it is.
+    fn usage(&self) -> Result<Usage>;
+
+    /// What is physically here, debris included.
+    fn scan(&self) -> Result<Vec<Found>>;
+
+    /// The volume's bytes: a fresh filesystem, zeros, or a clone of `want.source`, `want.size` long.
+    ///
+    /// # Errors
+    /// `NotFound` for a source whose object is gone, `Full`, `Unsupported` with the pool's reason.
+    fn create(&self, want: &Volume) -> Result<()>;
+
+    /// At least `size`, also of an attached device; answers the real size. Never shrinks.
+    fn grow(&self, id: &VolumeId, size: Bytes) -> Result<Bytes>;
+
+    /// No bytes of it any more; absent is `Ok`, half made is removed. The caller knows that nobody uses it.
+    fn destroy(&self, id: &VolumeId) -> Result<()>;
+
+    /// A cut of `of` at one moment; answers the bytes that it holds.
+    fn snapshot(&self, id: &SnapshotId, of: &VolumeId) -> Result<Bytes>;
+
+    /// No bytes of the snapshot any more; absent is `Ok`.
+    fn forget(&self, id: &SnapshotId) -> Result<()>;
+
+    /// The volume as a directory or a device; the one that exists already where there is one.
+    fn attach(&self, id: &VolumeId, how: Attach) -> Result<Attached>;
+
+    /// What `attach` would find without attaching; `None` where it is not attached so.
+    fn attached(&self, id: &VolumeId, how: Attach) -> Result<Option<Attached>>;
+
+    /// No device any more. The caller knows that nothing is mounted from it.
+    fn detach(&self, id: &VolumeId) -> Result<()>;
+
+    /// Every mounted one of `ids` frozen, until the answer is thawed or dropped.
+    ///
+    /// # Errors
+    /// `Precondition` for a volume that cannot be frozen: a raw block device in use.
+    fn freeze(&self, ids: &[VolumeId]) -> Result<Thaw>;
+
+    /// What a volume of a pool without a filesystem of its own uses: bytes and inodes; `None` where its mount says it itself.
+    fn consumed(&self, _id: &VolumeId) -> Result<Option<Consumed>> {
+        Ok(None)
+    }
+
+    /// What is wrong with the pool, or with one volume. Never blocks on a hung disk for long.
+    fn health(&self, of: Option<&VolumeId>) -> Vec<Problem>;
+
+    /// Regular upkeep: gives back what sparse volumes no longer use.
+    fn tend(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What a volume that is a directory consumes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Consumed {
+    /// Bytes in use.
+    pub bytes: Bytes,
+    /// Files and directories.
+    pub inodes: u64,
+}
+
+/// A pool as the configuration describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Setup {
+    /// The operator's name for it.
+    pub name: String,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its directory, absolute; not used by `sim`.
+    pub path: PathBuf,
+    /// For a pool in a file: that file, which is mounted at `path` where it is not yet.
+    pub file: Option<PathBuf>,
+    /// For a pool on a block device: that device, which is mounted at `path` where it is not yet.
+    pub device: Option<PathBuf>,
+    /// Whether a directory pool must be able to enforce sizes.
+    pub quota: Quota,
+    /// For `sim`: how large it pretends to be.
+    pub size: Option<Bytes>,
+}
+
+/// Whether the size of a directory volume must be enforced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Quota {
+    /// By project quota; without it the pool refuses to open.
+    #[default]
+    Project,
+    /// Not enforced, and said so wherever a size is shown.
+    None,
+}
