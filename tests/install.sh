@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# tests/install.sh GROUP...: installs what the groups need and this machine lacks, and says what and why.
+# Groups: build, test, lint, sanity, bench, guest. Installs nothing when everything is there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/rockpool
+deny_version=0.20.2
+
+say() { printf 'install: %s\n' "$*"; }
+die() { printf 'install: %s\n' "$*" >&2; exit 1; }
+
+packages=()
+# need PROGRAM PACKAGE WHY: notes PACKAGE as missing unless PROGRAM is there.
+need() {
+  PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null && return
+  say "$2 is missing: $3"
+  packages+=("$2")
+}
+
+install_packages() {
+  [ ${#packages[@]} -gt 0 ] || return 0
+  local apt=(apt-get)
+  command -v apt-get >/dev/null || die "no apt-get here: install these with your system's packager: ${packages[*]}"
+  if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || die "run as root, or first install: ${packages[*]}"
+    apt=(sudo apt-get)
+  fi
+  say "installing ${packages[*]} with apt-get"
+  export DEBIAN_FRONTEND=noninteractive
+  "${apt[@]}" install -qq -y --no-install-recommends "${packages[@]}" >/dev/null 2>&1 && return
+  say "not found in the package lists as they are: updating them"
+  "${apt[@]}" update -qq
+  "${apt[@]}" install -qq -y --no-install-recommends "${packages[@]}" >/dev/null
+}
+
+# at_least HAVE WANT: compares dotted version numbers.
+at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+check_rust() {
+  local want have
+  want=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+  command -v cargo >/dev/null || die "cargo is missing: install Rust $want or newer from https://rustup.rs, then run this again"
+  have=$(cargo --version | cut -d' ' -f2)
+  at_least "$have" "$want" || die "cargo is $have, Cargo.toml asks for $want: run 'rustup update stable'"
+}
+
+check_rust_component() { # PROGRAM COMPONENT
+  cargo "$1" --version >/dev/null 2>&1 && return
+  command -v rustup >/dev/null || die "cargo $1 is missing: install it with your Rust toolchain"
+  say "$2 is missing: make lint uses it; installing it with rustup"
+  rustup component add "$2"
+}
+
+check_go() {
+  local want have
+  command -v go >/dev/null || die "go is missing: csi-sanity is a Go program; install Go from https://go.dev/dl, then run this again"
+  [ -f csi-sanity/go.mod ] || return 0
+  want=$(awk '$1 == "go" {print $2}' csi-sanity/go.mod)
+  have=$(GOTOOLCHAIN=local go env GOVERSION | sed 's/^go//; s/ .*//')
+  # From 1.21 on, go fetches the toolchain that go.mod asks for by itself.
+  at_least "$have" 1.21 || die "go is $have, csi-sanity/go.mod asks for $want"
+}
+
+check_deny() {
+  local root=$cache/tools
+  [ -x "$root/bin/cargo-deny" ] && [ "$("$root/bin/cargo-deny" --version)" = "cargo-deny $deny_version" ] && return
+  say "cargo-deny $deny_version is missing: make lint checks licences, bans and sources with it; building it into $root (about 6 minutes, once)"
+  cargo install --quiet --locked --root "$root" --version "$deny_version" cargo-deny
+}
+
+[ $# -gt 0 ] || die "usage: tests/install.sh GROUP..., groups: build test lint sanity bench guest"
+for group in "$@"; do
+  case $group in
+    build) check_rust ;;
+    test)
+      need mkfs.ext4 e2fsprogs "mkfs.ext4, resize2fs and e2fsck are what the image pools run"
+      need mkfs.xfs xfsprogs "mkfs.xfs and xfs_growfs are what the pools run"
+      need losetup util-linux "the tests check for loop devices left behind"
+      need jq jq "the scripts read JSON answers with it"
+      ;;
+    lint)
+      check_rust_component fmt rustfmt
+      check_rust_component clippy clippy
+      check_deny
+      ;;
+    sanity) check_go ;;
+    bench) need fio fio "make bench measures volumes with it" ;;
+    guest)
+      need qemu-system-x86_64 qemu-system-x86 "the guest tests run under a kernel with project quota"
+      need busybox busybox-static "the guest's first root"
+      need cpio cpio "packs the guest's first root"
+      need xz xz-utils "unpacks the guest kernel's modules"
+      need mkfs.xfs xfsprogs "the guest makes its pools with it"
+      need mkfs.ext4 e2fsprogs "the guest makes its volumes with it"
+      ;;
+    *) die "unknown group $group: build, test, lint, sanity, bench or guest" ;;
+  esac
+done
+install_packages

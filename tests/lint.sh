@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# tests/lint.sh: format, clippy, docs and what may enter Cargo.lock. Any warning fails.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+deny=${XDG_CACHE_HOME:-$HOME/.cache}/rockpool/tools/bin/cargo-deny
+
+# Advisories need the RustSec database, which only GitHub serves: without it and without GitHub there is nothing to check against.
+advisories() {
+  if "$deny" fetch db >/dev/null 2>&1; then
+    "$deny" --locked check --hide-inclusion-graph advisories
+  elif compgen -G "${CARGO_HOME:-$HOME/.cargo}/advisory-dbs/*/crates" >/dev/null; then
+    echo "lint: the advisory database could not be refreshed; using the one of an earlier run"
+    "$deny" --locked check --disable-fetch --hide-inclusion-graph advisories
+  else
+    echo "SKIP lint::advisories: no advisory database here and github.com/RustSec cannot be reached"
+  fi
+}
+
+cargo fmt --check
+cargo clippy --locked --all-targets -- -D warnings
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
+"$deny" --locked check --hide-inclusion-graph bans licenses sources
+advisories
+for script in tests/*.sh tests/guest/*.sh .ci/run; do bash -n "$script"; done
