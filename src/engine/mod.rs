@@ -1,0 +1,445 @@
+//! The life of a volume: what CreateVolume, NodeStageVolume and their kin really do.
+//!
+//! Owns: records and claims (`store`), the verbs (`volumes`, `snapshots`, `groups`), stage and publish (`mounts`,
+//! `notes`, `usage`), and what finishes or undoes interrupted work (`recover`). Never: knows gRPC, pool kinds or programs.
+//!
+//! Every verb is synchronous and runs on its pool's own threads (`workers`), so that a hung disk takes nothing else along.
+//! A change opens with a durable record and ends with one; whoever changes something holds its claim.
+
+mod capacity;
+mod groups;
+mod health;
+mod mounts;
+mod notes;
+mod open;
+mod recover;
+mod snapshots;
+pub mod store;
+mod usage;
+mod volumes;
+pub mod workers;
+
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+
+use crate::error::{Error, Result, quoted};
+use crate::model::{
+    Access, Allocation, Bytes, Claim, Filesystem, GroupId, Parameters, PoolId, SnapshotId, Source, VolumeId,
+};
+use crate::pool::{Pool, Setup};
+
+use self::store::Store;
+use self::workers::Workers;
+
+/// The size of a volume for which none was asked.
+pub const DEFAULT_SIZE: Bytes = Bytes::GIB;
+
+/// A pool and the promises that may be made on it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolConfig {
+    /// How to open it.
+    pub setup: Setup,
+    /// How many times its size may be promised; 1.0 promises only what is there.
+    pub overcommit: f64,
+    /// The share of it that is never promised, from 0.0 to 0.9.
+    pub reserve: f64,
+}
+
+/// What the engine is told at its start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineConfig {
+    /// The pools in the operator's order.
+    pub pools: Vec<PoolConfig>,
+    /// Staging and target paths must lie below it.
+    pub kubelet_root: PathBuf,
+    /// Where the notes about mounts lie; means nothing after a reboot.
+    pub state_dir: PathBuf,
+}
+
+/// Everything on this node.
+pub struct Engine {
+    pools: Vec<Slot>,
+    store: Store,
+    host: Workers,
+    kubelet_root: PathBuf,
+    notes: notes::Notes,
+}
+
+/// A configured pool, present or not.
+struct Slot {
+    config: PoolConfig,
+    workers: Workers,
+    state: RwLock<State>,
+}
+
+/// Whether a configured pool can be used.
+enum State {
+    /// It is open.
+    Open(Arc<dyn Pool>),
+    /// It is away, with the reason; `Engine::reopen` looks for it again. Its id is known if it was here before.
+    Away(String, Option<PoolId>),
+}
+
+/// A size as asked for, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    /// At least this.
+    pub required: Option<Bytes>,
+    /// At most this.
+    pub limit: Option<Bytes>,
+}
+
+/// An access type as asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// A filesystem; `None` takes what the volume has, or the pool's default.
+    Mount(Option<Filesystem>),
+    /// A raw block device.
+    Block,
+}
+
+/// How many may use a volume, and for what. Multi-node modes do not exist here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// SINGLE_NODE_WRITER: one workload.
+    Writer,
+    /// SINGLE_NODE_READER_ONLY: one workload, which only reads.
+    Reader,
+    /// SINGLE_NODE_SINGLE_WRITER: one workload.
+    SingleWriter,
+    /// SINGLE_NODE_MULTI_WRITER: any number of workloads on the node.
+    MultiWriter,
+}
+
+/// One volume capability, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capability {
+    /// Mount or block.
+    pub asked: Asked,
+    /// Who may use it.
+    pub mode: Mode,
+    /// The mount flags as sent. Never logged.
+    pub flags: Vec<String>,
+}
+
+/// A CreateVolume call, checked field by field.
+#[derive(Clone, Debug)]
+pub struct CreateVolume {
+    /// The key of idempotency.
+    pub name: String,
+    /// The size asked for.
+    pub range: Range,
+    /// Mount or block; all capabilities of the call agree on it.
+    pub asked: Asked,
+    /// The pool by name; `None` lets the engine choose.
+    pub pool: Option<String>,
+    /// Sparse or reserved.
+    pub allocation: Allocation,
+    /// All StorageClass parameters but the claim's metadata, as sent.
+    pub parameters: Parameters,
+    /// The claim it is for.
+    pub claim: Option<Claim>,
+    /// What it is made from.
+    pub source: Source,
+}
+
+/// A CreateSnapshot call, checked.
+#[derive(Clone, Debug)]
+pub struct CreateSnapshot {
+    /// The key of idempotency.
+    pub name: String,
+    /// The volume to cut.
+    pub source: VolumeId,
+    /// The class parameters but the metadata.
+    pub parameters: Parameters,
+}
+
+/// A CreateVolumeGroupSnapshot call, checked.
+#[derive(Clone, Debug)]
+pub struct CreateGroup {
+    /// The key of idempotency.
+    pub name: String,
+    /// The volumes to cut together, in any order, without duplicates.
+    pub sources: Vec<VolumeId>,
+    /// The class parameters but the metadata.
+    pub parameters: Parameters,
+}
+
+/// A question about room.
+#[derive(Clone, Debug, Default)]
+pub struct CapacityQuery {
+    /// In this pool only.
+    pub pool: Option<String>,
+    /// For volumes of this access only.
+    pub asked: Option<Asked>,
+    /// For volumes allocated so.
+    pub allocation: Allocation,
+}
+
+/// What can still be made, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// In all.
+    pub available: Bytes,
+    /// The largest single volume.
+    pub maximum: Bytes,
+    /// The smallest single volume.
+    pub minimum: Bytes,
+}
+
+/// Whether the node has something left to do after an expansion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeExpansion {
+    /// A filesystem must grow.
+    Required,
+    /// Nothing.
+    NotRequired,
+}
+
+/// A NodeStageVolume call, checked.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// The staging directory.
+    pub staging: PathBuf,
+    /// How it will be used.
+    pub capability: Capability,
+}
+
+/// Whether a target only reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Writes {
+    /// Writes are refused.
+    Refused,
+    /// Writes are allowed, unless the mode or a flag refuses them.
+    Allowed,
+}
+
+/// A NodePublishVolume call, checked.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// Where it is staged.
+    pub staging: PathBuf,
+    /// Where the workload will see it.
+    pub target: PathBuf,
+    /// How it will be used.
+    pub capability: Capability,
+    /// `readonly` of the call.
+    pub writes: Writes,
+}
+
+/// A NodeExpandVolume call, checked.
+#[derive(Clone, Debug)]
+pub struct NodeExpand {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// Where it is staged or published.
+    pub path: PathBuf,
+    /// The size asked for.
+    pub range: Range,
+    /// The access type, where the call says it.
+    pub asked: Option<Asked>,
+}
+
+/// What a volume holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Bytes.
+    pub bytes: Amount,
+    /// Inodes; none for a block volume.
+    pub inodes: Option<Amount>,
+}
+
+/// Of something that runs out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// All.
+    pub total: u64,
+    /// Taken.
+    pub used: u64,
+    /// Left to an unprivileged user.
+    pub available: u64,
+}
+
+/// A pool as `pool show` and health checks see it.
+#[derive(Clone, Debug)]
+pub struct PoolView {
+    /// The operator's name for it.
+    pub name: String,
+    /// Its configuration.
+    pub config: PoolConfig,
+    /// Its id, where it is or was open.
+    pub id: Option<PoolId>,
+    /// Why it cannot be used.
+    pub away: Option<String>,
+    /// What records promise.
+    pub promised: Bytes,
+    /// What may be promised in all.
+    pub budget: Bytes,
+}
+
+impl Engine {
+    /// The records, for lists and look-ups.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The threads of the pool that owns an object; those of the host for a pool that is not here.
+    pub fn workers(&self, pool: PoolId) -> &Workers {
+        self.pools.iter().find(|slot| slot.id() == Some(pool)).map_or(&self.host, |slot| &slot.workers)
+    }
+
+    /// The threads for a call that names a pool, or leaves the choice open.
+    pub fn workers_named(&self, pool: Option<&str>) -> &Workers {
+        let named = self.pools.iter().find(|slot| pool.is_none_or(|name| slot.name() == name));
+        named.map_or(&self.host, |slot| &slot.workers)
+    }
+
+    /// The threads for calls that belong to no pool.
+    pub fn host_workers(&self) -> &Workers {
+        &self.host
+    }
+
+    /// The pool with this id, open and present.
+    ///
+    /// # Errors
+    /// `Unavailable` where it is not configured here or away.
+    pub(crate) fn pool(&self, id: PoolId) -> Result<Arc<dyn Pool>> {
+        let Some(slot) = self.pools.iter().find(|slot| slot.id() == Some(id)) else {
+            return Err(Error::Unavailable(format!(
+                "pool {id} is not connected to this node; nothing was done, ask again when it is back"
+            )));
+        };
+        let pool = slot.open()?;
+        pool.present()?;
+        Ok(pool)
+    }
+
+    /// The configured pool of that name.
+    fn slot(&self, name: &str) -> Result<&Slot> {
+        self.pools.iter().find(|slot| slot.name() == name).ok_or_else(|| {
+            let names: Vec<_> = self.pools.iter().map(|slot| quoted(slot.name())).collect();
+            Error::invalid("parameters[pool]", name, format!("want one of {}", names.join(", ")))
+        })
+    }
+
+    /// The slot that holds an open pool.
+    fn slot_of(&self, id: PoolId) -> Option<&Slot> {
+        self.pools.iter().find(|slot| slot.id() == Some(id))
+    }
+
+    /// Every configured pool.
+    pub fn pools(&self) -> Vec<PoolView> {
+        self.pools.iter().map(|slot| self.view(slot)).collect()
+    }
+
+    /// The name of the pool that a volume or snapshot lies in.
+    pub fn pool_name(&self, id: PoolId) -> Option<&str> {
+        self.slot_of(id).map(Slot::name)
+    }
+
+    /// Whether the pool limits the size of its volumes; the reason where it does not.
+    pub fn size_limit(&self, id: PoolId) -> crate::pool::Offer {
+        let pool = self.slot_of(id).and_then(|slot| slot.open().ok());
+        pool.map_or(crate::pool::Offer::Yes, |pool| pool.features().size_limit)
+    }
+
+    fn view(&self, slot: &Slot) -> PoolView {
+        let id = slot.id();
+        let open = slot.open().and_then(|pool| pool.present().map(|()| pool));
+        let budget = open.as_ref().ok().and_then(|pool| slot.budget(pool.as_ref()).ok());
+        PoolView {
+            name: slot.name().to_owned(),
+            config: slot.config.clone(),
+            id,
+            away: open.err().map(|error| crate::error::chain(&error)),
+            promised: id.map_or(Bytes::ZERO, |id| self.store.promised(id)),
+            budget: budget.unwrap_or(Bytes::ZERO),
+        }
+    }
+}
+
+impl Slot {
+    fn name(&self) -> &str {
+        &self.config.setup.name
+    }
+
+    fn id(&self) -> Option<PoolId> {
+        match &*self.state.read().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            State::Open(pool) => Some(pool.id()),
+            State::Away(_, id) => *id,
+        }
+    }
+
+    fn open(&self) -> Result<Arc<dyn Pool>> {
+        match &*self.state.read().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            State::Open(pool) => Ok(Arc::clone(pool)),
+            State::Away(why, _) => Err(Error::Unavailable(format!("pool {}: {why}", quoted(self.name())))),
+        }
+    }
+}
+
+impl Range {
+    /// The size to make: what is required, at least `smallest`, whole units, within the limit.
+    ///
+    /// # Errors
+    /// `OutOfRange` where that is impossible.
+    pub fn settle(&self, smallest: Bytes, default: Bytes) -> Result<Bytes> {
+        let unit = crate::pool::UNIT;
+        let limit = self.limit.unwrap_or(Bytes::new(i64::MAX.unsigned_abs()));
+        let wanted = match (self.required, self.limit) {
+            (Some(required), _) => required.max(smallest),
+            (None, Some(limit)) => default.min(limit.round_down(unit)).max(smallest),
+            (None, None) => default.max(smallest),
+        };
+        let size = wanted.checked_round_up(unit).filter(|size| *size <= limit);
+        size.ok_or_else(|| {
+            Error::OutOfRange(format!(
+                "capacity_range: required_bytes {} and limit_bytes {} leave no possible size: sizes are multiples of \
+                 {} bytes, here at least {}",
+                self.required.map_or("unset".to_owned(), |b| b.get().to_string()),
+                self.limit.map_or("unset".to_owned(), |b| b.get().to_string()),
+                unit.get(),
+                smallest.get(),
+            ))
+        })
+    }
+
+    /// Whether a size satisfies it.
+    pub fn holds(&self, size: Bytes) -> bool {
+        self.required.is_none_or(|required| size >= required) && self.limit.is_none_or(|limit| size <= limit)
+    }
+}
+
+impl Asked {
+    /// Whether a volume of this access satisfies it.
+    pub fn fits(self, access: Access) -> bool {
+        match (self, access) {
+            (Asked::Block, Access::Block) | (Asked::Mount(None), Access::Mount { .. }) => true,
+            (Asked::Mount(Some(asked)), Access::Mount { fs }) => asked == fs,
+            (Asked::Block, Access::Mount { .. }) | (Asked::Mount(_), Access::Block) => false,
+        }
+    }
+}
+
+/// An id of any kind, for a claim.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// The name of a volume.
+    VolumeName(String),
+    /// The name of a snapshot.
+    SnapshotName(String),
+    /// The name of a group.
+    GroupName(String),
+    /// A volume.
+    Volume(VolumeId),
+    /// A snapshot.
+    Snapshot(SnapshotId),
+    /// A group.
+    Group(GroupId),
+}
