@@ -1,2 +1,4 @@
 //! What only Linux knows.
 #![allow(clippy::disallowed_methods, reason = "clippy.toml keeps these calls out of every other layer")]
+
+pub mod fs;

@@ -1,0 +1,147 @@
+//! Filesystems on a device or in an image file: recognise, make, check, grow, freeze, measure.
+//!
+//! Owns: reading superblocks, the pinned mkfs options, and the ioctls on a mounted filesystem. Never: decides to make a
+//! filesystem because it found none; [`make`] runs only where the caller's record says that the object is new.
+//!
+//! The order when a volume grows is file, loop device, filesystem; each step here may be repeated.
+
+mod grow;
+mod make;
+mod probe;
+
+pub use grow::{Growth, grow_mounted, grow_unmounted_ext4, size_mounted};
+pub use make::{Check, check_ext4, fd_path, make, make_pool_filesystem};
+pub use probe::{Emptiness, Found, probe, probe_path, provably_empty};
+
+use std::fmt;
+use std::os::fd::AsFd;
+
+use rustix::fs::StatVfs;
+use rustix::io::Errno;
+use rustix::ioctl::{self, opcode};
+
+use crate::error::{Error, Result};
+
+/// The filesystems that a volume can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FsKind {
+    /// ext4.
+    Ext4,
+    /// XFS.
+    Xfs,
+}
+
+impl FsKind {
+    /// The name that mount and mkfs know.
+    pub fn name(self) -> &'static str {
+        match self {
+            FsKind::Ext4 => "ext4",
+            FsKind::Xfs => "xfs",
+        }
+    }
+}
+
+impl fmt::Display for FsKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What thawing did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thawed {
+    /// It was frozen until now.
+    Now,
+    /// It was not frozen: somebody else had thawed it, or nobody froze it.
+    WasNot,
+}
+
+/// Room in a mounted filesystem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// All bytes that can hold data.
+    pub total: u64,
+    /// Bytes not in use.
+    pub free: u64,
+    /// Bytes that unprivileged processes can still use.
+    pub available: u64,
+    /// All inodes.
+    pub inodes: u64,
+    /// Inodes not in use.
+    pub inodes_free: u64,
+}
+
+/// Stops all writing and makes what is on the disk consistent, until [`thaw`]. Already frozen: [`Error::Busy`].
+#[expect(unsafe_code, reason = "rustix has no FIFREEZE")]
+pub fn freeze(root: impl AsFd) -> Result<()> {
+    let mut ignored = 0i32;
+    // SAFETY: FIFREEZE takes a pointer to an int that it does not read, and writes nothing.
+    let done = unsafe {
+        ioctl::ioctl(root, ioctl::Updater::<{ opcode::read_write::<i32>(b'X', 119) }, i32>::new(&mut ignored))
+    };
+    done.map_err(|error| match error {
+        Errno::BUSY => Error::Busy("the filesystem is frozen already".to_owned()),
+        Errno::OPNOTSUPP => Error::Unsupported("the filesystem cannot be frozen".to_owned()),
+        other => Error::host("failed to freeze the filesystem", other.into()),
+    })
+}
+
+/// Lets writing go on. Says whether it was still frozen: only then was everything since [`freeze`] one cut.
+#[expect(unsafe_code, reason = "rustix has no FITHAW")]
+pub fn thaw(root: impl AsFd) -> Result<Thawed> {
+    let mut ignored = 0i32;
+    // SAFETY: FITHAW takes a pointer to an int that it does not read, and writes nothing.
+    let done = unsafe {
+        ioctl::ioctl(root, ioctl::Updater::<{ opcode::read_write::<i32>(b'X', 120) }, i32>::new(&mut ignored))
+    };
+    match done {
+        Ok(()) => Ok(Thawed::Now),
+        Err(Errno::INVAL) => Ok(Thawed::WasNot),
+        Err(error) => Err(Error::host("failed to thaw the filesystem", error.into())),
+    }
+}
+
+/// Writes everything that the filesystem holds in memory to its disk.
+pub fn sync(root: impl AsFd) -> Result<()> {
+    rustix::fs::syncfs(root).map_err(|error| Error::host("failed to sync the filesystem", error.into()))
+}
+
+/// `struct fstrim_range` of linux/fs.h.
+#[repr(C)]
+struct TrimRange {
+    start: u64,
+    length: u64,
+    smallest: u64,
+}
+
+/// Gives free space back to what lies below; says how many bytes that were.
+#[expect(unsafe_code, reason = "rustix has no FITRIM")]
+pub fn trim(root: impl AsFd) -> Result<u64> {
+    let mut range = TrimRange { start: 0, length: u64::MAX, smallest: 0 };
+    // SAFETY: `TrimRange` is what FITRIM reads and writes, and it lives across the call.
+    let done = unsafe {
+        ioctl::ioctl(
+            root,
+            ioctl::Updater::<{ opcode::read_write::<TrimRange>(b'X', 121) }, TrimRange>::new(&mut range),
+        )
+    };
+    match done {
+        Ok(()) => Ok(range.length),
+        Err(Errno::OPNOTSUPP) => Err(Error::Unsupported("the device below takes no discard".to_owned())),
+        Err(error) => Err(Error::host("failed to trim the filesystem", error.into())),
+    }
+}
+
+/// How much room there is. `root` is any open file or directory of the filesystem.
+pub fn space(root: impl AsFd) -> Result<Space> {
+    let stat: StatVfs = rustix::fs::fstatvfs(root)
+        .map_err(|error| Error::host("failed to ask the filesystem for its space", error.into()))?;
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Ok(Space {
+        total: bytes(stat.f_blocks),
+        free: bytes(stat.f_bfree),
+        available: bytes(stat.f_bavail),
+        inodes: stat.f_files,
+        inodes_free: stat.f_ffree,
+    })
+}
