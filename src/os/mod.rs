@@ -2,3 +2,4 @@
 #![allow(clippy::disallowed_methods, reason = "clippy.toml keeps these calls out of every other layer")]
 
 pub mod fs;
+pub mod mount;

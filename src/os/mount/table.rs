@@ -1,0 +1,180 @@
+//! The kernel's mount table, read as it is.
+//!
+//! Owns: parsing `/proc/self/mountinfo`. Never: decides what a mount means.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+
+/// One line of the mount table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// The mount's id; the kernel uses it again after the unmount.
+    pub id: u64,
+    /// The id of the mount that this one sits on.
+    pub parent: u64,
+    /// The filesystem's device number, as in `st_dev` (btrfs shows another one there).
+    pub device: u64,
+    /// The directory or file within the filesystem that is the root of this mount.
+    pub root: PathBuf,
+    /// Where it is mounted, as seen from this process.
+    pub point: PathBuf,
+    /// The filesystem's type.
+    pub kind: String,
+    /// The device, or what else it was mounted from.
+    pub source: PathBuf,
+    /// Whether this mount is read-only.
+    pub read_only: bool,
+    /// Whether the filesystem below is read-only.
+    pub super_read_only: bool,
+    /// Whether the filesystem gave up after an error: it is read-only until it is mounted anew.
+    pub emergency: bool,
+    /// Whether mounts below it propagate to other namespaces.
+    pub shared: bool,
+    /// The options of the mount.
+    pub options: String,
+    /// The options of the filesystem.
+    pub super_options: String,
+}
+
+/// The whole table, in the kernel's order: of several mounts on one point the last is on top.
+pub fn table() -> Result<Vec<Mount>> {
+    let text = fs::read("/proc/self/mountinfo")
+        .map_err(|error| Error::host("failed to read the mount table", error))?;
+    text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(parse).collect()
+}
+
+/// Every mount of one filesystem, by its device number.
+pub fn of_device(device: u64) -> Result<Vec<Mount>> {
+    let mut mounts = table()?;
+    mounts.retain(|mount| mount.device == device);
+    Ok(mounts)
+}
+
+/// The id of this boot: what was noted under another one is void.
+pub fn boot_id() -> Result<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_err(|error| Error::host("failed to read the boot id", error))?;
+    Ok(text.trim().to_owned())
+}
+
+fn parse(line: &[u8]) -> Result<Mount> {
+    fields(line).ok_or_else(|| {
+        let line = crate::error::quoted(&String::from_utf8_lossy(line));
+        Error::Corrupt(format!("the mount table has a line that cannot be read: {line}"))
+    })
+}
+
+fn fields(line: &[u8]) -> Option<Mount> {
+    let mut words = line.split(|byte| *byte == b' ');
+    let mut word = || words.next();
+    let id = number(word()?)?;
+    let parent = number(word()?)?;
+    let device = device(word()?)?;
+    let root = PathBuf::from(unescaped(word()?));
+    let point = PathBuf::from(unescaped(word()?));
+    let options = plain(word()?);
+    let mut shared = false;
+    // Any number of optional fields, ended by a single dash.
+    loop {
+        let optional = word()?;
+        if optional == b"-" {
+            break;
+        }
+        shared |= optional.starts_with(b"shared:");
+    }
+    let kind = plain(word()?);
+    let source = PathBuf::from(unescaped(word()?));
+    let super_options = plain(word().unwrap_or_default());
+    Some(Mount {
+        read_only: has(&options, "ro"),
+        super_read_only: has(&super_options, "ro"),
+        emergency: has(&super_options, "emergency_ro") || has(&super_options, "shutdown"),
+        id,
+        parent,
+        device,
+        root,
+        point,
+        kind,
+        source,
+        shared,
+        options,
+        super_options,
+    })
+}
+
+fn has(options: &str, word: &str) -> bool {
+    options.split(',').any(|option| option == word)
+}
+
+fn number(word: &[u8]) -> Option<u64> {
+    std::str::from_utf8(word).ok()?.parse().ok()
+}
+
+fn device(word: &[u8]) -> Option<u64> {
+    let (major, minor) = std::str::from_utf8(word).ok()?.split_once(':')?;
+    Some(rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?))
+}
+
+fn plain(word: &[u8]) -> String {
+    unescaped(word).to_string_lossy().into_owned()
+}
+
+/// The kernel writes blank, tab, newline, backslash (and in sources `#`) as a backslash and three octal digits.
+fn unescaped(word: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(word.len());
+    let mut rest = word;
+    while let Some((first, after)) = rest.split_first() {
+        let octal = after.get(..3).filter(|_| *first == b'\\').and_then(octal);
+        match octal {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    OsString::from_vec(bytes)
+}
+
+fn octal(digits: &[u8]) -> Option<u8> {
+    u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_with_every_oddity_is_understood() {
+        let line =
+            br"36 35 7:3 /a\040b\134 /mnt/x\011y\012z rw,noatime shared:1 master:2 - ext4 /dev/loop\0433 ro,emergency_ro";
+        let mount = parse(line).unwrap();
+        assert_eq!(mount.root, PathBuf::from("/a b\\"));
+        assert_eq!(mount.point, PathBuf::from("/mnt/x\ty\nz"));
+        assert_eq!(mount.source, PathBuf::from("/dev/loop#3"));
+        assert_eq!((mount.id, mount.parent, mount.device), (36, 35, rustix::fs::makedev(7, 3)));
+        assert!(mount.shared && !mount.read_only && mount.super_read_only && mount.emergency);
+        let bare = parse(b"1 0 0:1 / / ro - rootfs  rw").unwrap();
+        assert!(!bare.shared && bare.read_only && bare.source.as_os_str().is_empty());
+    }
+
+    #[test]
+    fn a_line_that_is_cut_off_is_an_error() {
+        for line in [&b""[..], b"1 2", b"x 0 0:1 / / ro - rootfs none rw", b"1 0 0:1 / / ro shared:1"] {
+            assert!(matches!(parse(line), Err(Error::Corrupt(_))), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn the_real_table_holds_a_root_and_the_boot_has_an_id() {
+        assert!(table().unwrap().iter().any(|mount| mount.point.as_os_str() == "/"));
+        assert_eq!(boot_id().unwrap().len(), 36);
+    }
+}
