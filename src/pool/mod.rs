@@ -13,12 +13,14 @@
 //!
 //! `tests/contract.rs` runs it over every kind.
 
+pub mod sim;
+
 use std::fs::File;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-use crate::model::{Access, Bytes, Filesystem, PoolId, SnapshotId, Volume, VolumeId};
+use crate::model::{Access, Allocation, Bytes, Filesystem, PoolId, SnapshotId, Source, Volume, VolumeId};
 use crate::os::file::Dir;
 
 /// A kind of pool, as the configuration names it.
@@ -99,6 +101,17 @@ impl Offer {
     pub fn is_yes(&self) -> bool {
         *self == Offer::Yes
     }
+
+    /// Refuses where it is not offered.
+    ///
+    /// # Errors
+    /// `Unsupported` with the reason.
+    pub fn require(&self) -> Result<()> {
+        match self {
+            Offer::Yes => Ok(()),
+            Offer::No(reason) => Err(Error::Unsupported(reason.clone())),
+        }
+    }
 }
 
 /// What a pool can do.
@@ -125,6 +138,29 @@ impl Features {
             Access::Block | Access::Mount { fs: Filesystem::Shared } => Bytes::MIB,
             Access::Mount { fs: Filesystem::Ext4 } => Bytes::MIB.times(16),
             Access::Mount { fs: Filesystem::Xfs } => Bytes::MIB.times(300),
+        }
+    }
+
+    /// Refuses a volume of a sort that is not made here: every kind's `create` begins with it.
+    ///
+    /// # Errors
+    /// `Unsupported` with the pool's reason.
+    pub fn require(&self, want: &Volume) -> Result<()> {
+        match want.access {
+            Access::Block => self.block.require()?,
+            Access::Mount { fs } if !self.filesystems.contains(&fs) => {
+                let made: Vec<_> = self.filesystems.iter().map(|fs| fs.name()).collect();
+                let made = made.join(", ");
+                return Err(Error::Unsupported(format!("this pool does not make {fs}, only: {made}")));
+            }
+            Access::Mount { .. } => {}
+        }
+        if want.allocation == Allocation::Reserved {
+            self.reserved.require()?;
+        }
+        match want.source {
+            Source::Blank => Ok(()),
+            Source::Volume(_) | Source::Snapshot(_) => self.snapshots.require(),
         }
     }
 }

@@ -1,0 +1,186 @@
+package sanity
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	// The suite keeps five volumes and five snapshots at once; XFS needs 300 MiB each.
+	volumeSize = 512 << 20
+	grownSize  = 1 << 30
+	poolSize   = "8GiB"
+	// No run takes a quarter of this.
+	suiteWithin = 15 * time.Minute
+)
+
+// configuration is one column of the matrix. skips names the lists in skips/ of the specs that may skip.
+type configuration struct {
+	name, kind, access string
+	parameters         map[string]string
+	skips              []string
+}
+
+// fsType is in the class's parameters because the suite sends no fs_type in its capabilities.
+const fsType = "csi.storage.k8s.io/fstype"
+
+var configurations = []configuration{
+	{"image-ext4", "image", "mount", map[string]string{fsType: "ext4"}, []string{"attach", "modify"}},
+	{"image-xfs", "image", "mount", map[string]string{fsType: "xfs"}, []string{"attach", "modify"}},
+	{"image-block", "image", "block", nil, []string{"attach", "modify"}},
+	{"directory", "directory", "mount", nil, []string{"attach", "modify", "snapshots"}},
+}
+
+// TestSanity runs the upstream suite over every kind of pool, with real disks and mounts, and checks that nothing is
+// left behind: not in the pool, not on the host.
+func TestSanity(t *testing.T) {
+	program := os.Getenv("ROCKPOOL_BIN")
+	if program == "" && testing.Short() {
+		t.Skip("-short: no driver to test")
+	}
+	if program == "" {
+		t.Fatal("ROCKPOOL_BIN is not set: it names the rockpool program to test (go test -short leaves this test out)")
+	}
+	if os.Geteuid() != 0 {
+		t.Fatal("mounts and loop devices need root")
+	}
+	suite := filepath.Join(t.TempDir(), "csi-sanity")
+	build := exec.Command("go", "build", "-o", suite, "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("failed to build csi-sanity: %v\n%s", err, out)
+	}
+	for _, one := range configurations {
+		t.Run(one.name, func(t *testing.T) { one.run(t, program, suite) })
+	}
+}
+
+func (c configuration) run(t *testing.T, program, suite string) {
+	d := newDriver(t, program, c.kind)
+	d.start()
+	heldBefore, filesBefore := held(t, d.dir), tree(t, d.home())
+	secret := c.runSuite(d, suite)
+	for _, object := range d.listed() {
+		t.Errorf("the suite deleted everything, but the driver lists %s", object)
+	}
+	d.stop()
+	for _, line := range added(heldBefore, held(t, d.dir)) {
+		t.Errorf("left on the host: %s", line)
+	}
+	for _, path := range added(filesBefore, tree(t, d.home())) {
+		t.Errorf("left in the pool: %s", path)
+	}
+	if c.kind == "image" {
+		d.run("pool", "unmount", d.pool, "--config", d.config)
+		for _, line := range held(t, d.dir) {
+			t.Errorf("left after pool unmount: %s", line)
+		}
+	}
+	for _, path := range tree(t, d.dir, "pool", "rockpool.toml", "run", "kubelet", "suite", "driver.log") {
+		t.Errorf("made beside the pool: %s", path)
+	}
+	for _, path := range append(tree(t, d.kubelet), tree(t, filepath.Dir(d.socket))...) {
+		t.Errorf("left for kubelet or beside the socket: %s", path)
+	}
+	if log, err := os.ReadFile(d.log()); err != nil || strings.Contains(string(log), secret) {
+		t.Errorf("the log holds a secret, or cannot be read (%v)", err)
+	}
+	if t.Failed() {
+		t.Log(d.logTail())
+	}
+}
+
+// runSuite runs csi-sanity, prints what it skipped and why, and returns the secret that it sent with every call.
+func (c configuration) runSuite(d *driver, suite string) string {
+	d.t.Helper()
+	dir := filepath.Join(d.dir, "suite")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		d.t.Fatal(err)
+	}
+	secret := "hunter2-" + d.pool
+	report := filepath.Join(dir, "report.json")
+	ctx, cancel := context.WithTimeout(context.Background(), suiteWithin)
+	defer cancel()
+	command := exec.CommandContext(ctx, suite,
+		"--csi.endpoint=unix://"+d.socket,
+		"--csi.mountdir="+filepath.Join(d.kubelet, "mount"),
+		"--csi.stagingdir="+filepath.Join(d.kubelet, "staging"),
+		"--csi.testvolumeaccesstype="+c.access,
+		fmt.Sprintf("--csi.testvolumesize=%d", volumeSize),
+		fmt.Sprintf("--csi.testvolumeexpandsize=%d", grownSize),
+		"--csi.testvolumeparameters="+write(d.t, dir, "parameters.yaml", c.parameters),
+		"--csi.secrets="+write(d.t, dir, "secrets.yaml", nestedSecrets(secret)),
+		"--csi.testnodevolumeattachlimit",
+		"--ginkgo.no-color", "--ginkgo.json-report="+report)
+	// Straight through: whoever counts finds ginkgo's own last line.
+	command.Stdout, command.Stderr = os.Stdout, os.Stderr
+	failure := command.Run()
+
+	specs, err := readReport(report)
+	if err != nil {
+		d.t.Fatalf("csi-sanity: %v, %v\n%s", failure, err, d.logTail())
+	}
+	passed := 0
+	for _, spec := range specs {
+		if spec.state == "passed" {
+			passed++
+		} else {
+			fmt.Printf("sanity %s: %s: %s: %s\n", c.name, spec.state, spec.name, spec.reason)
+		}
+	}
+	fmt.Printf("sanity %s: %d of %d specs passed\n", c.name, passed, len(specs))
+	wrong := judge(specs, c.list(d.t, c.skips...), c.list(d.t, "upstream"))
+	for _, line := range wrong {
+		d.t.Error(line)
+	}
+	if failure != nil && len(wrong) == 0 {
+		d.t.Errorf("csi-sanity ended with %v though every spec is accounted for", failure)
+	}
+	return secret
+}
+
+func (c configuration) list(t *testing.T, lists ...string) map[string]bool {
+	t.Helper()
+	names, err := readSkips(lists...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// nestedSecrets gives every call of the suite the same secret.
+func nestedSecrets(secret string) map[string]string {
+	file := map[string]string{}
+	for _, call := range []string{
+		"CreateVolume", "DeleteVolume", "ControllerPublishVolume", "ControllerUnpublishVolume",
+		"ControllerValidateVolumeCapabilities", "NodeStageVolume", "NodePublishVolume", "CreateSnapshot", "DeleteSnapshot",
+		"ControllerExpandVolume", "ControllerModifyVolume", "ListSnapshots", "GetSnapshot",
+	} {
+		file[call+"Secret"] = "{password: " + secret + "}"
+	}
+	return file
+}
+
+// write writes a file of YAML; without entries it is an empty map.
+func write(t *testing.T, dir, name string, entries map[string]string) string {
+	t.Helper()
+	lines := []string{"{}"}
+	if len(entries) > 0 {
+		lines = nil
+	}
+	for key, value := range entries {
+		lines = append(lines, key+": "+value)
+	}
+	slices.Sort(lines)
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
