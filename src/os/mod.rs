@@ -1,5 +1,7 @@
 //! What only Linux knows.
 #![allow(clippy::disallowed_methods, reason = "clippy.toml keeps these calls out of every other layer")]
 
+pub mod file;
 pub mod fs;
 pub mod mount;
+pub mod process;

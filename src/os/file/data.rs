@@ -1,0 +1,106 @@
+//! What is done to the bytes of an open file: allocation, length, sync, clones.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+use rustix::ioctl::{Getter, Opcode, opcode};
+
+use super::{Dir, Temporary, host};
+use crate::error::{Error, Result};
+
+/// The kernel's `struct fsxattr`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::os) struct FsXattr {
+    pub(in crate::os) xflags: u32,
+    pub(in crate::os) extsize: u32,
+    pub(in crate::os) nextents: u32,
+    pub(in crate::os) projid: u32,
+    pub(in crate::os) cowextsize: u32,
+    pub(in crate::os) pad: [u8; 8],
+}
+
+const FS_IOC_FSGETXATTR: Opcode = opcode::read::<FsXattr>(b'X', 31);
+
+/// Makes sure that the first `len` bytes have blocks of their own, and that the file is at least that long.
+pub fn allocate(file: &File, len: u64) -> Result<()> {
+    rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len)
+        .map_err(|e| host(format!("failed to allocate {len} bytes"), e))
+}
+
+/// Sets the length: what is added is a hole, what is cut off is gone.
+pub fn set_len(file: &File, len: u64) -> Result<()> {
+    rustix::fs::ftruncate(file, len)
+        .map_err(|e| host(format!("failed to set a file's length to {len} bytes"), e))
+}
+
+/// Makes the content durable.
+///
+/// # Errors
+/// What was written since the last success is lost or not: the kernel marks the pages clean, so another try proves
+/// nothing. Write again, to another file.
+pub fn sync(file: &File) -> Result<()> {
+    rustix::fs::fsync(file).map_err(|e| host("failed to make a file durable", e))
+}
+
+/// Makes `to` a clone of `from`: all blocks shared, copied when either is written. Durable after [`sync`] of `to`.
+///
+/// # Errors
+/// `Unsupported` if the filesystem cannot do it, or the two lie on different ones.
+pub fn reflink(from: &File, to: &File) -> Result<()> {
+    match rustix::fs::ioctl_ficlone(to, from) {
+        Ok(()) => Ok(()),
+        Err(e @ (Errno::OPNOTSUPP | Errno::XDEV | Errno::NOTTY)) => {
+            Err(Error::Unsupported(format!("this filesystem cannot clone files by reflink: {e}")))
+        }
+        Err(e) => Err(host("failed to clone a file by reflink", e)),
+    }
+}
+
+/// Whether files in this directory can be cloned by reflink, found out by doing it.
+pub fn reflink_works(dir: &Dir) -> Result<bool> {
+    let (from, to) = (Temporary::new(dir)?, Temporary::new(dir)?);
+    std::io::Write::write_all(&mut &from.file, &[1; 4096])
+        .map_err(|e| Error::host(format!("failed to write in `{}`", dir.path().display()), e))?;
+    match reflink(&from.file, &to.file) {
+        Ok(()) => Ok(true),
+        Err(Error::Unsupported(_)) => Ok(false),
+        Err(other) => Err(other),
+    }
+}
+
+/// How many extents a file has: a clone takes about 7 µs for each, and stops writers meanwhile. `None` where the
+/// filesystem does not count them.
+pub fn extent_count(file: &File) -> Result<Option<u32>> {
+    match fsxattr(file) {
+        Ok(attributes) => Ok(Some(attributes.nextents)),
+        Err(Errno::OPNOTSUPP | Errno::NOTTY) => Ok(None),
+        Err(e) => Err(host("failed to count a file's extents", e)),
+    }
+}
+
+#[expect(unsafe_code, reason = "FS_IOC_FSGETXATTR has no safe wrapper")]
+pub(in crate::os) fn fsxattr(file: impl std::os::fd::AsFd) -> rustix::io::Result<FsXattr> {
+    // SAFETY: the opcode belongs to `struct fsxattr`, of which `FsXattr` is the exact layout, and the kernel fills all of it.
+    unsafe { rustix::ioctl::ioctl(file, Getter::<FS_IOC_FSGETXATTR, FsXattr>::new()) }
+}
+
+/// A path by which a program that is run meanwhile reaches exactly this open file. Valid as long as `file` is open.
+pub fn program_path(file: &impl AsRawFd) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()))
+}
+
+/// `N` random hexadecimal digits from the kernel.
+pub fn random_hex<const N: usize>() -> Result<String> {
+    let mut bytes = [0_u8; N];
+    let mut filled = 0;
+    while filled < N {
+        let rest = &mut bytes[filled..];
+        filled += rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty())
+            .map_err(|e| host("failed to read random bytes", e))?;
+    }
+    Ok(bytes.iter().map(|byte| char::from(b"0123456789abcdef"[usize::from(byte & 15)])).collect())
+}
