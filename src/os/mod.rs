@@ -3,5 +3,6 @@
 
 pub mod file;
 pub mod fs;
+pub mod loopdev;
 pub mod mount;
 pub mod process;

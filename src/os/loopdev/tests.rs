@@ -1,0 +1,184 @@
+use std::os::unix::fs::FileExt;
+
+use super::*;
+use crate::os::file::{Dir, set_len, stat};
+
+const AUTO: Attach =
+    Attach { access: Access::ReadWrite, lifetime: Lifetime::Autoclear, discard: Discard::Allow };
+const HELD: Attach = Attach { lifetime: Lifetime::Held, ..AUTO };
+
+/// A file of 16 MiB whose loop devices go with it, whatever the test did.
+struct Image {
+    _path: tempfile::TempDir,
+    dir: Dir,
+    file: File,
+    device: u64,
+    inode: u64,
+}
+
+impl Image {
+    fn new() -> Image {
+        let path = tempfile::tempdir().unwrap();
+        let dir = Dir::open(path.path()).unwrap();
+        let file = dir.create("image").unwrap();
+        set_len(&file, 16 << 20).unwrap();
+        let stat = stat(&file).unwrap();
+        Image { _path: path, dir, file, device: stat.device, inode: stat.inode }
+    }
+
+    fn find(&self) -> Vec<Found> {
+        find(self.device, self.inode).unwrap()
+    }
+
+    /// Waits for what the kernel finishes a moment after the last close.
+    fn is_gone(&self) -> bool {
+        (0..200).any(|_| {
+            std::thread::sleep(Duration::from_millis(5));
+            self.find().is_empty()
+        })
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        for found in find(self.device, self.inode).unwrap_or_default() {
+            let _ = found.device.detach(self.device, self.inode);
+        }
+    }
+}
+
+#[test]
+fn an_attached_file_is_found_by_its_inode_and_goes_with_its_last_opener() {
+    let image = Image::new();
+    assert!(image.find().is_empty());
+    let attached = attach(&image.file, AUTO).unwrap();
+    let device = attached.device;
+    let found = Found { device, access: Access::ReadWrite, lifetime: Lifetime::Autoclear, offset: 0 };
+    assert_eq!(image.find(), [found]);
+    assert!(device.backs(image.device, image.inode).unwrap());
+    assert!(!device.backs(image.device, image.inode + 1).unwrap());
+    assert_eq!(attached.caching, Caching::Direct);
+    assert_eq!(device.read_setting("queue/logical_block_size").unwrap(), "4096");
+    assert_eq!(device.size().unwrap(), 16 << 20);
+    attached.held.write_all_at(&[5; 4096], 8192).unwrap();
+    attached.held.sync_all().unwrap();
+    let mut bytes = [0; 4096];
+    image.file.read_exact_at(&mut bytes, 8192).unwrap();
+    assert_eq!(bytes, [5; 4096]);
+    drop(attached);
+    assert!(image.is_gone());
+    assert!(!device.backs(image.device, image.inode).unwrap());
+}
+
+#[test]
+fn a_renamed_and_an_unlinked_file_are_still_found() {
+    let image = Image::new();
+    let _attached = attach(&image.file, AUTO).unwrap();
+    image.dir.rename_into("image", &image.dir, "other").unwrap();
+    assert_eq!(image.find().len(), 1);
+    image.dir.remove("other").unwrap();
+    assert_eq!(image.find().len(), 1);
+}
+
+#[test]
+fn a_held_device_stays_until_it_is_detached() {
+    let image = Image::new();
+    let device = attach(&image.file, HELD).unwrap().device;
+    assert_eq!(image.find()[0].lifetime, Lifetime::Held);
+    // A device that has gone to another file in the meantime is left alone.
+    device.detach(image.device, image.inode + 1).unwrap();
+    assert_eq!(image.find().len(), 1);
+    device.detach(image.device, image.inode).unwrap();
+    assert!(image.is_gone());
+    device.detach(image.device, image.inode).unwrap();
+}
+
+#[test]
+fn a_device_in_use_is_detached_when_its_user_is_done() {
+    let image = Image::new();
+    let attached = attach(&image.file, HELD).unwrap();
+    attached.device.detach(image.device, image.inode).unwrap();
+    attached.held.write_all_at(&[1; 4096], 0).unwrap();
+    drop(attached);
+    assert!(image.is_gone());
+}
+
+#[test]
+fn a_lifetime_can_change() {
+    let image = Image::new();
+    let attached = attach(&image.file, AUTO).unwrap();
+    let device = attached.device;
+    device.set_lifetime(Lifetime::Held).unwrap();
+    drop(attached);
+    assert_eq!(image.find()[0].lifetime, Lifetime::Held);
+    device.set_lifetime(Lifetime::Autoclear).unwrap();
+    assert!(image.is_gone());
+}
+
+#[test]
+fn a_read_only_device_cannot_be_written() {
+    let image = Image::new();
+    let attached = attach(&image.file, Attach { access: Access::ReadOnly, ..AUTO }).unwrap();
+    assert_eq!(image.find()[0].access, Access::ReadOnly);
+    assert!(attached.held.write_all_at(&[1; 4096], 0).is_err());
+    assert_eq!(attached.device.read_setting("ro").unwrap(), "1");
+}
+
+#[test]
+fn a_grown_file_shows_after_a_resize() {
+    let image = Image::new();
+    let attached = attach(&image.file, AUTO).unwrap();
+    set_len(&image.file, 32 << 20).unwrap();
+    assert_eq!(attached.device.size().unwrap(), 16 << 20);
+    attached.device.resize().unwrap();
+    attached.device.resize().unwrap();
+    assert_eq!(attached.device.size().unwrap(), 32 << 20);
+}
+
+#[test]
+fn a_forbidden_discard_stays_with_the_volume_and_not_with_the_number() {
+    let discard = |image: &Image, want: Attach| {
+        let attached = attach(&image.file, want).unwrap();
+        let worked =
+            crate::os::process::run("blkdiscard", &[attached.device.path()], "failed to discard").is_ok();
+        (attached.device, worked, stat(&image.file).unwrap().allocated)
+    };
+    let image = Image::new();
+    crate::os::file::allocate(&image.file, 16 << 20).unwrap();
+    for _ in 0..3 {
+        let (_, worked, allocated) = discard(&image, Attach { discard: Discard::Forbid, ..AUTO });
+        assert!(!worked && allocated == 16 << 20);
+        assert!(image.is_gone());
+    }
+    let (_, worked, allocated) = discard(&image, AUTO);
+    assert!(worked && allocated == 0);
+}
+
+#[test]
+fn many_threads_get_a_device_each() {
+    const EACH: usize = 12;
+    let images: Vec<Image> = (0..2 * EACH).map(|_| Image::new()).collect();
+    let attached: Vec<Attached> = std::thread::scope(|scope| {
+        let workers: Vec<_> = images
+            .chunks(EACH)
+            .map(|mine| {
+                scope
+                    .spawn(|| mine.iter().map(|image| attach(&image.file, AUTO).unwrap()).collect::<Vec<_>>())
+            })
+            .collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    for (image, attached) in images.iter().zip(&attached) {
+        assert_eq!(image.find().iter().map(|found| found.device).collect::<Vec<_>>(), [attached.device]);
+    }
+    drop(attached);
+    assert!(images.iter().all(Image::is_gone));
+}
+
+#[test]
+fn a_device_number_is_a_loops_only_with_its_major() {
+    assert_eq!(Loop::from_device(makedev(7, 300)), Some(Loop::new(300)));
+    assert_eq!(Loop::from_device(makedev(8, 0)), None);
+    assert!(!Loop::new(1_000_000).backs(1, 2).unwrap());
+    assert!(Loop::new(1_000_000).open(Access::ReadOnly).is_err());
+}
