@@ -20,8 +20,8 @@ root=/mnt/root
 mount -t proc proc $root/proc
 mount -t sysfs sys $root/sys
 mount -t devtmpfs dev $root/dev
-mkdir -p $root/dev/shm $root/out
-for directory in run mnt tmp dev/shm; do mount -t tmpfs -o mode=1777 tmpfs $root/$directory; done
+mkdir -p $root/dev/shm $root/out $root/scratch
+for directory in run scratch dev/shm; do mount -t tmpfs -o mode=1777 tmpfs $root/$directory; done
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 out $root/out
 chroot $root busybox ip link set lo up
 chroot $root /bin/sh -c '. /out/env; cd "$GUEST_CWD" && exec setsid sh /out/job' > $root/out/log 2>&1 < /dev/null

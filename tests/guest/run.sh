@@ -3,8 +3,8 @@
 #
 # Runs COMMAND as root in a throw-away guest under a stock Debian kernel. The guest's root is the host's /, read-only with a tmpfs
 # over it, so COMMAND runs at its own path and can break nothing. In it $VM_DISK0, $VM_DISK1 ... are scratch disks, one for each
-# -d, and GUEST_TEST=1 says that what needs this kernel must not be skipped. Exit status: COMMAND's; 124 after -t; 125 if the
-# guest died.
+# -d; TMPDIR is a tmpfs; GUEST_TEST=1 says that what needs this kernel must not be skipped.
+# Exit status: COMMAND's; 124 after -t; 125 if the guest died.
 set -euo pipefail
 here=$(realpath "$(dirname "$0")")
 cache=$(realpath "${GUEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rockpool/guest}")
@@ -40,7 +40,7 @@ drives=()
     letters=(a b c d e f g h)
     echo "export VM_DISK$i=/dev/vd${letters[$i]}"
   done
-  echo "export GUEST_TEST=1 GUEST_CWD=$PWD HOME=/root TMPDIR=/tmp PATH=\$PATH:/usr/sbin:/sbin"
+  echo "export GUEST_TEST=1 GUEST_CWD=$PWD HOME=/root TMPDIR=/scratch PATH=\$PATH:/usr/sbin:/sbin"
 } > "$out/env"
 { printf 'exec'; printf ' %q' "$@"; echo; } > "$out/job"
 
