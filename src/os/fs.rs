@@ -8,6 +8,8 @@
 mod grow;
 mod make;
 mod probe;
+#[cfg(test)]
+mod tests;
 
 pub use grow::{Growth, grow_mounted, grow_unmounted_ext4, size_mounted};
 pub use make::{Check, check_ext4, fd_path, make, make_pool_filesystem};

@@ -14,6 +14,8 @@
 mod options;
 mod place;
 mod raw;
+#[cfg(test)]
+pub(super) mod scene;
 mod shared;
 mod table;
 #[cfg(test)]

@@ -56,10 +56,7 @@ pub fn grow_unmounted_ext4(device: &Path) -> Result<()> {
 
 fn grow_ext4(root: BorrowedFd<'_>, device_bytes: u64) -> Result<Growth> {
     let want = device_bytes / EXT4_BLOCK;
-    let fills = |blocks: u64| {
-        blocks >= want || (blocks.is_multiple_of(EXT4_GROUP) && want - blocks < SMALLEST_EXT4_GROUP)
-    };
-    if fills(ext4_size(root)? / EXT4_BLOCK) {
+    if ext4_fills(ext4_size(root)? / EXT4_BLOCK, want) {
         return Ok(Growth::Already);
     }
     rustix::fs::ext4_ioc_resize_fs(root, want).map_err(|error| match error {
@@ -71,7 +68,12 @@ fn grow_ext4(root: BorrowedFd<'_>, device_bytes: u64) -> Result<Growth> {
         other => Error::host("failed to grow the ext4 filesystem", other.into()),
     })?;
     let now = ext4_size(root)?;
-    if fills(now / EXT4_BLOCK) { Ok(Growth::Now) } else { Err(too_small(now, device_bytes)) }
+    if ext4_fills(now / EXT4_BLOCK, want) { Ok(Growth::Now) } else { Err(too_small(now, device_bytes)) }
+}
+
+/// Whether an ext4 of `blocks` leaves nothing of `want` that it could use.
+pub(super) fn ext4_fills(blocks: u64, want: u64) -> bool {
+    blocks >= want || (blocks.is_multiple_of(EXT4_GROUP) && want - blocks < SMALLEST_EXT4_GROUP)
 }
 
 fn grow_xfs(root: BorrowedFd<'_>, device_bytes: u64) -> Result<Growth> {

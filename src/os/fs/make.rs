@@ -157,6 +157,8 @@ fn run(command: &mut Command, what: &str) -> Result<Output> {
 fn said(output: &Output) -> String {
     let all = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
     let text = String::from_utf8_lossy(&all);
+    // mkfs.xfs prints all its options after what is wrong.
+    let text = text.split("Usage:").next().unwrap_or_default();
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let skip = line.chars().count().saturating_sub(MOST_SAID);
     let end: String = line.chars().skip(skip).collect();

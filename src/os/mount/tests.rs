@@ -1,81 +1,16 @@
-//! Real mounts, as root, below a temporary directory that is undone even when a test fails.
+//! Real mounts, as root.
 
 use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Instant;
 
+use super::scene::Scene;
 use super::*;
 use crate::error::Error;
 use crate::os::fs as filesystems;
-
-/// A directory of its own; everything mounted in it is unmounted at the end, deepest first, then the loops are freed.
-pub(crate) struct Scene {
-    dir: tempfile::TempDir,
-    loops: Vec<PathBuf>,
-}
-
-impl Scene {
-    pub(crate) fn new() -> Scene {
-        assert!(rustix::process::geteuid().is_root(), "mounting needs root");
-        Scene { dir: tempfile::tempdir().unwrap(), loops: Vec::new() }
-    }
-
-    pub(crate) fn root(&self) -> &Path {
-        self.dir.path()
-    }
-
-    pub(crate) fn make_dir(&self, name: &str) -> PathBuf {
-        let path = self.root().join(name);
-        fs::create_dir_all(&path).unwrap();
-        path
-    }
-
-    pub(crate) fn place(&self, name: &str) -> Place {
-        Place::walk(self.root(), &self.root().join(name)).unwrap()
-    }
-
-    /// A loop device over a new image.
-    pub(crate) fn device(&mut self, name: &str, kind: filesystems::FsKind, mib: u64) -> PathBuf {
-        let image = self.root().join(name);
-        fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();
-        filesystems::make(kind, &image, UUID, None).unwrap();
-        self.attach_loop(&image)
-    }
-
-    pub(crate) fn attach_loop(&mut self, image: &Path) -> PathBuf {
-        let output =
-            Command::new("losetup").args(["-f", "--show", "-b", "4096"]).arg(image).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        let device = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
-        self.loops.push(device.clone());
-        device
-    }
-
-    fn bind(&self, from: &str, to: &str) {
-        let tree = Tree::clone_of(self.place(from).handle().unwrap()).unwrap();
-        tree.attach(&self.place(to)).unwrap();
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        let mut points: Vec<_> = table().unwrap_or_default().into_iter().map(|mount| mount.point).collect();
-        points.retain(|point| point.starts_with(self.dir.path()));
-        points.sort();
-        for point in points.iter().rev() {
-            let _ = rustix::mount::unmount(point, rustix::mount::UnmountFlags::NOFOLLOW);
-        }
-        for device in &self.loops {
-            let _ = Command::new("losetup").arg("-d").arg(device).status();
-        }
-    }
-}
-
-pub(crate) const UUID: &str = "3f2504e0-4f89-41d3-9a0c-0305e82c3301";
 
 fn mounted(place: &Place) -> Mounted {
     let here = place.look().unwrap();

@@ -1,0 +1,73 @@
+//! A stage for tests with real mounts and loop devices, cleared even when a test fails.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{Place, Tree, table};
+use crate::os::fs as filesystems;
+
+/// A directory of its own; everything mounted in it is unmounted at the end, deepest first, then the loops are freed.
+pub(in crate::os) struct Scene {
+    dir: tempfile::TempDir,
+    loops: Vec<PathBuf>,
+}
+
+impl Scene {
+    pub(in crate::os) fn new() -> Scene {
+        assert!(rustix::process::geteuid().is_root(), "mounting needs root");
+        Scene { dir: tempfile::tempdir().unwrap(), loops: Vec::new() }
+    }
+
+    pub(in crate::os) fn root(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(in crate::os) fn make_dir(&self, name: &str) -> PathBuf {
+        let path = self.root().join(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    pub(in crate::os) fn place(&self, name: &str) -> Place {
+        Place::walk(self.root(), &self.root().join(name)).unwrap()
+    }
+
+    /// A loop device over a new image.
+    pub(in crate::os) fn device(&mut self, name: &str, kind: filesystems::FsKind, mib: u64) -> PathBuf {
+        let image = self.root().join(name);
+        fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();
+        filesystems::make(kind, &image, UUID, None).unwrap();
+        self.attach_loop(&image)
+    }
+
+    pub(in crate::os) fn attach_loop(&mut self, image: &Path) -> PathBuf {
+        let output =
+            Command::new("losetup").args(["-f", "--show", "-b", "4096"]).arg(image).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let device = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
+        self.loops.push(device.clone());
+        device
+    }
+
+    pub(in crate::os) fn bind(&self, from: &str, to: &str) {
+        let tree = Tree::clone_of(self.place(from).handle().unwrap()).unwrap();
+        tree.attach(&self.place(to)).unwrap();
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let mut points: Vec<_> = table().unwrap_or_default().into_iter().map(|mount| mount.point).collect();
+        points.retain(|point| point.starts_with(self.dir.path()));
+        points.sort();
+        for point in points.iter().rev() {
+            let _ = rustix::mount::unmount(point, rustix::mount::UnmountFlags::NOFOLLOW);
+        }
+        for device in &self.loops {
+            let _ = Command::new("losetup").arg("-d").arg(device).status();
+        }
+    }
+}
+
+pub(in crate::os) const UUID: &str = "3f2504e0-4f89-41d3-9a0c-0305e82c3301";
