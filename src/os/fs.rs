@@ -12,7 +12,7 @@ mod probe;
 mod tests;
 
 pub use grow::{Growth, grow_mounted, grow_unmounted_ext4, size_mounted};
-pub use make::{Check, check_ext4, fd_path, make, make_pool_filesystem};
+pub use make::{Check, check_ext4, make, make_pool_filesystem};
 pub use probe::{Emptiness, Found, probe, probe_path, provably_empty};
 
 use std::fmt;

@@ -35,6 +35,8 @@ pub struct Ended {
     pub output: String,
     /// The last lines of its standard error, at most 300 bytes.
     pub said: String,
+    /// The last 4 KiB of its standard error as they are.
+    pub errors: String,
 }
 
 /// Runs a program to its end and returns its output. Arguments go to it as they are; there is no shell.
@@ -74,6 +76,7 @@ pub fn run_within<A: AsRef<OsStr>>(
         .env_clear()
         .env("PATH", SEARCH)
         .env("LC_ALL", "C")
+        .envs(settings(program))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -94,6 +97,7 @@ pub fn run_within<A: AsRef<OsStr>>(
             code,
             output: String::from_utf8_lossy(&heard.output).into_owned(),
             said: heard.said(),
+            errors: heard.errors(),
         }),
         None => {
             Err(failed(format!("{program} was killed by signal {}", status.signal().unwrap_or_default())))
@@ -104,6 +108,12 @@ pub fn run_within<A: AsRef<OsStr>>(
 /// Whether a program is installed where [`run`] looks for it.
 pub fn found(program: &str) -> bool {
     locate(program).is_some()
+}
+
+/// What one program needs in its environment beside the common part.
+fn settings(program: &str) -> Option<(&'static str, &'static str)> {
+    // The host's own configuration must not decide what a volume's ext4 looks like.
+    (program == "mke2fs").then_some(("MKE2FS_CONFIG", "/dev/null"))
 }
 
 fn locate(program: &str) -> Option<PathBuf> {
@@ -137,10 +147,16 @@ struct Heard {
 }
 
 impl Heard {
+    fn errors(&self) -> String {
+        let bytes: Vec<u8> = self.errors.iter().copied().collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// The last whole lines of standard error that fit, as one line without control characters.
     fn said(&self) -> String {
-        let bytes: Vec<u8> = self.errors.iter().copied().collect();
-        let text = String::from_utf8_lossy(&bytes);
+        let errors = self.errors();
+        // mkfs.xfs prints all its options after what is wrong.
+        let text = errors.split("Usage:").next().unwrap_or_default();
         let mut said = String::new();
         for line in text.lines().rev().map(str::trim).filter(|line| !line.is_empty()) {
             let clean: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();

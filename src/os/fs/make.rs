@@ -3,13 +3,14 @@
 //! Owns: their pinned options and what their exit codes mean. Never: takes an option from a caller, lets a newer program
 //! choose features that an older kernel cannot mount, or repairs more than a journal replay and what is safe (`-p`).
 
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::ffi::OsStr;
+use std::path::Path;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use super::FsKind;
 use crate::error::{Error, Result};
+use crate::os::process::{self, DEADLINE};
 
 /// The ext4 features, from none: all of them known to Linux 4.4 and later.
 const EXT4_FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,\
@@ -21,8 +22,10 @@ const XFS_METADATA: &str = "crc=1,finobt=1,rmapbt=0,reflink=1,bigtime=1,inobtcou
 /// Features that newer versions of mkfs.xfs know and may turn on: switched off where the program knows them.
 const XFS_NEWER: &[(&str, &str)] =
     &[("-i", "nrext64"), ("-i", "exchange"), ("-n", "parent"), ("-m", "metadir"), ("-m", "autofsck")];
-/// The longest end of a program's words that an error repeats.
-const MOST_SAID: usize = 1000;
+/// How long a check or an offline growth may take: both read all metadata of the volume.
+const CHECK_DEADLINE: Duration = Duration::from_secs(3600);
+/// The most characters of a check's findings that an error repeats.
+const MOST_SAID: usize = 300;
 
 /// What a check found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,134 +36,119 @@ pub enum Check {
     Repaired,
 }
 
-/// The path under which a program that we start can open a descriptor of ours.
-pub fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {
-    PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()))
-}
-
 /// Makes the filesystem of a volume directly in its image file, before that is attached. Whatever is in there is gone.
 /// The caller syncs the file.
 pub fn make(kind: FsKind, image: &Path, uuid: &str, label: Option<&str>) -> Result<()> {
     match kind {
         FsKind::Ext4 => make_ext4(image, uuid, label),
-        FsKind::Xfs => {
-            let mut command = mkfs_xfs(uuid, label);
-            // The log is pinned, since it would grow with the volume and is allocated at once.
-            command.args(["-f", "-l", "size=64m"]).arg(image);
-            succeed(&mut command, "failed to make an xfs filesystem")
-        }
+        // The log is pinned, since it would grow with the volume and is allocated at once.
+        FsKind::Xfs => make_xfs(image, &["-f", "-l", "size=64m"], uuid, label),
     }
 }
 
 /// Makes the filesystem of a pool: xfs with reflink. Without force: mkfs.xfs refuses what it recognises, too.
 pub fn make_pool_filesystem(device: &Path, uuid: &str, label: Option<&str>) -> Result<()> {
-    let mut command = mkfs_xfs(uuid, label);
-    command.arg(device);
-    succeed(&mut command, "failed to make the filesystem of the pool")
+    make_xfs(device, &[], uuid, label)
 }
 
 /// Replays the journal and repairs what is safe, on an unmounted ext4. More damage than that is [`Error::Corrupt`].
 pub fn check_ext4(device: &Path) -> Result<Check> {
-    e2fsck(&["-p"], device)
+    e2fsck(&["-p".as_ref(), device.as_os_str()])
 }
 
 /// Enlarges an unmounted ext4 to its device, after the full check that this needs.
 pub(super) fn resize_ext4(device: &Path) -> Result<()> {
-    e2fsck(&["-f", "-p"], device)?;
-    let mut command = program("resize2fs");
-    command.arg(device);
-    succeed(&mut command, "failed to grow the ext4 filesystem")
+    const WHAT: &str = "failed to grow the ext4 filesystem";
+    e2fsck(&["-f".as_ref(), "-p".as_ref(), device.as_os_str()])?;
+    let ended = process::run_within("resize2fs", &[device], WHAT, CHECK_DEADLINE)?;
+    match ended.code {
+        0 => Ok(()),
+        _ => Err(Error::Program { what: WHAT.to_owned(), said: ended.said }),
+    }
 }
 
 fn make_ext4(image: &Path, uuid: &str, label: Option<&str>) -> Result<()> {
-    let mut command = program("mke2fs");
-    // The host's own configuration must not change what a volume looks like.
-    command.env("MKE2FS_CONFIG", "/dev/null");
-    command.args(["-F", "-q", "-b", "4096", "-I", "256", "-i", "16384", "-m", "0"]);
-    command.args(["-E", EXT4_EXTENDED, "-O", EXT4_FEATURES, "-U", uuid]);
+    let mut arguments = vec!["-F", "-q", "-b", "4096", "-I", "256", "-i", "16384", "-m", "0"];
+    arguments.extend(["-E", EXT4_EXTENDED, "-O", EXT4_FEATURES, "-U", uuid]);
     if let Some(label) = label {
-        command.args(["-L", label]);
+        arguments.extend(["-L", label]);
     }
-    command.arg(image);
-    succeed(&mut command, "failed to make an ext4 filesystem")
+    mkfs("mke2fs", &arguments, image)
 }
 
-fn mkfs_xfs(uuid: &str, label: Option<&str>) -> Command {
-    let mut command = program("mkfs.xfs");
-    command.args(["-q", "-K", "-s", "size=4096", "-b", "size=4096"]);
-    command.arg("-m").arg(format!("{XFS_METADATA},uuid={uuid}"));
-    command.args(["-i", "size=512,sparse=1", "-n", "ftype=1"]);
-    for (option, feature) in XFS_NEWER {
-        if xfs_usage().contains(&format!("{feature}=0|1")) {
-            command.arg(option).arg(format!("{feature}=0"));
+fn make_xfs(at: &Path, options: &[&str], uuid: &str, label: Option<&str>) -> Result<()> {
+    let metadata = format!("{XFS_METADATA},uuid={uuid}");
+    let mut arguments = vec!["-q", "-K", "-s", "size=4096", "-b", "size=4096", "-m", &metadata];
+    arguments.extend(["-i", "size=512,sparse=1", "-n", "ftype=1"]);
+    arguments.extend(options);
+    arguments.extend(newer_xfs_features_off()?.iter().map(String::as_str));
+    if let Some(label) = label {
+        arguments.extend(["-L", label]);
+    }
+    mkfs("mkfs.xfs", &arguments, at)
+}
+
+fn mkfs(program: &str, arguments: &[&str], at: &Path) -> Result<()> {
+    let mut all: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
+    all.push(at.as_os_str());
+    match process::run(program, &all, "failed to make a filesystem") {
+        Ok(_) => Ok(()),
+        Err(Error::Program { what, said }) if said.contains("No space left on device") => {
+            Err(Error::Full(format!("{what}: {said}")))
         }
+        Err(error) => Err(error),
     }
-    if let Some(label) = label {
-        command.args(["-L", label]);
-    }
-    command
 }
 
-/// What mkfs.xfs says about its options when it is called without any. Empty where it does not run: making will say so.
-fn xfs_usage() -> &'static str {
-    static USAGE: OnceLock<String> = OnceLock::new();
-    USAGE.get_or_init(|| {
-        program("mkfs.xfs")
-            .output()
-            .map(|output| String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
-            .unwrap_or_default()
-    })
+/// Options for what only a newer mkfs.xfs knows: it lists its features when it is called without any argument.
+fn newer_xfs_features_off() -> Result<&'static [String]> {
+    static OPTIONS: OnceLock<Vec<String>> = OnceLock::new();
+    if let Some(known) = OPTIONS.get() {
+        return Ok(known);
+    }
+    let what = "failed to ask mkfs.xfs for its features";
+    let usage = process::run_within::<&str>("mkfs.xfs", &[], what, DEADLINE)?;
+    Ok(OPTIONS.get_or_init(|| switched_off(&usage.errors)))
+}
+
+fn switched_off(usage: &str) -> Vec<String> {
+    let known = XFS_NEWER.iter().filter(|(_, feature)| usage.contains(&format!("{feature}=0|1")));
+    known.flat_map(|(option, feature)| [(*option).to_owned(), format!("{feature}=0")]).collect()
 }
 
 /// e2fsck's exit code is a sum: 1 repaired, 2 repaired but reboot, 4 damage left, 8 and more it could not work.
-fn e2fsck(options: &[&str], device: &Path) -> Result<Check> {
-    let what = "failed to check the ext4 filesystem";
-    let mut command = program("e2fsck");
-    command.args(options).arg(device);
-    let output = run(&mut command, what)?;
-    match output.status.code() {
-        Some(0) => Ok(Check::Clean),
-        Some(1) => Ok(Check::Repaired),
-        Some(code) if code & !7 == 0 => Err(Error::Corrupt(format!(
+fn e2fsck(arguments: &[&OsStr]) -> Result<Check> {
+    const WHAT: &str = "failed to check the ext4 filesystem";
+    let ended = process::run_within("e2fsck", arguments, WHAT, CHECK_DEADLINE)?;
+    match ended.code {
+        0 => Ok(Check::Clean),
+        1 => Ok(Check::Repaired),
+        code if code & !7 == 0 => Err(Error::Corrupt(format!(
             "the ext4 filesystem has damage that needs an operator: {}",
-            said(&output)
+            findings(&ended.output)
         ))),
-        Some(_) | None => Err(Error::Program { what: what.to_owned(), said: said(&output) }),
+        _ => Err(Error::Program {
+            what: WHAT.to_owned(),
+            said: if ended.said.is_empty() { findings(&ended.output) } else { ended.said },
+        }),
     }
 }
 
-fn program(name: &str) -> Command {
-    let mut command = Command::new(name);
-    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
-    command.env_clear().env("PATH", path).env("LC_ALL", "C").stdin(Stdio::null());
-    command
-}
-
-fn succeed(command: &mut Command, what: &str) -> Result<()> {
-    let output = run(command, what)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = said(&output);
-    if said.contains("No space left on device") {
-        return Err(Error::Full(format!("{what}: {said}")));
-    }
-    Err(Error::Program { what: what.to_owned(), said })
-}
-
-fn run(command: &mut Command, what: &str) -> Result<Output> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    command.output().map_err(|error| Error::host(format!("{what}: failed to run {name}"), error))
-}
-
-/// The end of what a program printed, fit for one line.
-fn said(output: &Output) -> String {
-    let all = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
-    let text = String::from_utf8_lossy(&all);
-    // mkfs.xfs prints all its options after what is wrong.
-    let text = text.split("Usage:").next().unwrap_or_default();
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+/// The end of what a check printed, on one line.
+fn findings(output: &str) -> String {
+    let line = output.split_whitespace().collect::<Vec<_>>().join(" ");
     let skip = line.chars().count().saturating_sub(MOST_SAID);
-    let end: String = line.chars().skip(skip).collect();
-    if end.is_empty() { format!("it printed nothing ({})", output.status) } else { end }
+    line.chars().skip(skip).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_of_a_newer_mkfs_are_switched_off_and_unknown_ones_not_named() {
+        let newer = "[-i perblock=n|size=num,sparse=0|1,nrext64=0|1,exchange=0|1]\n[-n size=num,ftype=0|1,parent=0|1]";
+        assert_eq!(switched_off(newer), ["-i", "nrext64=0", "-i", "exchange=0", "-n", "parent=0"]);
+        assert!(switched_off("[-m crc=0|1]").is_empty());
+    }
 }

@@ -4,7 +4,6 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
-use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 
@@ -134,7 +133,7 @@ fn user_of(file: &File) -> Result<Option<String>> {
         return Ok(None);
     }
     let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC;
-    match rustix::fs::open(super::fd_path(file.as_fd()), flags, Mode::empty()) {
+    match rustix::fs::open(crate::os::file::program_path(file), flags, Mode::empty()) {
         Ok(_) => Ok(None),
         Err(Errno::BUSY) => Ok(Some("it is mounted, or part of a RAID, volume group or mapping".to_owned())),
         Err(error) => Err(Error::host("failed to open the device exclusively", error.into())),

@@ -2,15 +2,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::{Place, Tree, table};
+use crate::os::file::Access;
 use crate::os::fs as filesystems;
+use crate::os::loopdev::{Attach, Discard, Lifetime, attach};
 
 /// A directory of its own; everything mounted in it is unmounted at the end, deepest first, then the loops are freed.
 pub(in crate::os) struct Scene {
     dir: tempfile::TempDir,
-    loops: Vec<PathBuf>,
+    /// Each goes by itself with its last mount, and with this descriptor.
+    loops: Vec<fs::File>,
 }
 
 impl Scene {
@@ -42,12 +44,12 @@ impl Scene {
     }
 
     pub(in crate::os) fn attach_loop(&mut self, image: &Path) -> PathBuf {
-        let output =
-            Command::new("losetup").args(["-f", "--show", "-b", "4096"]).arg(image).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        let device = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
-        self.loops.push(device.clone());
-        device
+        let file = fs::OpenOptions::new().read(true).write(true).open(image).unwrap();
+        let want =
+            Attach { access: Access::ReadWrite, lifetime: Lifetime::Autoclear, discard: Discard::Allow };
+        let attached = attach(&file, want).unwrap();
+        self.loops.push(attached.held);
+        attached.device.path()
     }
 
     pub(in crate::os) fn bind(&self, from: &str, to: &str) {
@@ -63,9 +65,6 @@ impl Drop for Scene {
         points.sort();
         for point in points.iter().rev() {
             let _ = rustix::mount::unmount(point, rustix::mount::UnmountFlags::NOFOLLOW);
-        }
-        for device in &self.loops {
-            let _ = Command::new("losetup").arg("-d").arg(device).status();
         }
     }
 }
