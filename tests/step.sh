@@ -1,12 +1,11 @@
 # Sourced by tests/all.sh and .ci/run: run a step, say how it went and how long it took, go on after a failure.
 # shellcheck shell=bash
-steps_failed=0
 
 timed() { # KIND NAME COMMAND...
   local kind=$1 name=$2 start=$SECONDS result=PASSED
   shift 2
   printf '\n==> %s\n' "$name"
-  "$@" || { result=FAILED; steps_failed=$((steps_failed + 1)); }
+  "$@" || result=FAILED
   printf '%s %s %s (%d s)\n' "$kind" "$result" "$name" $((SECONDS - start))
 }
 
