@@ -1,10 +1,19 @@
 #!/usr/bin/env bash
-# tests/guest/test.sh [TEST...]: runs tests/guest.rs, with the rockpool binary built here, under the guest kernel.
+# tests/guest/test.sh: runs tests/guest.rs and what the library's own tests leave to the guest (#[ignore]) under its kernel.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 tests/guest/setup.sh
-tests=$(cargo test --locked --quiet --no-run --test guest --message-format=json |
-  jq -r 'select(.reason == "compiler-artifact" and .target.name == "guest" and .executable) | .executable')
-[ -x "$tests" ] || { echo "guest: cargo named no test binary" >&2; exit 1; }
-# A scratch disk for each test. One thread: two processors are emulated here, and slowly.
-exec tests/guest/run.sh -d 2G -d 2G -d 2G -t 900 -- "$tests" --test-threads=1 "$@"
+
+# binary NAME: the test binary that cargo built for the target NAME.
+binary() {
+  jq -r --arg name "$1" 'select(.reason == "compiler-artifact" and .profile.test and .target.name == $name and
+    .target.kind != ["bin"] and .executable) | .executable' <<< "$built"
+}
+built=$(cargo test --locked --quiet --no-run --lib --test guest --message-format=json)
+library=$(binary rockpool)
+guest=$(binary guest)
+[ -x "$library" ] && [ -x "$guest" ] || { echo "guest: cargo named no test binaries" >&2; exit 1; }
+
+# A scratch disk for each test of guest.rs. One thread: the processors are emulated, and slow.
+inside='failed=0; "$1" --ignored --test-threads=1 || failed=1; "$2" --test-threads=1 || failed=1; exit $failed'
+exec tests/guest/run.sh -d 2G -d 2G -d 2G -t 900 -- sh -c "$inside" guest-tests "$library" "$guest"
