@@ -33,7 +33,7 @@ pub struct Ended {
     pub code: i32,
     /// All that it wrote to its standard output.
     pub output: String,
-    /// The last lines of its standard error, at most 300 bytes.
+    /// The last lines of its standard error, or else of its output, at most 300 bytes.
     pub said: String,
     /// The last 4 KiB of its standard error as they are.
     pub errors: String,
@@ -152,11 +152,16 @@ impl Heard {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The last whole lines of standard error that fit, as one line without control characters.
+    /// The last whole lines of standard error that fit, as one line without control characters. A program that asks a
+    /// question that nobody answers may have said so only on its standard output.
     fn said(&self) -> String {
-        let errors = self.errors();
+        let mut words = self.errors();
+        if words.is_empty() {
+            let end = self.output.len().saturating_sub(4096);
+            words = String::from_utf8_lossy(&self.output[end..]).into_owned();
+        }
         // mkfs.xfs prints all its options after what is wrong.
-        let text = errors.split("Usage:").next().unwrap_or_default();
+        let text = words.split("Usage:").next().unwrap_or_default();
         let mut said = String::new();
         for line in text.lines().rev().map(str::trim).filter(|line| !line.is_empty()) {
             let clean: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -274,6 +279,8 @@ mod tests {
         let Error::Program { what, said } = error else { panic!("{error:?}") };
         assert_eq!(what, "failed to try");
         assert!(said.ends_with("9999; no such thing") && said.len() <= 300, "{said}");
+        let error = run("sh", &["-c", "echo 'Proceed anyway?'; exit 1"], "failed to try").unwrap_err();
+        assert_eq!(error.to_string(), "failed to try: Proceed anyway?");
         let error = run("sh", &["-c", "exit 3"], "failed to try").unwrap_err();
         assert_eq!(error.to_string(), "failed to try: sh ended with code 3");
         let error = run("sh", &["-c", "kill -9 $$"], "failed to try").unwrap_err();
