@@ -14,7 +14,7 @@
 
 use rustix::io::Errno;
 
-use self::wire::{DiskQuota, FsXattr, fsxattr};
+use self::wire::{DiskQuota, fsxattr};
 use super::file::Dir;
 use crate::error::{Error, Result};
 
