@@ -61,8 +61,7 @@ pub enum Emptiness {
 
 /// What lies at `path`.
 pub fn probe_path(path: &Path) -> Result<Found> {
-    let file = File::open(path)
-        .map_err(|error| Error::host(format!("failed to open {:?}", path.display().to_string()), error))?;
+    let file = File::open(path).map_err(|error| Error::host(format!("failed to open {:?}", path), error))?;
     probe(&file)
 }
 

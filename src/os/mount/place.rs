@@ -75,12 +75,7 @@ impl Place {
     /// Finds `path`, which comes from a request, below `root`, which is configured. The parent must exist.
     pub fn walk(root: &Path, path: &Path) -> Result<Place> {
         let refused = |why: &str| {
-            let (path, root) = (path.display(), root.display());
-            Error::Invalid(format!(
-                "path {path:?}: {why}; it must be an absolute path below {root:?}",
-                path = path.to_string(),
-                root = root.to_string()
-            ))
+            Error::Invalid(format!("path {path:?}: {why}; it must be an absolute path below {root:?}"))
         };
         if !path.is_absolute() {
             return Err(refused("is not absolute"));
@@ -110,12 +105,9 @@ impl Place {
             Errno::NAMETOOLONG => refused("is too long"),
             Errno::NOENT | Errno::NOTDIR => Error::Precondition(format!(
                 "the parent directory of {:?} does not exist; whoever asks for a mount there makes it",
-                path.display().to_string()
+                path
             )),
-            other => Error::host(
-                format!("failed to open the parent directory of {:?}", path.display().to_string()),
-                other.into(),
-            ),
+            other => Error::host(format!("failed to open the parent directory of {:?}", path), other.into()),
         })?;
         if name.len() > 255 {
             return Err(refused("is too long"));
@@ -126,7 +118,7 @@ impl Place {
     /// A place that comes from the configuration: symlinks before its last component are followed.
     pub fn trusted(path: &Path) -> Result<Place> {
         let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else {
-            return Err(Error::Invalid(format!("{:?} is no path to mount at", path.display().to_string())));
+            return Err(Error::Invalid(format!("{:?} is no path to mount at", path)));
         };
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         Ok(Place { parent: open_root(parent)?, name: name.to_owned(), shown: path.to_owned() })
@@ -215,8 +207,7 @@ impl Place {
 
     /// A handle on what is here, without opening it: for [`super::Tree::clone_of`]. Holding it keeps a mount busy.
     pub fn handle(&self) -> Result<OwnedFd> {
-        self.open(OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC)
-            .map_err(|error| self.failed("open", error))
+        self.open(OFlags::PATH | OFlags::CLOEXEC).map_err(|error| self.failed("open", error))
     }
 
     /// Unmounts until nothing is mounted here any more and says how many mounts that were. Asks the mounts nothing first,
@@ -261,7 +252,7 @@ impl Place {
     }
 
     fn quoted(&self) -> String {
-        format!("{:?}", self.shown.display().to_string())
+        format!("{:?}", self.shown)
     }
 
     fn is_not(&self, want: &str) -> Error {
@@ -269,10 +260,8 @@ impl Place {
     }
 
     fn open(&self, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        // With O_PATH and O_NOFOLLOW a last symlink is opened itself; RESOLVE_NO_SYMLINKS would refuse that.
-        let resolve =
-            if flags.contains(OFlags::NOFOLLOW) { resolve } else { resolve | ResolveFlags::NO_SYMLINKS };
+        // A last symlink is refused, even for a mere handle.
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         rustix::fs::openat2(&self.parent, &self.name, flags, Mode::empty(), resolve)
     }
 
@@ -358,13 +347,8 @@ pub(super) fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {
 
 fn open_root(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|error| {
-        let path = path.display().to_string();
-        match error {
-            Errno::NOENT | Errno::NOTDIR => {
-                Error::Precondition(format!("the directory {path:?} does not exist"))
-            }
-            other => Error::host(format!("failed to open the directory {path:?}"), other.into()),
-        }
+    rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|error| match error {
+        Errno::NOENT | Errno::NOTDIR => Error::Precondition(format!("the directory {path:?} does not exist")),
+        other => Error::host(format!("failed to open the directory {path:?}"), other.into()),
     })
 }

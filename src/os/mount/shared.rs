@@ -30,7 +30,7 @@ pub fn ensure_shared(dir: &Path) -> Result<bool> {
         return Err(Error::Precondition(format!(
             "mounts below {:?} do not propagate, and binding it on itself would hide {hidden:?}: make the mount that \
              holds it shared (mount --make-shared)",
-            dir.display().to_string()
+            dir
         )));
     }
     let tree = Tree::clone_of_path(&resolved(dir)?)?;
@@ -45,9 +45,7 @@ struct Holder {
 }
 
 fn holder(dir: &Path) -> Result<Holder> {
-    let failed = |error: rustix::io::Errno| {
-        Error::host(format!("failed to look at {:?}", dir.display().to_string()), error.into())
-    };
+    let failed = |error: rustix::io::Errno| Error::host(format!("failed to look at {:?}", dir), error.into());
     let stat = rustix::fs::statx(CWD, dir, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID).map_err(failed)?;
     let mount = super::table()?.into_iter().find(|mount| mount.id == stat.stx_mnt_id);
     let mount = mount.ok_or_else(|| failed(rustix::io::Errno::NOENT))?;
@@ -55,9 +53,8 @@ fn holder(dir: &Path) -> Result<Holder> {
 }
 
 fn set_shared(dir: &Path) -> Result<()> {
-    rustix::mount::mount_change(dir, rustix::mount::MountPropagationFlags::SHARED).map_err(|error| {
-        Error::host(format!("failed to make {:?} a shared mount", dir.display().to_string()), error.into())
-    })
+    rustix::mount::mount_change(dir, rustix::mount::MountPropagationFlags::SHARED)
+        .map_err(|error| Error::host(format!("failed to make {:?} a shared mount", dir), error.into()))
 }
 
 fn mounted_below(dir: &Path) -> Result<Option<std::path::PathBuf>> {
@@ -69,6 +66,5 @@ fn mounted_below(dir: &Path) -> Result<Option<std::path::PathBuf>> {
 }
 
 fn resolved(dir: &Path) -> Result<std::path::PathBuf> {
-    dir.canonicalize()
-        .map_err(|error| Error::host(format!("failed to resolve {:?}", dir.display().to_string()), error))
+    dir.canonicalize().map_err(|error| Error::host(format!("failed to resolve {:?}", dir), error))
 }

@@ -255,6 +255,8 @@ fn a_symlink_at_the_end_redirects_neither_mount_nor_unmount() {
     symlink("victim", scene.root().join("link")).unwrap();
     let tree = Tree::clone_of(scene.place("source").handle().unwrap()).unwrap();
     tree.attach(&scene.place("link")).unwrap_err();
+    scene.place("link").handle().unwrap_err();
+    scene.place("link").open_directory().unwrap_err();
     assert!(matches!(scene.place("victim").look().unwrap(), Here::Directory { empty: true }));
     scene.bind("source", "victim");
     assert_eq!(scene.place("link").unmount_all().unwrap(), 0);
@@ -311,22 +313,26 @@ fn a_dead_mount_is_seen_and_unmounted() {
 #[test]
 fn a_directory_is_made_shared_once_and_what_is_below_propagates() {
     let scene = Scene::new();
-    let dir = scene.make_dir("shared");
-    assert!(!is_shared(&dir).unwrap(), "this machine's own root must not be shared for this test");
+    // Under systemd everything is shared: a private mount below makes both kinds of machine alike.
+    let base = scene.make_dir("base");
+    scene.bind("base", "base");
+    rustix::mount::mount_change(&base, rustix::mount::MountPropagationFlags::PRIVATE).unwrap();
+    let dir = scene.make_dir("base/shared");
+    assert!(!is_shared(&dir).unwrap());
     assert!(ensure_shared(&dir).unwrap());
     assert!(!ensure_shared(&dir).unwrap());
     assert!(is_shared(&dir).unwrap());
     scene.make_dir("source");
-    scene.make_dir("shared/at");
-    scene.bind("source", "shared/at");
+    scene.make_dir("base/shared/at");
+    scene.bind("source", "base/shared/at");
     let line = table().unwrap().into_iter().find(|mount| mount.point == dir.join("at")).unwrap();
     assert!(line.shared, "{line:?}");
     assert_eq!(unmount_path(&dir.join("at")).unwrap(), 1);
     assert_eq!(unmount_path(&dir).unwrap(), 1);
     assert_eq!(unmount_path(&dir).unwrap(), 0);
-    scene.make_dir("holder/at");
-    scene.bind("source", "holder/at");
-    assert!(matches!(ensure_shared(&scene.root().join("holder")), Err(Error::Precondition(_))));
+    scene.make_dir("base/holder/at");
+    scene.bind("source", "base/holder/at");
+    assert!(matches!(ensure_shared(&base.join("holder")), Err(Error::Precondition(_))));
 }
 
 #[test]

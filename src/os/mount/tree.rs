@@ -71,7 +71,7 @@ pub struct RootStat {
 impl Tree {
     /// The filesystem of `kind` ("ext4", "xfs") on a device; always nosuid and nodev.
     pub fn filesystem(kind: &str, device: &Path, options: &[MountOption]) -> Result<Tree> {
-        let what = || format!("failed to mount the {kind} filesystem of {:?}", device.display().to_string());
+        let what = || format!("failed to mount the {kind} filesystem of {:?}", device);
         let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
             .map_err(|error| Error::host(format!("{}: the kernel has no {kind}", what()), error.into()))?;
         configure(context.as_fd(), device, options)
@@ -96,9 +96,8 @@ impl Tree {
     /// A bind of a path that this program made or was configured with, such as a device node; not through a last symlink.
     pub fn clone_of_path(path: &Path) -> Result<Tree> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|error| {
-            Error::host(format!("failed to open {:?}", path.display().to_string()), error.into())
-        })?;
+        let root = rustix::fs::openat(CWD, path, flags, Mode::empty())
+            .map_err(|error| Error::host(format!("failed to open {:?}", path), error.into()))?;
         Tree::clone_of(root)
     }
 
@@ -151,7 +150,7 @@ impl Tree {
             // The kernel says "invalid" for a directory on a file and the reverse.
             Errno::NOENT | Errno::NOTDIR | Errno::INVAL => Error::Precondition(format!(
                 "{:?} cannot be mounted on: it is gone, or it is a file where a directory is needed or the reverse",
-                place.path().display().to_string()
+                place.path()
             )),
             other => place.failed("mount at", other),
         })
