@@ -155,6 +155,49 @@ object_id!(
     GroupId, "g1", "group snapshot"
 );
 
+/// The id of anything that has a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectId {
+    /// A volume's.
+    Volume(VolumeId),
+    /// A snapshot's.
+    Snapshot(SnapshotId),
+    /// A group's.
+    Group(GroupId),
+}
+
+impl ObjectId {
+    /// The pool in which the object was made.
+    pub fn pool(&self) -> PoolId {
+        match self {
+            ObjectId::Volume(id) => id.pool(),
+            ObjectId::Snapshot(id) => id.pool(),
+            ObjectId::Group(id) => id.pool(),
+        }
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ObjectId::Volume(id) => id.fmt(f),
+            ObjectId::Snapshot(id) => id.fmt(f),
+            ObjectId::Group(id) => id.fmt(f),
+        }
+    }
+}
+
+impl FromStr for ObjectId {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        match text.as_bytes().first() {
+            Some(b's') => text.parse().map(ObjectId::Snapshot),
+            Some(b'g') => text.parse().map(ObjectId::Group),
+            Some(_) | None => text.parse().map(ObjectId::Volume),
+        }
+    }
+}
+
 /// The UUID of a filesystem, in the usual 8-4-4-4-12 form.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FsUuid([u8; 16]);
@@ -241,6 +284,17 @@ impl Bytes {
     /// The last multiple of `unit` that is not larger.
     pub fn round_down(self, unit: Bytes) -> Bytes {
         Bytes(self.0 - self.0 % unit.0)
+    }
+
+    /// This share of it, from 0.0 up; exact to the byte only below 2^53.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a share of a disk is a rough number, and float casts saturate"
+    )]
+    pub fn scaled(self, share: f64) -> Bytes {
+        Bytes((self.0 as f64 * share) as u64)
     }
 
     /// As CSI carries it: sizes beyond `i64::MAX` cannot exist on a disk.

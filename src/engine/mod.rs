@@ -7,25 +7,31 @@
 //! A change opens with a durable record and ends with one; whoever changes something holds its claim.
 
 mod capacity;
+mod claims;
 mod groups;
 mod health;
 mod mounts;
 mod notes;
 mod open;
+mod publish;
 mod recover;
 mod snapshots;
+mod stage;
 pub mod store;
 mod usage;
 mod volumes;
 pub mod workers;
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
 
 use crate::error::{Error, Result, quoted};
 use crate::model::{
-    Access, Allocation, Bytes, Claim, Filesystem, GroupId, Parameters, PoolId, SnapshotId, Source, VolumeId,
+    Access, Allocation, Bytes, Claim, Filesystem, Group, ObjectId, Parameters, PoolId, Snapshot, SnapshotId,
+    Source, Volume, VolumeId,
 };
+pub use crate::pool::{Features, Offer, Problem, Severity};
 use crate::pool::{Pool, Setup};
 
 use self::store::Store;
@@ -63,6 +69,7 @@ pub struct Engine {
     host: Workers,
     kubelet_root: PathBuf,
     notes: notes::Notes,
+    ready: AtomicBool,
 }
 
 /// A configured pool, present or not.
@@ -165,6 +172,9 @@ pub struct CreateGroup {
     /// The class parameters but the metadata.
     pub parameters: Parameters,
 }
+
+/// A group and its members, in the order of its sources.
+pub type Whole = (Arc<Group>, Vec<Arc<Snapshot>>);
 
 /// A question about room.
 #[derive(Clone, Debug, Default)]
@@ -289,6 +299,27 @@ impl Engine {
         &self.store
     }
 
+    /// Up to `max` usable volumes with ids after `after`, in ascending order.
+    pub fn volumes(&self, after: Option<VolumeId>, max: usize) -> Vec<Arc<Volume>> {
+        self.store.volumes(after, max)
+    }
+
+    /// The volume with this name, if it is usable.
+    pub fn volume_named(&self, name: &str) -> Option<Arc<Volume>> {
+        let found = self.store.named(&Key::VolumeName(name.to_owned()))?.into_volume()?;
+        self.volume(&found.id).ok()
+    }
+
+    /// Up to `max` whole snapshots with ids after `after`, in ascending order; of one volume or of all.
+    pub fn snapshots(
+        &self,
+        after: Option<SnapshotId>,
+        of: Option<VolumeId>,
+        max: usize,
+    ) -> Vec<Arc<Snapshot>> {
+        self.store.snapshots(after, of, max)
+    }
+
     /// The threads of the pool that owns an object; those of the host for a pool that is not here.
     pub fn workers(&self, pool: PoolId) -> &Workers {
         self.pools.iter().find(|slot| slot.id() == Some(pool)).map_or(&self.host, |slot| &slot.workers)
@@ -344,9 +375,9 @@ impl Engine {
     }
 
     /// Whether the pool limits the size of its volumes; the reason where it does not.
-    pub fn size_limit(&self, id: PoolId) -> crate::pool::Offer {
+    pub fn size_limit(&self, id: PoolId) -> Offer {
         let pool = self.slot_of(id).and_then(|slot| slot.open().ok());
-        pool.map_or(crate::pool::Offer::Yes, |pool| pool.features().size_limit)
+        pool.map_or(Offer::Yes, |pool| pool.features().size_limit)
     }
 
     fn view(&self, slot: &Slot) -> PoolView {
@@ -427,7 +458,7 @@ impl Asked {
     }
 }
 
-/// An id of any kind, for a claim.
+/// What a claim is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
     /// The name of a volume.
@@ -436,10 +467,6 @@ pub enum Key {
     SnapshotName(String),
     /// The name of a group.
     GroupName(String),
-    /// A volume.
-    Volume(VolumeId),
-    /// A snapshot.
-    Snapshot(SnapshotId),
-    /// A group.
-    Group(GroupId),
+    /// A volume, snapshot or group.
+    Object(ObjectId),
 }

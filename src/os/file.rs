@@ -19,7 +19,9 @@ mod data;
 mod lock;
 mod tree;
 
-pub use data::{allocate, extent_count, program_path, random_hex, reflink, reflink_works, set_len, sync};
+pub use data::{
+    allocate, extent_count, program_path, random, random_hex, reflink, reflink_works, set_len, sync,
+};
 pub use lock::Lock;
 
 use std::ffi::{OsStr, OsString};
@@ -112,6 +114,14 @@ impl Dir {
         let fd = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|e| host(format!("failed to open directory `{}`", path.display()), e))?;
         Ok(Dir { fd, path: path.to_owned() })
+    }
+
+    /// Opens a directory whose path comes from the configuration, and makes it and its parents where they are missing.
+    pub fn make_path(path: &Path, mode: u32) -> Result<Dir> {
+        use std::os::unix::fs::DirBuilderExt;
+        let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+        made.map_err(|e| Error::host(format!("failed to make directory `{}`", path.display()), e))?;
+        Dir::open(path)
     }
 
     /// Where it was when it was opened: for messages only, never to reach anything.

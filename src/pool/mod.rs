@@ -403,6 +403,14 @@ pub struct Setup {
     pub size: Option<Bytes>,
 }
 
+/// Opens a pool of whatever kind.
+pub fn open(setup: &Setup) -> Result<std::sync::Arc<dyn Pool>> {
+    match setup.kind {
+        Kind::Sim => Ok(std::sync::Arc::new(sim::SimPool::open(setup)?)),
+        Kind::Image | Kind::Directory => Err(Error::Unsupported("not in this step".to_owned())),
+    }
+}
+
 /// Whether the size of a directory volume must be enforced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Quota {

@@ -93,8 +93,8 @@ pub fn program_path(file: &impl AsRawFd) -> PathBuf {
     PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()))
 }
 
-/// `N` random hexadecimal digits from the kernel.
-pub fn random_hex<const N: usize>() -> Result<String> {
+/// `N` random bytes from the kernel.
+pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0_u8; N];
     let mut filled = 0;
     while filled < N {
@@ -102,5 +102,11 @@ pub fn random_hex<const N: usize>() -> Result<String> {
         filled += rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty())
             .map_err(|e| host("failed to read random bytes", e))?;
     }
+    Ok(bytes)
+}
+
+/// `N` random hexadecimal digits from the kernel.
+pub fn random_hex<const N: usize>() -> Result<String> {
+    let bytes = random::<N>()?;
     Ok(bytes.iter().map(|byte| char::from(b"0123456789abcdef"[usize::from(byte & 15)])).collect())
 }

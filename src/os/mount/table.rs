@@ -40,6 +40,14 @@ pub struct Mount {
     pub super_options: String,
 }
 
+impl Mount {
+    /// Whether it is the bind of the node of the loop device with this number.
+    pub fn binds_loop(&self, number: u64) -> bool {
+        let node = format!("/loop{}", rustix::fs::minor(number));
+        self.kind == "devtmpfs" && self.root == std::path::Path::new(&node)
+    }
+}
+
 /// The whole table, in the kernel's order: of several mounts on one point the last is on top.
 pub fn table() -> Result<Vec<Mount>> {
     let text = fs::read("/proc/self/mountinfo")

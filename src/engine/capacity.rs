@@ -1,0 +1,112 @@
+//! How much can still be promised, and what this node's pools can do.
+//!
+//! Owns: the answers to GetCapacity and to which capabilities exist. Never: asks a disk more than its statfs.
+
+use crate::engine::{Asked, Capacity, CapacityQuery, Engine, Slot};
+use crate::error::{Error, Result, chain, quoted};
+use crate::model::{Access, Allocation, Bytes};
+use crate::pool::{Features, Kind, Offer, UNIT};
+
+impl Engine {
+    /// What can still be made: of several pools the sum, and the largest single volume of any.
+    ///
+    /// # Errors
+    /// `Invalid` for a pool that is not configured; `Unavailable` where the only pool asked for is away.
+    pub fn capacity(&self, query: &CapacityQuery) -> Result<Capacity> {
+        if let Some(name) = &query.pool {
+            return self.room(self.slot(name)?, query);
+        }
+        let mut sum: Option<Capacity> = None;
+        let mut away = None;
+        for slot in &self.pools {
+            match self.room(slot, query) {
+                Ok(room) if room.available == Bytes::ZERO && sum.is_some() => {}
+                Ok(room) => {
+                    sum = Some(sum.map_or(room, |sum| Capacity {
+                        available: sum.available.checked_add(room.available).unwrap_or(room.available),
+                        maximum: sum.maximum.max(room.maximum),
+                        minimum: sum.minimum.min(room.minimum),
+                    }));
+                }
+                Err(error) => away = Some(error),
+            }
+        }
+        match (sum, away) {
+            (Some(sum), _) => Ok(sum),
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(Capacity::default()),
+        }
+    }
+
+    /// What can still be made on one pool; nothing where it lacks what was asked for.
+    fn room(&self, slot: &Slot, query: &CapacityQuery) -> Result<Capacity> {
+        let (pool, budget) = slot.ready()?;
+        let features = pool.features();
+        let access = match query.asked {
+            Some(Asked::Block) => features.block.is_yes().then_some(Access::Block),
+            Some(Asked::Mount(Some(fs))) => {
+                features.filesystems.contains(&fs).then_some(Access::Mount { fs })
+            }
+            Some(Asked::Mount(None)) | None => {
+                features.filesystems.first().map(|fs| Access::Mount { fs: *fs })
+            }
+        };
+        let reserved = query.allocation == Allocation::Reserved;
+        let Some(access) = access.filter(|_| !reserved || features.reserved.is_yes()) else {
+            return Ok(Capacity::default());
+        };
+        let mut available = budget.less(self.store.promised(pool.id()));
+        if reserved || !features.size_limit.is_yes() {
+            // What is taken at once, or is not limited at all, cannot be more than what is free now.
+            available = available.min(pool.usage()?.free);
+        }
+        let available = available.round_down(UNIT);
+        let minimum = features.smallest(access);
+        let maximum = if available < minimum { Bytes::ZERO } else { available };
+        Ok(Capacity { available, maximum, minimum })
+    }
+
+    /// What the configured kinds can do, whether or not their pools are here: what may be advertised.
+    pub fn features(&self) -> Features {
+        let kinds = self.pools.iter().map(|slot| slot.config.setup.kind.features());
+        kinds.reduce(union).unwrap_or_else(|| Kind::Image.features())
+    }
+
+    /// Whether any pool can be used, and all that is configured is there.
+    ///
+    /// # Errors
+    /// `Precondition` with every reason why not.
+    pub fn probe(&self) -> Result<()> {
+        let problems: Vec<_> = self.pools.iter().filter_map(Slot::ailment).collect();
+        if problems.is_empty() { Ok(()) } else { Err(Error::Precondition(problems.join("; "))) }
+    }
+}
+
+impl Slot {
+    /// Why this pool cannot do its work. Asks no disk.
+    fn ailment(&self) -> Option<String> {
+        let pool = match self.open().and_then(|pool| pool.present().map(|()| pool)) {
+            Ok(pool) => pool,
+            Err(error) => return Some(chain(&error)),
+        };
+        let missing = pool.features().filesystems.is_empty();
+        missing.then(|| format!("pool {}: no mkfs program is installed", quoted(self.name())))
+    }
+}
+
+/// What one or the other offers.
+fn union(one: Features, other: Features) -> Features {
+    let either = |one: Offer, other: Offer| if one.is_yes() { one } else { other };
+    Features {
+        filesystems: if one.filesystems.len() >= other.filesystems.len() {
+            one.filesystems
+        } else {
+            other.filesystems
+        },
+        block: either(one.block, other.block),
+        size_limit: either(one.size_limit, other.size_limit),
+        snapshots: either(one.snapshots, other.snapshots),
+        groups: either(one.groups, other.groups),
+        reserved: either(one.reserved, other.reserved),
+    }
+}

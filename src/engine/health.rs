@@ -1,0 +1,42 @@
+//! What is wrong with a volume or with the node's storage.
+//!
+//! Owns: the answers to the CSI health calls: what the pool sees, plus what only the record can tell. Never: repairs.
+
+use crate::engine::{Engine, Slot};
+use crate::error::{Result, chain};
+use crate::model::{ObjectId, VolumeId};
+use crate::pool::{Problem, Severity};
+
+impl Engine {
+    /// All that is wrong with a volume; nothing for a healthy one.
+    ///
+    /// # Errors
+    /// `NotFound`. A volume whose pool is away is known to be inaccessible only if its record was read before; otherwise `Unavailable`.
+    pub fn volume_health(&self, id: &VolumeId) -> Result<Vec<Problem>> {
+        if self.store.volume(id).is_none() {
+            return Err(self.absent(ObjectId::Volume(*id)));
+        }
+        Ok(match self.pool(id.pool()) {
+            Ok(pool) => pool.health(Some(id)),
+            Err(error) => vec![away(chain(&error))],
+        })
+    }
+
+    /// All that is wrong with the pools of this node.
+    pub fn storage_health(&self) -> Vec<Problem> {
+        self.pools.iter().flat_map(Slot::problems).collect()
+    }
+}
+
+impl Slot {
+    fn problems(&self) -> Vec<Problem> {
+        match self.open().and_then(|pool| pool.present().map(|()| pool)) {
+            Ok(pool) => pool.health(None),
+            Err(error) => vec![away(chain(&error))],
+        }
+    }
+}
+
+fn away(message: String) -> Problem {
+    Problem { severity: Severity::Inaccessible, reason: "PoolMissing", message }
+}

@@ -1,0 +1,150 @@
+//! Where a volume is seen: the mount table asked about one volume.
+//!
+//! Owns: telling whether a mount shows exactly this volume (by the device behind it, or the directory's inode; never by
+//! path or number), and every mount that does. Never: mounts or unmounts; see `stage` and `publish`.
+
+use std::path::Path;
+
+use crate::engine::Engine;
+use crate::error::{Error, Result, quoted};
+use crate::model::{Access, Filesystem, Volume, VolumeId};
+use crate::os::mount::{self, Here, Mount, Mounted, Place};
+use crate::pool::{Attach, Attached, Pool};
+
+/// The file in a raw block volume's staging directory over which its device is bound.
+pub(super) const STAGED_DEVICE: &str = "device";
+
+/// What a mount of a volume must show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Face {
+    /// The filesystem of this device.
+    Filesystem(u64),
+    /// This directory: device and inode.
+    Directory(u64, u64),
+    /// The device node with this number.
+    Device(u64),
+}
+
+impl Face {
+    /// What mounts of an attached volume show.
+    pub(super) fn of(access: Access, attached: &Attached) -> Result<Face> {
+        Ok(match (attached, access) {
+            (Attached::Directory(dir), _) => {
+                let identity = dir.identity()?;
+                Face::Directory(identity.device, identity.inode)
+            }
+            (Attached::Device(device), Access::Mount { .. }) => Face::Filesystem(device.number),
+            (Attached::Device(device), Access::Block) => Face::Device(device.number),
+        })
+    }
+
+    /// Whether a mount shows it.
+    pub(super) fn shows(self, mounted: &Mounted) -> bool {
+        match self {
+            Face::Filesystem(device) => mounted.device == device,
+            Face::Directory(device, inode) => (mounted.device, mounted.inode) == (device, inode),
+            Face::Device(number) => mounted.rdev == number,
+        }
+    }
+}
+
+impl Engine {
+    /// Everything that a mount of this volume may show now; empty while it is not attached.
+    pub(super) fn faces(&self, pool: &dyn Pool, volume: &Volume) -> Result<Vec<Face>> {
+        let ways: &[Attach] = match volume.access {
+            Access::Mount { .. } => &[Attach::Filesystem],
+            Access::Block => &[Attach::Block, Attach::BlockReadOnly],
+        };
+        let mut faces = Vec::new();
+        for how in ways {
+            if let Some(attached) = pool.attached(&volume.id, *how)? {
+                faces.push(Face::of(volume.access, &attached)?);
+            }
+        }
+        Ok(faces)
+    }
+
+    /// Every mount that shows this volume, wherever it is.
+    pub(super) fn mounts_of(&self, pool: &dyn Pool, volume: &Volume) -> Result<Vec<Mount>> {
+        let faces = self.faces(pool, volume)?;
+        if faces.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut mounts = mount::table()?;
+        mounts.retain(|mount| faces.iter().any(|face| could_show(*face, mount, &volume.id)));
+        Ok(mounts)
+    }
+
+    /// The mounts of this volume that a workload may use: below the kubelet root, and not its staging.
+    pub(super) fn published(&self, pool: &dyn Pool, volume: &Volume, staging: &Path) -> Result<Vec<Mount>> {
+        let mut mounts = self.mounts_of(pool, volume)?;
+        mounts.retain(|mount| {
+            let point = mount.point.as_path();
+            point.starts_with(&self.kubelet_root) && point != staging && point != staging.join(STAGED_DEVICE)
+        });
+        Ok(mounts)
+    }
+
+    /// Whether what is mounted at a place is this volume: the pool says so, or, where it is away, our note.
+    pub(super) fn is_ours(&self, id: &VolumeId, place: &Place, mounted: &Mounted) -> Result<bool> {
+        if self.notes.about(place.path(), mounted).is_some_and(|note| note.volume == *id) {
+            return Ok(true);
+        }
+        let (Some(volume), Ok(pool)) = (self.store.volume(id), self.pool(id.pool())) else {
+            return Ok(false);
+        };
+        Ok(self.faces(pool.as_ref(), &volume)?.iter().any(|face| face.shows(mounted)))
+    }
+
+    /// A place below the kubelet root where this volume is mounted.
+    ///
+    /// # Errors
+    /// `NotFound` for any other path, also for one that is malformed: there is no such volume there.
+    pub(super) fn mounted_at(&self, volume: &Volume, path: &Path) -> Result<(Place, Mounted)> {
+        let absent = || {
+            let path = quoted(&path.to_string_lossy());
+            Error::NotFound(format!(
+                "volume {} is not at {path}: it is neither staged nor published there",
+                volume.id
+            ))
+        };
+        let place = Place::walk(&self.kubelet_root, path).map_err(|_| absent())?;
+        let (place, mounted) = match (place.look()?, volume.access) {
+            (Here::Mounted(mounted), _) => (place, mounted),
+            (Here::Directory { .. }, Access::Block) => {
+                let place =
+                    Place::walk(&self.kubelet_root, &path.join(STAGED_DEVICE)).map_err(|_| absent())?;
+                match place.look()? {
+                    Here::Mounted(mounted) => (place, mounted),
+                    Here::Nothing | Here::Directory { .. } | Here::File { .. } | Here::Other => {
+                        return Err(absent());
+                    }
+                }
+            }
+            (Here::Nothing | Here::Directory { .. } | Here::File { .. } | Here::Other, _) => {
+                return Err(absent());
+            }
+        };
+        if self.is_ours(&volume.id, &place, &mounted)? { Ok((place, mounted)) } else { Err(absent()) }
+    }
+}
+
+/// What the table can tell: it shows no inodes, so a directory is told by its name, which is the volume's random id.
+fn could_show(face: Face, mount: &Mount, id: &VolumeId) -> bool {
+    match face {
+        Face::Filesystem(device) => mount.device == device,
+        Face::Directory(device, _) => {
+            mount.device == device
+                && mount.root.file_name().is_some_and(|name| name == id.to_string().as_str())
+        }
+        Face::Device(number) => mount.binds_loop(number),
+    }
+}
+
+/// The filesystem's name for the mount option allow-list.
+pub(super) fn fs_name(access: Access) -> &'static str {
+    match access {
+        Access::Mount { fs: fs @ (Filesystem::Ext4 | Filesystem::Xfs) } => fs.name(),
+        Access::Mount { fs: Filesystem::Shared } | Access::Block => "",
+    }
+}

@@ -1,0 +1,119 @@
+//! Notes about mounts: what the mount table cannot say.
+//!
+//! Owns: one small file per staged or published path, with the boot and the mount it is about; where either differs the
+//! note means nothing. Never: decides whether something is mounted (the mount table does), or keeps a mount flag in clear
+//! text (they may hold secrets): only a checksum of them, which is enough to tell a retry from another request.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{Asked, Capability, Mode, Writes};
+use crate::error::{Error, Result};
+use crate::model::VolumeId;
+use crate::os::file::Dir;
+use crate::os::mount::{self, Mounted};
+
+/// No note is larger.
+const NOTE_BYTES: usize = 16 * 1024;
+
+/// The notes of this node, in the state directory.
+pub(super) struct Notes {
+    dir: Dir,
+    boot: String,
+}
+
+/// What was asked for at one path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Note {
+    /// The volume that was asked for.
+    pub(super) volume: VolumeId,
+    /// The path it is about.
+    path: PathBuf,
+    boot: String,
+    mount: u64,
+    /// Everything that must be the same in a retry.
+    pub(super) wish: Wish,
+}
+
+/// What a retry must ask for again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Wish {
+    /// Who may use it.
+    pub(super) mode: Mode,
+    block: bool,
+    writes: Writes,
+    flags: u32,
+}
+
+impl Wish {
+    pub(super) fn new(capability: &Capability, writes: Writes) -> Wish {
+        let flags = capability.flags.iter().fold(0, |sum, flag| {
+            let sum = crc32c::crc32c_append(sum, flag.as_bytes());
+            crc32c::crc32c_append(sum, &[0])
+        });
+        Wish { mode: capability.mode, block: capability.asked == Asked::Block, writes, flags }
+    }
+
+    /// In what it differs from another one, in words.
+    pub(super) fn difference(&self, asked: &Wish) -> Option<&'static str> {
+        let differs = [
+            (self.block != asked.block, "another access type"),
+            (self.mode != asked.mode, "another access mode"),
+            (self.writes != asked.writes, "another readonly"),
+            (self.flags != asked.flags, "other mount_flags"),
+        ];
+        differs.into_iter().find_map(|(differs, what)| differs.then_some(what))
+    }
+}
+
+impl Notes {
+    /// The notes in `state_dir`, which is made if need be. Those of another boot are removed.
+    pub(super) fn open(state_dir: &Path) -> Result<Notes> {
+        let notes = Notes { dir: Dir::make_path(state_dir, 0o700)?, boot: mount::boot_id()? };
+        for name in notes.dir.names()? {
+            if notes.read(&name).is_none_or(|note| note.boot != notes.boot) {
+                notes.dir.remove(&name)?;
+            }
+        }
+        Ok(notes)
+    }
+
+    /// Notes what was asked for at `path`, where `mounted` now is.
+    pub(super) fn write(&self, volume: VolumeId, path: &Path, mounted: &Mounted, wish: Wish) -> Result<()> {
+        let note =
+            Note { volume, path: path.to_owned(), boot: self.boot.clone(), mount: identity(mounted), wish };
+        let text = serde_json::to_vec(&note)
+            .map_err(|error| Error::Corrupt(format!("failed to encode a note about a mount: {error}")))?;
+        self.dir.replace(file_name(path), &text)
+    }
+
+    /// What was asked for at `path`, if `mounted` is still what it was about.
+    pub(super) fn about(&self, path: &Path, mounted: &Mounted) -> Option<Note> {
+        let note = self.read(file_name(path))?;
+        let same = note.path == path && note.boot == self.boot && note.mount == identity(mounted);
+        same.then_some(note)
+    }
+
+    /// Forgets what was asked for at `path`.
+    pub(super) fn forget(&self, path: &Path) -> Result<()> {
+        self.dir.remove(file_name(path)).map(drop)
+    }
+
+    fn read(&self, name: impl AsRef<std::ffi::OsStr>) -> Option<Note> {
+        let bytes = self.dir.read(name, NOTE_BYTES).ok()??;
+        serde_json::from_slice(&bytes).ok()
+    }
+}
+
+/// The kernel uses a plain mount id again; the unique one it does not.
+fn identity(mounted: &Mounted) -> u64 {
+    mounted.unique_id.unwrap_or(mounted.mount_id)
+}
+
+/// Two checksums of the path: it may hold any byte, and be longer than a file name may be. The note says which path it means.
+fn file_name(path: &Path) -> String {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let reversed: Vec<u8> = bytes.iter().rev().copied().collect();
+    format!("{:08x}{:08x}", crc32c::crc32c(bytes), crc32c::crc32c(&reversed))
+}

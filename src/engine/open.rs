@@ -1,0 +1,157 @@
+//! Opening pools, finding those that were away, and regular upkeep.
+//!
+//! Owns: the way from a configured pool to an open one whose records are read and whose interrupted work is finished.
+//! Never: gives up on a pool that is away, or lets it keep the others from serving.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::engine::notes::Notes;
+use crate::engine::store::Store;
+use crate::engine::workers::Workers;
+use crate::engine::{Engine, EngineConfig, PoolConfig, Slot, State};
+use crate::error::{Error, Result, chain, quoted};
+use crate::model::{ObjectId, PoolId};
+use crate::pool::{Found, Pool};
+
+impl Engine {
+    /// Opens what is configured and finishes what was interrupted. A pool that is away is looked for again later.
+    ///
+    /// # Errors
+    /// Whatever an operator must mend: a pool held by another process, one that is not what its configuration says.
+    pub fn open(config: EngineConfig) -> Result<Engine> {
+        let notes = Notes::open(&config.state_dir)?;
+        let engine = Engine {
+            pools: config.pools.into_iter().map(Slot::new).collect(),
+            store: Store::default(),
+            host: Workers::new("host"),
+            kubelet_root: config.kubelet_root,
+            notes,
+            ready: AtomicBool::new(false),
+        };
+        for slot in &engine.pools {
+            match engine.connect(slot) {
+                Ok(()) => {}
+                Err(Error::Unavailable(why)) => {
+                    tracing::warn!(
+                        pool = slot.name(),
+                        why,
+                        "a pool is away; it is looked for again and again"
+                    );
+                    slot.set(State::Away(why, None));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        engine.ready.store(true, Ordering::Release);
+        Ok(engine)
+    }
+
+    /// Whether the start is over, so that calls that change something are taken.
+    pub fn ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// Looks after pools that vanished or came back. To be called every few seconds.
+    pub fn reconnect(&self) {
+        for slot in &self.pools {
+            let lost = slot.open().ok().and_then(|pool| match pool.present() {
+                Err(Error::Unavailable(why)) => Some((why, pool.id())),
+                Ok(()) | Err(_) => None,
+            });
+            if let Some((why, id)) = lost {
+                tracing::error!(pool = slot.name(), why, "a pool is gone; its volumes fail until it is back");
+                slot.set(State::Away(why, Some(id)));
+            } else if slot.open().is_err() {
+                match self.connect(slot) {
+                    Ok(()) => tracing::info!(pool = slot.name(), "a pool is back"),
+                    Err(error) => slot.set(State::Away(chain(&error), slot.id())),
+                }
+            }
+        }
+    }
+
+    /// Regular upkeep of every pool that is here. To be called by the hour or so.
+    pub fn tend(&self) {
+        for slot in &self.pools {
+            if let Ok(pool) = slot.open()
+                && let Err(error) = pool.tend()
+            {
+                tracing::warn!(pool = slot.name(), error = chain(&error), "upkeep failed");
+            }
+        }
+    }
+
+    /// What lies on the pools without a record, and records without what they describe; for the log and the operator.
+    pub fn orphans(&self) -> Result<Vec<String>> {
+        let mut orphans = Vec::new();
+        for slot in &self.pools {
+            let Ok(pool) = slot.open() else { continue };
+            let mut seen = HashSet::new();
+            for found in pool.scan()? {
+                let id = match found {
+                    Found::Volume(id, _) => ObjectId::Volume(id),
+                    Found::Snapshot(id, _) => ObjectId::Snapshot(id),
+                    Found::Debris(_) => continue, // Of a verb that runs now, or that `settle` will finish.
+                    Found::Foreign(name) => {
+                        orphans.push(format!("pool {}: {} is not ours", quoted(slot.name()), quoted(&name)));
+                        continue;
+                    }
+                };
+                seen.insert(id);
+                if self.store.record(id).is_none() {
+                    orphans.push(format!("pool {}: {id} has no record", quoted(slot.name())));
+                }
+            }
+        }
+        Ok(orphans)
+    }
+
+    fn connect(&self, slot: &Slot) -> Result<()> {
+        let pool = crate::pool::open(&slot.config.setup)?;
+        self.refuse_twin(slot, pool.id())?;
+        self.store.open(pool.id(), pool.home())?;
+        self.recover(pool.as_ref());
+        slot.set(State::Open(pool));
+        Ok(())
+    }
+
+    /// The same pool under two names would break the ledger.
+    fn refuse_twin(&self, slot: &Slot, id: PoolId) -> Result<()> {
+        let twin = self.pools.iter().find(|other| !std::ptr::eq(*other, slot) && other.id() == Some(id));
+        twin.map_or(Ok(()), |twin| {
+            let (one, two) = (quoted(slot.name()), quoted(twin.name()));
+            Err(Error::Precondition(format!(
+                "pools {one} and {two} are the same pool {id}; configure it once"
+            )))
+        })
+    }
+}
+
+impl Slot {
+    fn new(config: PoolConfig) -> Slot {
+        let workers = Workers::new(&config.setup.name);
+        let state = RwLock::new(State::Away("it is not open yet".to_owned(), None));
+        Slot { config, workers, state }
+    }
+
+    fn set(&self, state: State) {
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// What may be promised in all, in bytes.
+    pub(super) fn budget(&self, pool: &dyn Pool) -> Result<crate::model::Bytes> {
+        let usage = pool.usage()?;
+        let share = (1.0 - self.config.reserve) * self.config.overcommit;
+        Ok(usage.total.less(usage.foreign).scaled(share).round_down(crate::pool::UNIT))
+    }
+
+    /// The open pool of this slot, present, with what may be promised on it.
+    pub(super) fn ready(&self) -> Result<(Arc<dyn Pool>, crate::model::Bytes)> {
+        let pool = self.open()?;
+        pool.present()?;
+        let budget = self.budget(pool.as_ref())?;
+        Ok((pool, budget))
+    }
+}

@@ -1,0 +1,123 @@
+//! Finishing or undoing what was interrupted.
+//!
+//! Owns: `settle`, the one way forward from every phase but `Ready`. Retries, deletes and the start call it, so the path
+//! that a crash takes is the path that every day takes. Never: guesses; what cannot be settled keeps its record.
+//!
+//! | phase | what is done |
+//! |---|---|
+//! | `Creating` | no bytes, then no record |
+//! | `Deleting` | no bytes, then no record |
+//! | `Growing` | grown, then `Ready` with the new size; where there is no room, `Ready` with the old one |
+
+use std::sync::Arc;
+
+use crate::engine::claims::Claim;
+use crate::engine::store::Record;
+use crate::engine::{Engine, Key};
+use crate::error::{Error, Result, chain};
+use crate::model::{Bytes, Group, ObjectId, Phase, Snapshot, Volume};
+use crate::pool::Pool;
+
+impl Engine {
+    /// Settles all of a pool's interrupted work at its opening. What resists keeps its record, and the next retry or
+    /// start tries again.
+    pub(super) fn recover(&self, pool: &dyn Pool) {
+        for record in self.store.interrupted(pool.id()) {
+            let settled = self.store.claim(&keys(&record), &[]).and_then(|claim| {
+                // An earlier one of this list, a group, may have settled it.
+                self.store.record(record.id()).map_or(Ok(()), |record| self.settle(&claim, pool, &record))
+            });
+            match settled {
+                Ok(()) => {
+                    tracing::info!(id = %record.id(), phase = ?record.phase(), "settled what was interrupted")
+                }
+                Err(error) => tracing::error!(
+                    id = %record.id(), phase = ?record.phase(), error = chain(&error),
+                    "failed to settle what was interrupted; it is tried again"
+                ),
+            }
+        }
+    }
+
+    /// Takes the one way forward from a record's phase. The claim owns [`keys`] of it.
+    pub(super) fn settle(&self, claim: &Claim, pool: &dyn Pool, record: &Record) -> Result<()> {
+        match record.phase() {
+            Phase::Ready => Ok(()),
+            Phase::Creating | Phase::Deleting => match record {
+                Record::Volume(volume) => self.destroy(claim, pool, volume),
+                Record::Snapshot(snapshot) => self.forget(claim, pool, snapshot),
+                Record::Group(group) => self.disband(claim, pool, group),
+            },
+            Phase::Growing { to } => match record {
+                Record::Volume(volume) => self.grow(claim, pool, volume, to).map(drop),
+                Record::Snapshot(_) | Record::Group(_) => {
+                    Err(Error::Corrupt(format!("{} cannot be growing: only volumes grow", record.id())))
+                }
+            },
+        }
+    }
+
+    /// Settles, as the undo of a verb that failed with `cause`, and answers what the caller may conclude: the cause
+    /// itself when nothing is left, otherwise that the outcome is open.
+    pub(super) fn undo(&self, claim: &Claim, pool: &dyn Pool, record: &Record, cause: Error) -> Error {
+        match self.settle(claim, pool, record) {
+            Ok(()) => cause,
+            Err(error) => Error::Unavailable(format!(
+                "{}; and undoing it failed as well, so something may be left until a retry or restart: {}",
+                chain(&cause),
+                chain(&error)
+            )),
+        }
+    }
+
+    fn destroy(&self, claim: &Claim, pool: &dyn Pool, volume: &Volume) -> Result<()> {
+        pool.detach(&volume.id)?;
+        pool.destroy(&volume.id)?;
+        self.store.erase(claim, ObjectId::Volume(volume.id))
+    }
+
+    fn forget(&self, claim: &Claim, pool: &dyn Pool, snapshot: &Snapshot) -> Result<()> {
+        pool.forget(&snapshot.id)?;
+        self.store.erase(claim, ObjectId::Snapshot(snapshot.id))
+    }
+
+    /// All or none: a group that is not whole takes every member along.
+    fn disband(&self, claim: &Claim, pool: &dyn Pool, group: &Group) -> Result<()> {
+        for member in &group.members {
+            pool.forget(member)?;
+            self.store.erase(claim, ObjectId::Snapshot(*member))?;
+        }
+        self.store.erase(claim, ObjectId::Group(group.id))
+    }
+
+    /// Grows the bytes of a volume whose record says `Growing`, and says so in the record.
+    pub(super) fn grow(
+        &self,
+        claim: &Claim,
+        pool: &dyn Pool,
+        volume: &Volume,
+        to: Bytes,
+    ) -> Result<Arc<Volume>> {
+        let grown = pool.grow(&volume.id, to);
+        let size = match &grown {
+            Ok(size) => *size,
+            Err(Error::Full(_)) => volume.size,
+            Err(_) => return grown.map(|_| Arc::new(volume.clone())),
+        };
+        let ready = Arc::new(Volume { phase: Phase::Ready, size, ..volume.clone() });
+        self.store.put(claim, Record::Volume(Arc::clone(&ready)))?;
+        grown.map(|_| ready)
+    }
+}
+
+/// The keys that settling a record needs: its own, its name's, and those of a group's members.
+pub(super) fn keys(record: &Record) -> Vec<Key> {
+    let mut keys = vec![Key::Object(record.id())];
+    if record.phase() != Phase::Deleting {
+        keys.push(record.name());
+    }
+    if let Record::Group(group) = record {
+        keys.extend(group.members.iter().map(|member| Key::Object(ObjectId::Snapshot(*member))));
+    }
+    keys
+}

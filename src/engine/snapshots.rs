@@ -1,0 +1,127 @@
+//! Snapshots: cut, delete, look up.
+//!
+//! Owns: the order of record and cut, and what a retry may find. Never: freezes; a single cut is one moment by itself,
+//! and the pool writes out first what the mounted filesystem holds back.
+//!
+//! A snapshot's promise is known only at its cut, so the budget is checked then, and a cut that breaks it is undone.
+
+use std::sync::Arc;
+
+use crate::engine::store::Record;
+use crate::engine::{CreateSnapshot, Engine, Key};
+use crate::error::{Error, Result, quoted};
+use crate::model::{Bytes, ObjectId, Phase, Snapshot, SnapshotId, Time, Volume};
+use crate::os::file::random;
+use crate::pool::{Offer, Pool};
+
+impl Engine {
+    /// The snapshot with this id, cut and with its whole group.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unavailable` where its pool is away or its record cannot be read.
+    pub fn snapshot(&self, id: &SnapshotId) -> Result<Arc<Snapshot>> {
+        let whole = self.store.snapshot(id).filter(|snapshot| self.store.is_whole(snapshot));
+        whole.map_or_else(|| Err(self.absent(ObjectId::Snapshot(*id))), Ok)
+    }
+
+    /// A snapshot as asked for, cut now or by an earlier call of the same name.
+    ///
+    /// # Errors
+    /// `Conflict` where the name is taken by a cut of another volume, `NotFound` for the volume, `Full`, `Unsupported`,
+    /// `Busy`; after each of them nothing is left. `Unavailable` where the outcome is open.
+    pub fn create_snapshot(&self, want: &CreateSnapshot) -> Result<Arc<Snapshot>> {
+        let name = Key::SnapshotName(want.name.clone());
+        let mut claim =
+            self.store.claim(std::slice::from_ref(&name), &[Key::Object(ObjectId::Volume(want.source))])?;
+        if let Some(Record::Snapshot(found)) = self.store.named(&name) {
+            if found.phase == Phase::Ready {
+                return already(found, want);
+            }
+            claim.extend(&[Key::Object(ObjectId::Snapshot(found.id))])?;
+            let pool = self.pool(found.id.pool())?;
+            self.settle(&claim, pool.as_ref(), &Record::Snapshot(found))?;
+        }
+        let volume = self.volume(&want.source)?;
+        let slot = self.slot_of(volume.id.pool()).ok_or_else(|| self.absent(ObjectId::Volume(volume.id)))?;
+        let (pool, budget) = slot.ready()?;
+        refuse_without_snapshots(pool.as_ref(), slot.name())?;
+        let snapshot = begun(&volume, want)?;
+        claim.extend(&[Key::Object(ObjectId::Snapshot(snapshot.id))])?;
+        let creating = Record::Snapshot(Arc::new(snapshot.clone()));
+        self.store.put(&claim, creating.clone())?;
+        let cut = pool.snapshot(&snapshot.id, &volume.id).and_then(|held| {
+            let ready =
+                Arc::new(Snapshot { phase: Phase::Ready, held, created: Time::now(), ..snapshot.clone() });
+            self.store.admit(&claim, Record::Snapshot(Arc::clone(&ready)), budget)?;
+            Ok(ready)
+        });
+        cut.map_err(|cause| self.undo(&claim, pool.as_ref(), &creating, cause))
+    }
+
+    /// No such snapshot any more; one that never was is `Ok` too, if its pool is here to say so.
+    ///
+    /// # Errors
+    /// `Invalid` for a member of a group, which goes with its group only; `Busy` while it is being restored.
+    pub fn delete_snapshot(&self, id: &SnapshotId) -> Result<()> {
+        let mut claim = self.store.claim(&[Key::Object(ObjectId::Snapshot(*id))], &[])?;
+        let Some(snapshot) = self.store.snapshot(id) else {
+            return self.known_gone(ObjectId::Snapshot(*id));
+        };
+        if let Some(group) = snapshot.group {
+            return Err(Error::Invalid(format!(
+                "snapshot_id {id} is a member of group {group}; delete the group with DeleteVolumeGroupSnapshot"
+            )));
+        }
+        let pool = self.pool(id.pool())?;
+        let deleting =
+            Record::Snapshot(Arc::new(Snapshot { phase: Phase::Deleting, ..Snapshot::clone(&snapshot) }));
+        if snapshot.phase != Phase::Deleting {
+            claim.extend(&[Key::SnapshotName(snapshot.name.clone())])?;
+            self.store.put(&claim, deleting.clone())?;
+        }
+        self.settle(&claim, pool.as_ref(), &deleting)
+    }
+}
+
+/// The record of a snapshot that is about to be cut.
+fn begun(volume: &Volume, want: &CreateSnapshot) -> Result<Snapshot> {
+    Ok(Snapshot {
+        id: SnapshotId::new(volume.id.pool(), random()?),
+        name: want.name.clone(),
+        phase: Phase::Creating,
+        source: volume.id,
+        size: volume.size,
+        held: Bytes::ZERO,
+        access: volume.access,
+        fs_uuid: volume.fs_uuid,
+        sector_size: volume.sector_size,
+        group: None,
+        parameters: want.parameters.clone(),
+        claim: volume.claim.clone(),
+        created: Time::now(),
+    })
+}
+
+/// What to answer a retry, or another request of the same name. Other parameters are a conflict: nobody would learn
+/// otherwise that they were ignored (contract SN2).
+fn already(found: Arc<Snapshot>, want: &CreateSnapshot) -> Result<Arc<Snapshot>> {
+    let conflict =
+        |what: &str| Err(Error::Conflict(format!("snapshot {} exists with {what}", quoted(&want.name))));
+    if found.source != want.source {
+        return conflict(&format!("source_volume_id {}, not {}", found.source, want.source));
+    }
+    if found.group.is_some() {
+        return conflict("a group, of which it is a member");
+    }
+    if found.parameters != want.parameters {
+        return conflict("other parameters");
+    }
+    Ok(found)
+}
+
+pub(super) fn refuse_without_snapshots(pool: &dyn Pool, name: &str) -> Result<()> {
+    match pool.features().snapshots {
+        Offer::Yes => Ok(()),
+        Offer::No(why) => Err(Error::Unsupported(format!("pool {} makes no snapshots: {why}", quoted(name)))),
+    }
+}

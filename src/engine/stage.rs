@@ -1,0 +1,257 @@
+//! Stage and unstage: one mount of a volume for the node.
+//!
+//! Owns: attaching, checking and mounting a volume at its staging path. Never: formats; a filesystem that is not what
+//! the record says is an error, and its bytes stay as they are.
+//!
+//! Stage                                              After a crash
+//!  1. claim; something mounted there: compare        –
+//!  2. attach                                         a filesystem's device lets go by itself; a raw one is found again
+//!  3. compare type and UUID with the record          as 2
+//!  4. grow an ext4 that is smaller than its device   run again
+//!  5. mount detached, compare, grow an xfs           as 2
+//!  6. make it visible                                the retry finds it
+//!  7. note what was asked for                        the retry finds a mount without a note and accepts it
+
+use std::path::Path;
+
+use crate::engine::mounts::{Face, STAGED_DEVICE, fs_name};
+use crate::engine::notes::Wish;
+use crate::engine::volumes::show;
+use crate::engine::{Asked, Capability, Engine, Key, Stage, Writes};
+use crate::error::{Error, Result, quoted};
+use crate::model::{Access, Filesystem, ObjectId, Volume, VolumeId};
+use crate::os::fs::{self, Found, FsKind};
+use crate::os::mount::{Devices, Here, MountOption, Mounted, Place, Restrict, Tree};
+use crate::pool::{Attach, Attached, Device, Pool};
+
+impl Engine {
+    /// The volume mounted at its staging path, or, a raw one, attached.
+    ///
+    /// # Errors
+    /// `Conflict` where it is staged there otherwise, `Precondition` where it is staged elsewhere or something else is
+    /// mounted there, `Corrupt` where its filesystem is not the one that was made.
+    pub fn stage(&self, want: &Stage) -> Result<()> {
+        let _claim = self.store.claim(&[Key::Object(ObjectId::Volume(want.volume))], &[])?;
+        let volume = self.volume(&want.volume)?;
+        refuse_misfit(&volume, &want.capability)?;
+        let options = options(&volume, &want.capability)?;
+        let pool = self.pool(volume.id.pool())?;
+        let place = self.staging_place(&volume, &want.staging)?;
+        let wish = Wish::new(&want.capability, Writes::Allowed);
+        if let Here::Mounted(mounted) = place.look()? {
+            return self.staged_already(&volume, &place, &mounted, &wish);
+        }
+        if let Some(other) = self.mounts_of(pool.as_ref(), &volume)?.first() {
+            let point = quoted(&other.point.to_string_lossy());
+            return Err(Error::Precondition(format!(
+                "volume {} is staged or in use at {point} already",
+                volume.id
+            )));
+        }
+        let tree = match (pool.attach(&volume.id, attach_for(volume.access))?, volume.access) {
+            (Attached::Directory(dir), _) => {
+                let tree = Tree::clone_of(&dir)?;
+                tree.restrict(&Restrict { options, ..Restrict::default() })?;
+                tree
+            }
+            (Attached::Device(device), Access::Block) => {
+                let tree = Tree::clone_of_path(&device.path)?;
+                tree.restrict(&Restrict { devices: Devices::Allowed, ..Restrict::default() })?;
+                place.make_file(0o600)?;
+                tree
+            }
+            (Attached::Device(device), Access::Mount { .. }) => {
+                checked_filesystem(&volume, &device, options)?
+            }
+        };
+        self.show_at(&volume.id, tree, &place, wish)
+    }
+
+    /// Nothing of the volume at its staging path any more, and no device. The directory stays: it is the CO's.
+    ///
+    /// # Errors
+    /// `Precondition` while it is published, or where something else is mounted there; `Busy` while something holds it open.
+    pub fn unstage(&self, id: &VolumeId, staging: &Path) -> Result<()> {
+        let _claim = self.store.claim(&[Key::Object(ObjectId::Volume(*id))], &[])?;
+        let volume = self.store.volume(id);
+        let pool = self.pool(id.pool());
+        if let (Some(volume), Ok(pool)) = (&volume, &pool)
+            && let Some(target) = self.published(pool.as_ref(), volume, staging)?.first()
+        {
+            let point = quoted(&target.point.to_string_lossy());
+            return Err(Error::Precondition(format!(
+                "volume {id} is still published at {point}; unpublish it first"
+            )));
+        }
+        for path in [staging.to_owned(), staging.join(STAGED_DEVICE)] {
+            self.unmount(id, &path)?;
+        }
+        match pool {
+            Ok(pool) if volume.is_some() => pool.detach(id),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Unmounts this volume at a staging path; what is not a mount stays as it is, but for the file under a raw device.
+    fn unmount(&self, id: &VolumeId, path: &Path) -> Result<()> {
+        let place = match Place::walk(&self.kubelet_root, path) {
+            Ok(place) => place,
+            Err(Error::Precondition(_)) => return Ok(()), // Its parent is gone, and so is it.
+            Err(error) => return Err(error),
+        };
+        let is_device = path.file_name().is_some_and(|name| name == STAGED_DEVICE);
+        match place.look()? {
+            Here::Mounted(mounted) => {
+                self.refuse_foreign(id, &place, &mounted)?;
+                place.unmount_all()?;
+                self.notes.forget(path)?;
+            }
+            Here::File { empty: true } if is_device => {}
+            Here::Nothing | Here::Directory { .. } | Here::File { .. } | Here::Other => return Ok(()),
+        }
+        if is_device { place.remove() } else { Ok(()) }
+    }
+
+    /// Refuses to touch a mount that does not show this volume.
+    pub(super) fn refuse_foreign(&self, id: &VolumeId, place: &Place, mounted: &Mounted) -> Result<()> {
+        if self.is_ours(id, place, mounted)? {
+            return Ok(());
+        }
+        let path = quoted(&place.path().to_string_lossy());
+        Err(Error::Precondition(format!("what is mounted at {path} is not volume {id}; it stays as it is")))
+    }
+
+    /// Where a volume's staging mount is or will be.
+    fn staging_place(&self, volume: &Volume, staging: &Path) -> Result<Place> {
+        let place = Place::walk(&self.kubelet_root, staging)?;
+        let shown = quoted(&staging.to_string_lossy());
+        match place.look()? {
+            Here::Mounted(_) if volume.access != Access::Block => Ok(place),
+            Here::Directory { empty: true } if volume.access != Access::Block => Ok(place),
+            Here::Directory { .. } if volume.access == Access::Block => {
+                Place::walk(&self.kubelet_root, &staging.join(STAGED_DEVICE))
+            }
+            Here::Mounted(_) => Err(Error::Precondition(format!(
+                "staging_target_path {shown}: something else is mounted there"
+            ))),
+            Here::Directory { .. } => Err(Error::Precondition(format!(
+                "staging_target_path {shown} is not empty; mounting would hide what is in it"
+            ))),
+            Here::Nothing | Here::File { .. } | Here::Other => Err(Error::Precondition(format!(
+                "staging_target_path {shown} is not a directory; the caller makes it"
+            ))),
+        }
+    }
+
+    fn staged_already(&self, volume: &Volume, place: &Place, mounted: &Mounted, wish: &Wish) -> Result<()> {
+        let path = quoted(&place.path().to_string_lossy());
+        if !self.is_ours(&volume.id, place, mounted)? {
+            return Err(Error::Precondition(format!(
+                "staging_target_path {path}: something else is mounted there"
+            )));
+        }
+        if let Some(why) = &mounted.dead {
+            return Err(Error::Precondition(format!(
+                "volume {} at {path} is broken ({why}); unstage it",
+                volume.id
+            )));
+        }
+        let note = self.notes.about(place.path(), mounted);
+        match note.and_then(|note| note.wish.difference(wish)) {
+            None => Ok(()),
+            Some(what) => {
+                Err(Error::Conflict(format!("volume {} is staged at {path} with {what}", volume.id)))
+            }
+        }
+    }
+
+    /// Makes a checked mount visible and notes what was asked for.
+    pub(super) fn show_at(&self, id: &VolumeId, tree: Tree, place: &Place, wish: Wish) -> Result<()> {
+        tree.attach(place)?;
+        match place.look()? {
+            Here::Mounted(mounted) => self.notes.write(*id, place.path(), &mounted, wish),
+            Here::Nothing | Here::Directory { .. } | Here::File { .. } | Here::Other => {
+                let path = quoted(&place.path().to_string_lossy());
+                Err(Error::Unavailable(format!(
+                    "the mount of volume {id} at {path} vanished at once; ask again"
+                )))
+            }
+        }
+    }
+}
+
+/// Refuses a capability that the volume does not have.
+pub(super) fn refuse_misfit(volume: &Volume, capability: &Capability) -> Result<()> {
+    if capability.asked.fits(volume.access) {
+        return Ok(());
+    }
+    let right = format!("volume {} is {}", volume.id, volume.access);
+    Err(Error::invalid("volume_capability", show(capability.asked), right))
+}
+
+/// The mount options of a call, each on the allow-list.
+pub(super) fn options(volume: &Volume, capability: &Capability) -> Result<Vec<MountOption>> {
+    if capability.asked == Asked::Block && !capability.flags.is_empty() {
+        return Err(Error::Invalid(
+            "volume_capability.mount.mount_flags: a block volume is not mounted".to_owned(),
+        ));
+    }
+    MountOption::parse_all(&capability.flags, fs_name(volume.access))
+}
+
+fn attach_for(access: Access) -> Attach {
+    match access {
+        Access::Mount { .. } => Attach::Filesystem,
+        Access::Block => Attach::Block,
+    }
+}
+
+/// The filesystem of a device, mounted out of sight, after it was found to be the one that was made.
+fn checked_filesystem(volume: &Volume, device: &Device, mut options: Vec<MountOption>) -> Result<Tree> {
+    let Access::Mount { fs: filesystem } = volume.access else {
+        return Err(Error::Corrupt(format!("volume {} has no filesystem", volume.id)));
+    };
+    let size = volume.size.get();
+    let kind = match (filesystem, fs::probe(&device.file)?) {
+        (Filesystem::Ext4, Found::Ext4 { uuid, size_bytes, .. }) if is_the_one(volume, &uuid) => {
+            if size_bytes < size {
+                fs::grow_unmounted_ext4(&device.path)?;
+            }
+            FsKind::Ext4
+        }
+        (Filesystem::Xfs, Found::Xfs { uuid, .. }) if is_the_one(volume, &uuid) => {
+            // A clone has the UUID of its source, and both may be mounted at once.
+            options.push(MountOption::no_uuid());
+            FsKind::Xfs
+        }
+        (_, found) => {
+            return Err(Error::Corrupt(format!(
+                "volume {} should hold {filesystem} with UUID {}, but there is {found:?}; it was not touched",
+                volume.id,
+                volume.fs_uuid.map_or("none".to_owned(), |uuid| uuid.to_string()),
+            )));
+        }
+    };
+    let tree = Tree::filesystem(kind.name(), &device.path, &options)?;
+    let face = Face::Filesystem(device.number);
+    if face != Face::Filesystem(tree.root_stat()?.device) {
+        return Err(Error::Corrupt(format!("the mount of volume {} shows another device", volume.id)));
+    }
+    let read_only = options.iter().any(|option| option.is_read_only());
+    if kind == FsKind::Xfs && !read_only {
+        fs::grow_mounted(tree.root()?, kind, size)?;
+    }
+    Ok(tree)
+}
+
+fn is_the_one(volume: &Volume, uuid: &str) -> bool {
+    volume.fs_uuid.is_some_and(|made| made.to_string() == uuid)
+}
+
+/// What of a pool's device the publish of a raw volume binds.
+pub(super) fn raw_device(pool: &dyn Pool, volume: &Volume, how: Attach) -> Result<Device> {
+    match pool.attach(&volume.id, how)? {
+        Attached::Device(device) => Ok(device),
+        Attached::Directory(_) => Err(Error::Corrupt(format!("volume {} is no device", volume.id))),
+    }
+}

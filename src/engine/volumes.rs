@@ -1,0 +1,373 @@
+//! Volumes: create, delete, grow.
+//!
+//! Owns: which pool takes a volume, what a retry may find, and the order of record and bytes. Never: mounts anything.
+//!
+//! Create                                           After a crash (`recover`)
+//!  1. claim the name, share the source             –
+//!  2. the name exists: compare, answer             –
+//!  3. record `Creating`, within the budget          destroy, erase
+//!  4. the pool makes the bytes                      destroy, erase
+//!  5. record `Ready`                                the retry finds it
+//!
+//! Delete                                           After a crash
+//!  1. claim it; in use: refuse                     –
+//!  2. record `Deleting`: the commit point           destroy, erase
+//!  3. the pool destroys the bytes                   destroy, erase
+//!  4. erase the record                              –
+
+use std::sync::Arc;
+
+use crate::engine::store::Record;
+use crate::engine::{Asked, CreateVolume, DEFAULT_SIZE, Engine, Key, NodeExpansion, Range, Slot};
+use crate::error::{Error, Result, quoted};
+use crate::model::{
+    Access, Allocation, Bytes, Filesystem, FsUuid, ObjectId, Phase, Snapshot, Source, Time, Volume, VolumeId,
+};
+use crate::os::file::random;
+use crate::pool::{Features, Offer, Pool};
+
+/// What a volume will be cut from: the parts of a volume's or a snapshot's record that it inherits.
+struct Origin {
+    source: Source,
+    size: Bytes,
+    access: Access,
+    fs_uuid: Option<FsUuid>,
+}
+
+impl Engine {
+    /// The usable volume with this id.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unavailable` where its pool is away or its record cannot be read.
+    pub fn volume(&self, id: &VolumeId) -> Result<Arc<Volume>> {
+        let volume = self.store.volume(id);
+        let usable = volume.filter(|volume| matches!(volume.phase, Phase::Ready | Phase::Growing { .. }));
+        usable.map_or_else(|| Err(self.absent(ObjectId::Volume(*id))), Ok)
+    }
+
+    /// Why an object is not on record: unknown, unreadable, or its pool is away.
+    pub(super) fn absent(&self, id: ObjectId) -> Error {
+        if let Some(why) = self.store.quarantined(id.pool(), &id.to_string()) {
+            return Error::Unavailable(format!(
+                "the record of {id} cannot be read and is quarantined: {why}"
+            ));
+        }
+        self.pool(id.pool()).err().unwrap_or_else(|| Error::NotFound(format!("{id} does not exist")))
+    }
+
+    /// Whether it is certain that an object without a record does not exist.
+    pub(super) fn known_gone(&self, id: ObjectId) -> Result<()> {
+        let error = self.absent(id);
+        if matches!(error, Error::NotFound(_)) { Ok(()) } else { Err(error) }
+    }
+
+    /// A volume as asked for, made now or by an earlier call of the same name.
+    ///
+    /// # Errors
+    /// `Conflict` where the name is taken by something else, `Full`, `OutOfRange`, `Invalid`, `NotFound` for the source,
+    /// `Busy`; after each of them nothing is left. `Unavailable` where the outcome is open.
+    pub fn create_volume(&self, want: &CreateVolume) -> Result<Arc<Volume>> {
+        let name = Key::VolumeName(want.name.clone());
+        let source = source_key(&want.source);
+        let mut claim = self.store.claim(std::slice::from_ref(&name), source.as_slice())?;
+        if let Some(Record::Volume(found)) = self.store.named(&name) {
+            claim.extend(&[Key::Object(ObjectId::Volume(found.id))])?;
+            let pool = self.pool(found.id.pool())?;
+            let record = Record::Volume(found);
+            self.settle(&claim, pool.as_ref(), &record)?;
+        }
+        if let Some(Record::Volume(found)) = self.store.named(&name) {
+            return match difference(&found, want) {
+                None => Ok(found),
+                Some(what) => {
+                    Err(Error::Conflict(format!("volume {} exists with {what}", quoted(&want.name))))
+                }
+            };
+        }
+        let origin = self.origin(&want.source)?;
+        let (slot, volume) = self.plan(want, origin.as_ref())?;
+        let (pool, budget) = slot.ready()?;
+        claim.extend(&[Key::Object(ObjectId::Volume(volume.id))])?;
+        let creating = Record::Volume(Arc::new(volume));
+        self.store.admit(&claim, creating.clone(), budget)?;
+        let Record::Volume(volume) = &creating else { unreachable!("it was made a volume above") };
+        let ready = Arc::new(Volume { phase: Phase::Ready, ..Volume::clone(volume) });
+        let made =
+            pool.create(volume).and_then(|()| self.store.put(&claim, Record::Volume(Arc::clone(&ready))));
+        match made {
+            Ok(()) => Ok(ready),
+            Err(cause) => Err(self.undo(&claim, pool.as_ref(), &creating, cause)),
+        }
+    }
+
+    /// No such volume any more; one that never was is `Ok` too, if its pool is here to say so.
+    ///
+    /// # Errors
+    /// `Precondition` while it is staged or published; `Busy`; `Unavailable` where its pool is away.
+    pub fn delete_volume(&self, id: &VolumeId) -> Result<()> {
+        let mut claim = self.store.claim(&[Key::Object(ObjectId::Volume(*id))], &[])?;
+        let Some(volume) = self.store.volume(id) else {
+            return self.known_gone(ObjectId::Volume(*id));
+        };
+        let pool = self.pool(id.pool())?;
+        if volume.phase != Phase::Deleting {
+            claim.extend(&[Key::VolumeName(volume.name.clone())])?;
+            self.refuse_if_used(pool.as_ref(), &volume)?;
+            let deleting = Volume { phase: Phase::Deleting, ..Volume::clone(&volume) };
+            self.store.put(&claim, Record::Volume(Arc::new(deleting)))?;
+        }
+        let deleting = Volume { phase: Phase::Deleting, ..Volume::clone(&volume) };
+        self.settle(&claim, pool.as_ref(), &Record::Volume(Arc::new(deleting)))
+    }
+
+    /// At least as large as asked for.
+    ///
+    /// # Errors
+    /// `OutOfRange` where the limit is below its size, `Full` with the old size intact, `Invalid` for the wrong access type.
+    pub fn expand_volume(
+        &self,
+        id: &VolumeId,
+        range: &Range,
+        asked: Option<Asked>,
+    ) -> Result<(Arc<Volume>, NodeExpansion)> {
+        let claim = self.store.claim(&[Key::Object(ObjectId::Volume(*id))], &[])?;
+        let mut volume = self.volume(id)?;
+        if let Some(asked) = asked.filter(|asked| !asked.fits(volume.access)) {
+            return Err(Error::invalid(
+                "volume_capability",
+                show(asked),
+                format!("{id} is {}", volume.access),
+            ));
+        }
+        let slot = self.slot_of(id.pool()).ok_or_else(|| self.absent(ObjectId::Volume(*id)))?;
+        let (pool, budget) = slot.ready()?;
+        if let Phase::Growing { to } = volume.phase {
+            volume = self.grow(&claim, pool.as_ref(), &volume, to)?;
+        }
+        let size = range.settle(volume.size, volume.size)?;
+        if size > volume.size {
+            refuse_beyond(size, budget)?;
+            let growing = Volume { phase: Phase::Growing { to: size }, ..Volume::clone(&volume) };
+            self.store.admit(&claim, Record::Volume(Arc::new(growing.clone())), budget)?;
+            volume = self.grow(&claim, pool.as_ref(), &growing, size)?;
+        }
+        let left = match volume.access {
+            Access::Mount { fs: Filesystem::Ext4 | Filesystem::Xfs } => NodeExpansion::Required,
+            Access::Mount { fs: Filesystem::Shared } | Access::Block => NodeExpansion::NotRequired,
+        };
+        Ok((volume, left))
+    }
+
+    /// What the source of a new volume is, which must exist and be whole.
+    fn origin(&self, source: &Source) -> Result<Option<Origin>> {
+        Ok(match source {
+            Source::Blank => None,
+            Source::Volume(id) => {
+                let volume = self.volume(id)?;
+                let Volume { size, access, fs_uuid, .. } = *volume;
+                Some(Origin { source: *source, size, access, fs_uuid })
+            }
+            Source::Snapshot(id) => {
+                let snapshot = self.snapshot(id)?;
+                let Snapshot { size, access, fs_uuid, .. } = *snapshot;
+                Some(Origin { source: *source, size, access, fs_uuid })
+            }
+        })
+    }
+
+    /// The pool and the record of a new volume. Without a pool's name: that of the source, or the first one that can
+    /// make it and has room.
+    fn plan(&self, want: &CreateVolume, origin: Option<&Origin>) -> Result<(&Slot, Volume)> {
+        if let Some(origin) = origin {
+            let home = source_pool(&origin.source).and_then(|id| self.slot_of(id));
+            let home = home.ok_or_else(|| Error::Unavailable("the source's pool is away".to_owned()))?;
+            if let Some(asked) = want.pool.as_deref().filter(|asked| *asked != home.name()) {
+                let right =
+                    format!("the source lies in pool {}, where its copy must be", quoted(home.name()));
+                return Err(Error::invalid("parameters[pool]", asked, right));
+            }
+            return self.plan_on(home, want, Some(origin)).map(|volume| (home, volume));
+        }
+        if let Some(name) = &want.pool {
+            let slot = self.slot(name)?;
+            return self.plan_on(slot, want, None).map(|volume| (slot, volume));
+        }
+        let mut refusal = None;
+        for slot in &self.pools {
+            match self.plan_on(slot, want, None) {
+                Ok(volume) => return Ok((slot, volume)),
+                // Lack of room says more than lack of a feature: with room, that pool would have done.
+                Err(error) if refusal.is_none() || matches!(error, Error::Full(_)) => refusal = Some(error),
+                Err(_) => {}
+            }
+        }
+        Err(refusal.unwrap_or_else(|| Error::Full("no pool is configured".to_owned())))
+    }
+
+    /// The record of a new volume on one pool.
+    fn plan_on(&self, slot: &Slot, want: &CreateVolume, origin: Option<&Origin>) -> Result<Volume> {
+        let (pool, budget) = slot.ready()?;
+        let features = pool.features();
+        let access = access(want.asked, &features, origin)?;
+        if want.allocation == Allocation::Reserved {
+            offered("parameters[allocation]", "reserved", &features.reserved)?;
+        }
+        if origin.is_some()
+            && let Offer::No(why) = &features.snapshots
+        {
+            return Err(Error::Unsupported(format!(
+                "pool {} cannot clone or restore: {why}",
+                quoted(slot.name())
+            )));
+        }
+        let size = size(&want.range, features.smallest(access), origin)?;
+        refuse_beyond(size, budget)?;
+        if self.store.promised(pool.id()).checked_add(size).is_none_or(|sum| sum > budget)
+            && want.pool.is_none()
+        {
+            return Err(Error::Full(format!("pool {} has no room for {size} more", quoted(slot.name()))));
+        }
+        let fs_uuid = match access {
+            Access::Mount { fs: Filesystem::Ext4 | Filesystem::Xfs } => Some(FsUuid::new(random()?)),
+            Access::Mount { fs: Filesystem::Shared } | Access::Block => None,
+        };
+        Ok(Volume {
+            id: VolumeId::new(pool.id(), random()?),
+            name: want.name.clone(),
+            phase: Phase::Creating,
+            size,
+            access,
+            fs_uuid: origin.map_or(fs_uuid, |origin| origin.fs_uuid),
+            sector_size: 4096,
+            allocation: want.allocation,
+            source: want.source,
+            parameters: want.parameters.clone(),
+            claim: want.claim.clone(),
+            created: Time::now(),
+        })
+    }
+
+    /// Refuses where a mount shows the volume, wherever it is.
+    fn refuse_if_used(&self, pool: &dyn Pool, volume: &Volume) -> Result<()> {
+        let mounts = self.mounts_of(pool, volume)?;
+        mounts.first().map_or(Ok(()), |mount| {
+            Err(Error::Precondition(format!(
+                "{} is in use at {}; unpublish and unstage it first",
+                volume.id,
+                quoted(&mount.point.to_string_lossy())
+            )))
+        })
+    }
+}
+
+/// The access of a new volume, which the pool must offer and a source must have.
+fn access(asked: Asked, features: &Features, origin: Option<&Origin>) -> Result<Access> {
+    if let Some(origin) = origin {
+        if asked.fits(origin.access) {
+            return Ok(origin.access);
+        }
+        let right = format!("the source is {}, and so must be its copy", origin.access);
+        return Err(Error::invalid("volume_capabilities", show(asked), right));
+    }
+    match asked {
+        Asked::Block => {
+            offered("volume_capabilities", "block", &features.block)?;
+            Ok(Access::Block)
+        }
+        Asked::Mount(fs) => {
+            let fs = fs.or(features.filesystems.first().copied());
+            let fs = fs.filter(|fs| features.filesystems.contains(fs));
+            fs.map(|fs| Access::Mount { fs }).ok_or_else(|| {
+                let names: Vec<_> = features.filesystems.iter().map(|fs| fs.name()).collect();
+                let right = match names.as_slice() {
+                    [] => "this pool can make no filesystem: its mkfs programs are missing".to_owned(),
+                    ["directory"] => {
+                        "a directory pool has no filesystem of its own to choose: leave it empty".to_owned()
+                    }
+                    names => format!("want one of {}", names.join(", ")),
+                };
+                Error::invalid("volume_capabilities.mount.fs_type", show(asked), right)
+            })
+        }
+    }
+}
+
+fn offered(field: &str, value: &str, offer: &Offer) -> Result<()> {
+    match offer {
+        Offer::Yes => Ok(()),
+        Offer::No(why) => Err(Error::invalid(field, value, why)),
+    }
+}
+
+/// The size of a new volume, at least that of its source.
+fn size(range: &Range, smallest: Bytes, origin: Option<&Origin>) -> Result<Bytes> {
+    let Some(origin) = origin else { return range.settle(smallest, DEFAULT_SIZE) };
+    let below = [("required_bytes", range.required), ("limit_bytes", range.limit)];
+    for (field, asked) in below {
+        if let Some(asked) = asked.filter(|asked| *asked < origin.size) {
+            return Err(Error::OutOfRange(format!(
+                "capacity_range.{field} {} is below the {} bytes of the source",
+                asked.get(),
+                origin.size.get()
+            )));
+        }
+    }
+    range.settle(origin.size, origin.size)
+}
+
+/// What can never fit is out of range; what does not fit now is a lack of room.
+fn refuse_beyond(size: Bytes, budget: Bytes) -> Result<()> {
+    if size <= budget {
+        return Ok(());
+    }
+    Err(Error::OutOfRange(format!(
+        "capacity_range.required_bytes {} is more than the pool can ever give: {} bytes",
+        size.get(),
+        budget.get()
+    )))
+}
+
+fn source_key(source: &Source) -> Option<Key> {
+    match source {
+        Source::Blank => None,
+        Source::Volume(id) => Some(Key::Object(ObjectId::Volume(*id))),
+        Source::Snapshot(id) => Some(Key::Object(ObjectId::Snapshot(*id))),
+    }
+}
+
+fn source_pool(source: &Source) -> Option<crate::model::PoolId> {
+    match source {
+        Source::Blank => None,
+        Source::Volume(id) => Some(id.pool()),
+        Source::Snapshot(id) => Some(id.pool()),
+    }
+}
+
+pub(super) fn show(asked: Asked) -> String {
+    match asked {
+        Asked::Block => "block".to_owned(),
+        Asked::Mount(None) => "mount".to_owned(),
+        Asked::Mount(Some(fs)) => format!("mount ({fs})"),
+    }
+}
+
+/// In what an existing volume differs from the request, in words.
+fn difference(have: &Volume, want: &CreateVolume) -> Option<String> {
+    if !want.asked.fits(have.access) {
+        return Some(format!("access {}, not {}", have.access, show(want.asked)));
+    }
+    if !want.range.holds(have.size) {
+        return Some(format!("size {} bytes, outside the capacity_range asked for", have.size.get()));
+    }
+    if want.source != have.source {
+        return Some("another volume_content_source".to_owned());
+    }
+    let keys = have.parameters.keys().chain(want.parameters.keys());
+    let key = keys.into_iter().find(|key| have.parameters.get(*key) != want.parameters.get(*key))?;
+    let value = |of: Option<&String>| of.map_or("unset".to_owned(), |value| quoted(value));
+    Some(format!(
+        "parameters[{key}] {}, not {}",
+        value(have.parameters.get(key)),
+        value(want.parameters.get(key))
+    ))
+}
