@@ -17,12 +17,14 @@
 
 mod data;
 mod lock;
+mod measure;
 mod tree;
 
 pub use data::{
     allocate, extent_count, program_path, random, random_hex, reflink, reflink_works, set_len, sync,
 };
 pub use lock::Lock;
+pub use measure::Measured;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
