@@ -290,6 +290,10 @@ fn configure(control: &File, file: &File, want: Attach) -> Result<(Loop, File)> 
             Err(e) => return Err(device.failed("open", e)),
         };
         match wire::configure(&held, Config::new(file.as_fd().as_raw_fd(), flags)) {
+            // Between the look and the attach another process may have forbidden discards on it: give it back.
+            Ok(()) if want.discard == Discard::Allow && device.lost_discard() => {
+                wire::clear(&held).map_err(|e| device.failed("detach", e))?;
+            }
             Ok(()) => return Ok((device, held)),
             // Taken meanwhile, or still being taken down.
             Err(Errno::BUSY | Errno::NXIO) => {}

@@ -149,11 +149,11 @@ fn a_forbidden_discard_stays_with_the_volume_and_not_with_the_number() {
     crate::os::file::allocate(&image.file, 16 << 20).unwrap();
     for _ in 0..3 {
         let (_, worked, allocated) = discard(&image, Attach { discard: Discard::Forbid, ..AUTO });
-        assert!(!worked && allocated == 16 << 20);
+        assert_eq!((worked, allocated), (false, 16 << 20));
         assert!(image.is_gone());
     }
     let (_, worked, allocated) = discard(&image, AUTO);
-    assert!(worked && allocated == 0);
+    assert_eq!((worked, allocated), (true, 0));
 }
 
 #[test]
