@@ -3,6 +3,7 @@
 
 pub mod file;
 pub mod fs;
+pub mod label;
 pub mod loopdev;
 pub mod mount;
 pub mod process;
