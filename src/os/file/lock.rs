@@ -2,13 +2,13 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
-use super::{Dir, PRIVATE, one_component};
+use super::{Access, Dir, PRIVATE, one_component};
 use crate::error::{Error, Result};
 
 const PAUSE: Duration = Duration::from_millis(50);
@@ -35,7 +35,8 @@ impl Dir {
     pub fn lock_within(&self, name: impl AsRef<OsStr>, wait: Duration) -> Result<Lock> {
         let name = one_component(name.as_ref())?;
         let fd = self
-            .open_beneath(name, OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK, PRIVATE)
+            // For reading: a file that is open for writing would keep its filesystem from being remounted read-only.
+            .open_beneath(name, OFlags::RDONLY | OFlags::CREATE | OFlags::NONBLOCK, PRIVATE)
             .map_err(|e| self.failed("open the lock", name, e))?;
         let file = File::from(fd);
         let started = Instant::now();
@@ -53,22 +54,27 @@ impl Dir {
                 Err(e) => return Err(self.failed("lock", name, e)),
             }
         }
-        sign(&file).map_err(|e| Error::host(format!("failed to write the lock {}", self.at(name)), e))?;
+        self.sign(name)?;
         Ok(Lock { _file: file })
     }
-}
 
-/// Writes who we are, for the message of whoever comes second. Not synced: it means nothing after a reboot.
-fn sign(file: &File) -> std::io::Result<()> {
-    let pid = std::process::id();
-    file.set_len(0)?;
-    let mut file = file;
-    writeln!(
-        file,
-        "pid {pid} started {} as {}",
-        start(pid).unwrap_or_default(),
-        command(pid).unwrap_or_default()
-    )
+    /// Writes who we are, for the message of whoever comes second. Not synced: it means nothing after a reboot.
+    fn sign(&self, name: &OsStr) -> Result<()> {
+        let Some(mut file) = self.open_file(name, Access::ReadWrite)? else {
+            return Err(Error::Unavailable(format!("the lock {} vanished", self.at(name))));
+        };
+        let pid = std::process::id();
+        let (started, command) = (start(pid).unwrap_or_default(), command(pid).unwrap_or_default());
+        let signed =
+            file.set_len(0).and_then(|()| writeln!(file, "pid {pid} started {started} as {command}"));
+        match signed {
+            // On a full disk the holder stays unnamed: whoever wants to delete from it must still get in.
+            Err(error) if error.kind() != ErrorKind::StorageFull => {
+                Err(Error::host(format!("failed to write the lock {}", self.at(name)), error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
 }
 
 /// What the lock file says about its holder, checked against the process that has this pid now.
