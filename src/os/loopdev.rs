@@ -127,18 +127,31 @@ pub fn attach(file: &File, want: Attach) -> Result<Attached> {
     }
 }
 
-/// Every loop device that shows the file with this device and inode, as in `st_dev` and `st_ino`.
-pub fn find(device: u64, inode: u64) -> Result<Vec<Found>> {
-    let mut found = Vec::new();
+/// The file that a loop device shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Backing {
+    /// The device of its filesystem, as in `st_dev`.
+    pub device: u64,
+    /// Its inode number.
+    pub inode: u64,
+}
+
+/// Every loop device of this host that shows a file.
+pub fn all() -> Result<Vec<(Backing, Found)>> {
+    let mut all = Vec::new();
     for number in attached_numbers()? {
         let candidate = Loop::new(number);
-        if let Some((_, info)) = candidate.info_if_attached()?
-            && (info.device, info.inode) == (device, inode)
-        {
-            found.push(info.found(candidate));
+        if let Some((_, info)) = candidate.info_if_attached()? {
+            all.push((Backing { device: info.device, inode: info.inode }, info.found(candidate)));
         }
     }
-    Ok(found)
+    Ok(all)
+}
+
+/// Every loop device that shows the file with this device and inode, as in `st_dev` and `st_ino`.
+pub fn find(device: u64, inode: u64) -> Result<Vec<Found>> {
+    let wanted = Backing { device, inode };
+    Ok(all()?.into_iter().filter(|(backing, _)| *backing == wanted).map(|(_, found)| found).collect())
 }
 
 impl Loop {
