@@ -39,6 +39,7 @@ enum Word {
     Commit(u8),
     LogBufferKib(u16),
     NoUuid,
+    ProjectQuota,
 }
 
 /// What the kernel is told about one option when a filesystem is mounted.
@@ -116,6 +117,11 @@ impl MountOption {
         MountOption(Word::NoUuid)
     }
 
+    /// Lets an xfs enforce the sizes of directories. No caller can ask for it.
+    pub fn project_quota() -> MountOption {
+        MountOption(Word::ProjectQuota)
+    }
+
     /// The option that makes the whole filesystem read-only.
     pub fn read_only() -> MountOption {
         MountOption(Word::ReadOnly)
@@ -144,6 +150,7 @@ impl MountOption {
             Word::Commit(_) => "commit",
             Word::LogBufferKib(_) => "logbsize",
             Word::NoUuid => "nouuid",
+            Word::ProjectQuota => "prjquota",
         }
     }
 
@@ -153,9 +160,13 @@ impl MountOption {
             Word::NoAtime | Word::RelAtime | Word::NoDirAtime | Word::NoExec | Word::NoSuid | Word::NoDev => {
                 Parameter::OfTheMount
             }
-            Word::ReadOnly | Word::Discard | Word::Sync | Word::DirSync | Word::LazyTime | Word::NoUuid => {
-                Parameter::Flag(self.key())
-            }
+            Word::ReadOnly
+            | Word::Discard
+            | Word::Sync
+            | Word::DirSync
+            | Word::LazyTime
+            | Word::NoUuid
+            | Word::ProjectQuota => Parameter::Flag(self.key()),
             Word::DataOrdered => Parameter::Text("data", "ordered".to_owned()),
             Word::Commit(seconds) => Parameter::Text("commit", seconds.to_string()),
             Word::LogBufferKib(kib) => Parameter::Text("logbsize", format!("{kib}k")),
@@ -180,7 +191,8 @@ impl MountOption {
             | Word::DataOrdered
             | Word::Commit(_)
             | Word::LogBufferKib(_)
-            | Word::NoUuid => MountAttrFlags::empty(),
+            | Word::NoUuid
+            | Word::ProjectQuota => MountAttrFlags::empty(),
         }
     }
 
