@@ -13,11 +13,17 @@
 //!
 //! `tests/contract.rs` runs it over every kind.
 
+pub mod home;
+mod mounted;
+pub mod prepare;
+#[cfg(test)]
+mod rig;
 pub mod sim;
 
 use std::fs::File;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::model::{Access, Allocation, Bytes, Filesystem, PoolId, SnapshotId, Source, Volume, VolumeId};
@@ -403,12 +409,16 @@ pub struct Setup {
     pub size: Option<Bytes>,
 }
 
-/// Opens a pool of whatever kind.
-pub fn open(setup: &Setup) -> Result<std::sync::Arc<dyn Pool>> {
-    match setup.kind {
-        Kind::Sim => Ok(std::sync::Arc::new(sim::SimPool::open(setup)?)),
-        Kind::Image | Kind::Directory => Err(Error::Unsupported("not in this step".to_owned())),
-    }
+/// Opens a pool: the one place that knows which kind is which type.
+///
+/// # Errors
+/// `Unavailable` where it is not there or another process has it; `Precondition` where it is not what `setup` says.
+pub fn open(setup: &Setup) -> Result<Arc<dyn Pool>> {
+    Ok(match setup.kind {
+        Kind::Image => return Err(Error::Unsupported("this build has no image pools".to_owned())),
+        Kind::Directory => return Err(Error::Unsupported("this build has no directory pools".to_owned())),
+        Kind::Sim => Arc::new(sim::SimPool::open(setup)?),
+    })
 }
 
 /// Whether the size of a directory volume must be enforced.

@@ -1,0 +1,317 @@
+//! The directory of a pool: what the kinds on a real filesystem share.
+//!
+//! Owns: the marker that makes a directory a pool, the lock, the four directories below, and the proof that the pool is
+//! still there. Never: knows volumes, formats, or follows a path again after it was opened.
+//!
+//! Open                                              Repair
+//!  1. mount, where the setup names file or device    A. mounted already: used, if it is that file's or that device's
+//!  2. hold the directory, read and check the marker  B. no marker, or another's: refused, nothing is written
+//!  3. lock; a second process waits, then gives up    C. a dead process holds no lock
+//!  4. make the directories that are missing          D. again, each step is safe to repeat
+//!  5. remove what a dead process was writing         E. as D
+//!
+//! Layout: `pool.json` (the marker), `lock`, `volumes/`, `snapshots/`, `tmp/`, `records/`.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::StatVfsMountFlags;
+use serde::{Deserialize, Serialize};
+
+use super::{Found, Kind, Problem, Setup, Severity, mounted};
+use crate::error::{Error, Result};
+use crate::model::{Bytes, PoolId, Time};
+use crate::os::file::{self, Dir, Identity, Lock};
+use crate::os::{fs, mount};
+
+/// The name of the marker.
+pub(super) const MARKER: &str = "pool.json";
+const VOLUMES: &str = "volumes";
+const SNAPSHOTS: &str = "snapshots";
+const TMP: &str = "tmp";
+const RECORDS: &str = "records";
+/// The directories of a pool.
+pub(super) const DIRECTORIES: [&str; 4] = [VOLUMES, SNAPSHOTS, TMP, RECORDS];
+const LOCK: &str = "lock";
+/// What a filesystem makes by itself.
+pub(super) const LOST_AND_FOUND: &str = "lost+found";
+/// The schema of the marker that this program writes, and the newest that it reads.
+const SCHEMA: u32 = 1;
+const MOST_MARKER: usize = 4096;
+/// How long a second process waits for the first to finish.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a pool says about itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Marker {
+    /// The version of this form.
+    pub(super) schema: u32,
+    /// The pool's identity.
+    pub(super) id: PoolId,
+    /// The name of its kind.
+    pub(super) kind: String,
+    /// When it was made.
+    pub(super) created: Time,
+    /// Whether it lies in a file that takes its host's space only when it is written.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) sparse: bool,
+    /// The file in which it was made, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) file: Option<PathBuf>,
+    /// The device on which it was made, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) device: Option<PathBuf>,
+}
+
+/// How full the filesystem of a pool is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Space {
+    /// All that a pool can ever hold.
+    pub(super) total: Bytes,
+    /// What can still be written.
+    pub(super) free: Bytes,
+    /// What is taken.
+    pub(super) used: Bytes,
+}
+
+/// A pool's directory, open and locked.
+#[derive(Debug)]
+pub struct Home {
+    name: String,
+    path: PathBuf,
+    marker: Marker,
+    root: Dir,
+    identity: Identity,
+    volumes: Dir,
+    snapshots: Dir,
+    tmp: Dir,
+    records: Dir,
+    /// The file of a sparse pool: its filesystem is the one that must have room.
+    host: Option<File>,
+    _lock: Lock,
+}
+
+impl Marker {
+    /// Of a new pool.
+    pub(super) fn new(id: PoolId, kind: Kind) -> Self {
+        Marker {
+            schema: SCHEMA,
+            id,
+            kind: kind.name().to_owned(),
+            created: Time::now(),
+            sparse: false,
+            file: None,
+            device: None,
+        }
+    }
+
+    /// The marker of the pool in this directory; none where there is no pool.
+    pub(super) fn read(root: &Dir) -> Result<Option<Marker>> {
+        let Some(bytes) = root.read(MARKER, MOST_MARKER)? else {
+            return Ok(None);
+        };
+        let at = root.path().join(MARKER);
+        let corrupt = |error: serde_json::Error| {
+            Error::Corrupt(format!("the marker `{}` cannot be read: {error}", at.display()))
+        };
+        let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(corrupt)?;
+        let schema = value.get("schema").and_then(serde_json::Value::as_u64);
+        if schema.is_some_and(|schema| schema > u64::from(SCHEMA)) {
+            return Err(Error::Precondition(format!(
+                "the pool at `{}` was written by a newer Rockpool (schema {}, this one knows {SCHEMA})",
+                root.path().display(),
+                schema.unwrap_or_default()
+            )));
+        }
+        serde_json::from_value(value).map(Some).map_err(corrupt)
+    }
+
+    /// Makes `root` a pool, directories first: a directory with a marker is whole.
+    pub(super) fn write(&self, root: &Dir) -> Result<()> {
+        for name in DIRECTORIES {
+            root.ensure(name, 0o700)?;
+        }
+        let mut text = serde_json::to_vec_pretty(self)
+            .map_err(|error| Error::Corrupt(format!("failed to write the marker: {error}")))?;
+        text.push(b'\n');
+        root.replace(MARKER, &text)
+    }
+}
+
+impl Home {
+    /// Opens the pool that `setup` describes, mounting it where it is not mounted yet.
+    ///
+    /// # Errors
+    /// `Unavailable` where the pool is not there or another process has it, `Precondition` where it is read-only or
+    /// not what the setup says.
+    pub fn open(setup: &Setup) -> Result<Home> {
+        mounted::ensure(setup)?;
+        let root = Dir::open(&setup.path).map_err(|error| missing(setup, &crate::error::chain(&error)))?;
+        let marker = Marker::read(&root)?
+            .ok_or_else(|| missing(setup, "no pool.json lies there; is its disk mounted?"))?;
+        if marker.kind != setup.kind.name() {
+            return Err(Error::Precondition(format!(
+                "pool `{}`: kind `{}` is configured, but the pool at `{}` is of kind `{}`",
+                setup.name,
+                setup.kind.name(),
+                setup.path.display(),
+                marker.kind
+            )));
+        }
+        writable(&setup.name, &root)?;
+        let lock = root.lock_within(LOCK, PATIENCE)?;
+        let host = if marker.sparse { mounted::host_file(setup, &marker, &root)? } else { None };
+        let home = Home {
+            name: setup.name.clone(),
+            path: setup.path.clone(),
+            identity: root.identity()?,
+            volumes: root.ensure(VOLUMES, 0o700)?,
+            snapshots: root.ensure(SNAPSHOTS, 0o700)?,
+            tmp: root.ensure(TMP, 0o700)?,
+            records: root.ensure(RECORDS, 0o700)?,
+            marker,
+            root,
+            host,
+            _lock: lock,
+        };
+        home.present()?;
+        sweep(&home.root)?;
+        sweep(&home.tmp)?;
+        Ok(home)
+    }
+
+    /// The pool's identity.
+    pub fn id(&self) -> PoolId {
+        self.marker.id
+    }
+
+    /// The operator's name for it, for messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The root of the pool.
+    pub fn root(&self) -> &Dir {
+        &self.root
+    }
+
+    /// Where finished volumes lie.
+    pub fn volumes(&self) -> &Dir {
+        &self.volumes
+    }
+
+    /// Where finished snapshots lie.
+    pub fn snapshots(&self) -> &Dir {
+        &self.snapshots
+    }
+
+    /// Where unfinished things lie.
+    pub fn tmp(&self) -> &Dir {
+        &self.tmp
+    }
+
+    /// Where the engine keeps its records.
+    pub fn records(&self) -> &Dir {
+        &self.records
+    }
+
+    /// The name of the filesystem that the pool lies on, for messages.
+    pub(super) fn filesystem(&self) -> Result<String> {
+        let mount = mount::table()?.into_iter().find(|mount| mount.id == self.identity.mount);
+        Ok(mount.map_or_else(|| "an unknown filesystem".to_owned(), |mount| mount.kind))
+    }
+
+    /// Whether the pool lies in a file that takes its host's space only when it is written.
+    pub(super) fn is_sparse(&self) -> bool {
+        self.host.is_some()
+    }
+
+    /// Whether the path still shows what was opened, and it can be written.
+    ///
+    /// # Errors
+    /// `Unavailable` where it is gone or another, `Precondition` where it is read-only.
+    pub fn present(&self) -> Result<()> {
+        // A fresh look at the path: the held directory alone would go on working below a mount that covers it.
+        match Dir::open(&self.path).and_then(|shown| shown.identity()) {
+            Ok(shown) if shown == self.identity => writable(&self.name, &self.root),
+            Ok(_) => Err(Error::Unavailable(format!(
+                "pool `{}` is away: `{}` shows another directory than the one that was opened; \
+                 mount the pool there again and restart",
+                self.name,
+                self.path.display()
+            ))),
+            Err(error) => Err(Error::Unavailable(format!(
+                "pool `{}` is away: {}",
+                self.name,
+                crate::error::chain(&error)
+            ))),
+        }
+    }
+
+    /// How full the filesystem is; a sparse pool has no more than its host has free.
+    pub(super) fn space(&self) -> Result<Space> {
+        let own = space_of(&self.root)?;
+        let Some(host) = &self.host else {
+            return Ok(own);
+        };
+        let free = own.free.min(space_of(host)?.free);
+        Ok(Space { total: Bytes::new(own.used.get().saturating_add(free.get())), free, used: own.used })
+    }
+
+    /// What lies where nothing of a pool lies: names for people.
+    pub(super) fn strangers(&self) -> Result<Vec<Found>> {
+        let ours = |name: &OsString| {
+            [MARKER, LOCK, LOST_AND_FOUND].iter().chain(&DIRECTORIES).any(|ours| name == *ours)
+        };
+        let strange = |name: OsString| {
+            let shown = name.to_string_lossy().into_owned();
+            if file::is_temporary(&name) { Found::Debris(shown) } else { Found::Foreign(shown) }
+        };
+        Ok(self.root.names()?.into_iter().filter(|name| !ours(name)).map(strange).collect())
+    }
+}
+
+/// How full the filesystem is on which something lies. What is kept for root alone is not counted at all.
+pub(super) fn space_of(on: impl std::os::fd::AsFd) -> Result<Space> {
+    let now = fs::space(on)?;
+    let (used, free) = (now.total.saturating_sub(now.free), now.available);
+    Ok(Space { total: Bytes::new(used.saturating_add(free)), free: Bytes::new(free), used: Bytes::new(used) })
+}
+
+/// How much is free where `path`, a directory, lies.
+pub(super) fn free_at(path: &Path) -> Result<Bytes> {
+    Ok(space_of(Dir::open(path)?)?.free)
+}
+
+/// What [`Home::present`] found, as a problem.
+pub(super) fn absence(error: &Error) -> Problem {
+    let reason = if matches!(error, Error::Precondition(_)) { "PoolReadOnly" } else { "PoolMissing" };
+    Problem { severity: Severity::Inaccessible, reason, message: crate::error::chain(error) }
+}
+
+/// Removes what a process that died was writing; nobody else writes here, since we hold the lock.
+fn sweep(dir: &Dir) -> Result<()> {
+    let mut left = dir.names()?.into_iter().filter(|name| file::is_temporary(name));
+    left.try_for_each(|name| dir.remove(name).map(drop))
+}
+
+fn missing(setup: &Setup, why: &str) -> Error {
+    Error::Unavailable(format!("pool `{}` is not at `{}`: {why}", setup.name, setup.path.display()))
+}
+
+fn writable(name: &str, root: &Dir) -> Result<()> {
+    let stat = rustix::fs::fstatvfs(root)
+        .map_err(|error| Error::host(format!("failed to look at pool `{name}`"), error.into()))?;
+    if stat.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Err(Error::Precondition(format!(
+            "pool `{name}`: its filesystem at `{}` is mounted read-only",
+            root.path().display()
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+#![allow(clippy::disallowed_methods, reason = "the test makes its own files")]
+
+use super::*;
+use crate::pool::Quota;
+use crate::pool::rig::Rig;
+
+/// A directory with a pool in it, on whatever the host's temporary directory lies on.
+fn plain() -> (tempfile::TempDir, Setup, Marker) {
+    let dir = tempfile::tempdir().unwrap();
+    let marker = Marker::new(PoolId::new([7; 6]), Kind::Directory);
+    marker.write(&Dir::open(dir.path()).unwrap()).unwrap();
+    let setup = Setup {
+        name: "test".to_owned(),
+        kind: Kind::Directory,
+        path: dir.path().to_owned(),
+        file: None,
+        device: None,
+        quota: Quota::None,
+        size: None,
+    };
+    (dir, setup, marker)
+}
+
+#[test]
+fn a_pool_is_told_by_its_marker_and_nothing_else() {
+    let (dir, setup, marker) = plain();
+    let home = Home::open(&setup).unwrap();
+    assert_eq!((home.id(), home.marker.clone()), (marker.id, marker));
+    assert!(!home.is_sparse());
+    drop(home);
+
+    let other = Setup { kind: Kind::Image, ..setup.clone() };
+    let error = Home::open(&other).unwrap_err();
+    assert!(matches!(error, Error::Precondition(_)), "{error:?}");
+    assert!(error.to_string().contains("`directory`"), "{error}");
+
+    let newer = r#"{"schema": 2, "id": "not even an id"}"#;
+    std::fs::write(dir.path().join(MARKER), newer).unwrap();
+    let error = Home::open(&setup).unwrap_err();
+    assert!(matches!(error, Error::Precondition(_)), "{error:?}");
+    std::fs::write(dir.path().join(MARKER), "{}").unwrap();
+    assert!(matches!(Home::open(&setup), Err(Error::Corrupt(_))));
+}
+
+#[test]
+fn a_directory_without_a_marker_is_a_pool_that_is_away_and_stays_as_it_is() {
+    let (dir, setup, _) = plain();
+    std::fs::remove_file(dir.path().join(MARKER)).unwrap();
+    std::fs::remove_dir(dir.path().join(TMP)).unwrap();
+    let error = Home::open(&setup).unwrap_err();
+    assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+    let nowhere = Setup { path: dir.path().join("nowhere"), ..setup };
+    assert!(matches!(Home::open(&nowhere), Err(Error::Unavailable(_))));
+}
+
+#[test]
+fn what_is_not_of_a_pool_is_named() {
+    let (dir, setup, _) = plain();
+    let home = Home::open(&setup).unwrap();
+    assert_eq!(home.strangers().unwrap(), []);
+    std::fs::write(dir.path().join("notes"), "").unwrap();
+    std::fs::create_dir(dir.path().join(LOST_AND_FOUND)).unwrap();
+    assert_eq!(home.strangers().unwrap(), [Found::Foreign("notes".to_owned())]);
+}
+
+#[test]
+fn another_directory_at_the_path_is_not_the_pool() {
+    let (dir, setup, _) = plain();
+    let home = Home::open(&setup).unwrap();
+    let aside = dir.path().with_extension("aside");
+    std::fs::rename(dir.path(), &aside).unwrap();
+    assert!(matches!(home.present(), Err(Error::Unavailable(_))));
+    std::fs::create_dir(dir.path()).unwrap();
+    assert!(matches!(home.present(), Err(Error::Unavailable(_))));
+    std::fs::remove_dir(dir.path()).unwrap();
+    std::fs::rename(&aside, dir.path()).unwrap();
+    home.present().unwrap();
+}
+
+#[test]
+fn a_sparse_pool_promises_no_more_than_its_host_has() {
+    let rig = Rig::new();
+    let home = Home::open(&rig.setup).unwrap();
+    assert!(home.is_sparse());
+    let (own, host) = (space_of(home.root()).unwrap(), space_of(home.host.as_ref().unwrap()).unwrap());
+    let space = home.space().unwrap();
+    assert_eq!(space.free, own.free.min(host.free));
+    assert!(space.total <= own.total);
+}
+
+#[test]
+fn what_a_dead_process_was_writing_is_swept() {
+    let (dir, setup, _) = plain();
+    std::fs::write(dir.path().join(".new.0123"), "").unwrap();
+    std::fs::write(dir.path().join(TMP).join(".new.0123"), "").unwrap();
+    let home = Home::open(&setup).unwrap();
+    assert_eq!(home.strangers().unwrap(), []);
+    assert_eq!(home.tmp().names().unwrap().len(), 0);
+}
