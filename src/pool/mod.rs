@@ -14,6 +14,7 @@
 //! `tests/contract.rs` runs it over every kind.
 
 pub mod home;
+pub mod image;
 mod mounted;
 pub mod prepare;
 #[cfg(test)]
@@ -415,7 +416,7 @@ pub struct Setup {
 /// `Unavailable` where it is not there or another process has it; `Precondition` where it is not what `setup` says.
 pub fn open(setup: &Setup) -> Result<Arc<dyn Pool>> {
     Ok(match setup.kind {
-        Kind::Image => return Err(Error::Unsupported("this build has no image pools".to_owned())),
+        Kind::Image => Arc::new(image::ImagePool::open(setup)?),
         Kind::Directory => return Err(Error::Unsupported("this build has no directory pools".to_owned())),
         Kind::Sim => Arc::new(sim::SimPool::open(setup)?),
     })

@@ -1,0 +1,320 @@
+//! Image pools: one file a volume, attached through a loop device.
+//!
+//! Owns: everything below `volumes`, `snapshots` and `tmp` of the pool, and the loop devices on it. Never: formats what
+//! exists, makes a second writable device on one file, or freezes the filesystem that the images lie on.
+//!
+//! Create and snapshot                                Repair
+//!  1. the flush of a mounted source                   A. tmp/<id>: removed by a retry, by destroy and by forget
+//!  2. tmp/<id>: a hole, allocated, or a clone         B. in volumes/ or snapshots/ it is whole: a retry syncs the
+//!  3. mkfs, on a blank volume only                       directory again and answers
+//!  4. fsync, rename to its place, fsync both directories
+//!
+//! Grow                                               Repair
+//!  1. a longer file, fsync                            A. again, each step is safe to repeat
+//!  2. the size of the attached device                 B. `attach` compares both sizes as well
+//!
+//! Destroy and forget                                 Repair
+//!  1. unlink in place, fsync of the directory         A. again, absent is synced too
+//!  2. unlink below tmp                                B. what comes back after a power cut is debris
+
+mod devices;
+mod watch;
+
+use std::fs::File;
+use std::sync::Mutex;
+
+use super::home::Home;
+use super::{Attach, Attached, Features, Found, Kind, Offer, Pool, Problem, Setup, Thaw, UNIT, Usage};
+use crate::error::{Error, Result};
+use crate::model::{Access, Allocation, Bytes, Filesystem, PoolId, SnapshotId, Source, Volume, VolumeId};
+use crate::os::file::{self, Dir, Stat};
+use crate::os::fs::{self, FsKind};
+use crate::os::label;
+use devices::Devices;
+
+/// What a reserved image carries: nothing else says at attach that its space must stay taken.
+const RESERVED: &str = "trusted.rockpool.reserved";
+
+/// A pool of image files.
+#[derive(Debug)]
+pub struct ImagePool {
+    home: Home,
+    features: Features,
+    devices: Devices,
+    /// What others take on the filesystem, as of the last look: a look costs one stat per object.
+    foreign: Mutex<Bytes>,
+}
+
+impl ImagePool {
+    /// Opens the pool that `setup` describes.
+    pub fn open(setup: &Setup) -> Result<ImagePool> {
+        let home = Home::open(setup)?;
+        let features = features(&home)?;
+        let devices = Devices::find(home.volumes())?;
+        let pool = ImagePool { home, features, devices, foreign: Mutex::default() };
+        pool.look_for_foreign()?;
+        Ok(pool)
+    }
+
+    /// Makes an object under a temporary name, and shows it when it is whole.
+    fn make(&self, name: &str, place: &Dir, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+        let tmp = self.home.tmp();
+        if tmp.stat(name)?.is_some() {
+            tmp.remove(name)?;
+        }
+        let file = tmp.create(name)?;
+        let made =
+            fill(&file).and_then(|()| file::sync(&file)).and_then(|()| tmp.rename_into(name, place, name));
+        made.inspect_err(|_| {
+            if let Err(error) = tmp.remove(name) {
+                tracing::warn!(
+                    name,
+                    error = crate::error::chain(&error),
+                    "failed to remove a half made object"
+                );
+            }
+        })
+    }
+
+    fn fill(&self, file: &File, want: &Volume) -> Result<()> {
+        let size = want.size.get();
+        let source = match &want.source {
+            Source::Blank => None,
+            Source::Volume(id) => {
+                self.devices.flush(id, self.home.volumes())?;
+                Some(object(self.home.volumes(), &id.to_string(), "volume")?)
+            }
+            Source::Snapshot(id) => Some(object(self.home.snapshots(), &id.to_string(), "snapshot")?),
+        };
+        if let Some(source) = &source {
+            let have = file::stat(source)?.size;
+            if have > size {
+                return Err(Error::OutOfRange(format!(
+                    "a clone of {have} bytes cannot be {size} bytes long"
+                )));
+            }
+            file::reflink(source, file)?;
+        }
+        match want.allocation {
+            Allocation::Sparse => file::set_len(file, size)?,
+            // What a clone shares stays shared: its first overwrite takes space, which the engine's ledger promised.
+            Allocation::Reserved => {
+                file::allocate(file, size)?;
+                label::set(file, RESERVED, b"1")?;
+            }
+        }
+        match (want.access, want.source) {
+            (Access::Mount { fs: Filesystem::Ext4 }, Source::Blank) => format(file, want, FsKind::Ext4),
+            (Access::Mount { fs: Filesystem::Xfs }, Source::Blank) => format(file, want, FsKind::Xfs),
+            // A clone brings its filesystem along. A shared directory never gets here: the features exclude it.
+            (Access::Mount { .. } | Access::Block, _) => Ok(()),
+        }
+    }
+
+    /// Removes an object and what is half made of it.
+    fn remove(&self, name: &str, place: &Dir) -> Result<()> {
+        place.remove(name)?;
+        // Not synced when it is not there: what comes back is debris.
+        if self.home.tmp().stat(name)?.is_some() {
+            self.home.tmp().remove(name)?;
+        }
+        Ok(())
+    }
+}
+
+impl Pool for ImagePool {
+    fn id(&self) -> PoolId {
+        self.home.id()
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Image
+    }
+
+    fn features(&self) -> Features {
+        self.features.clone()
+    }
+
+    fn home(&self) -> Option<&Dir> {
+        Some(self.home.records())
+    }
+
+    fn present(&self) -> Result<()> {
+        self.home.present()
+    }
+
+    fn usage(&self) -> Result<Usage> {
+        self.home.present()?;
+        let space = self.home.space()?;
+        let foreign = *self.foreign.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Ok(Usage { total: space.total, free: space.free, foreign })
+    }
+
+    fn scan(&self) -> Result<Vec<Found>> {
+        self.home.present()?;
+        let mut found = self.home.strangers()?;
+        let volume = |id, stat: &Stat| Found::Volume(id, Bytes::new(stat.size));
+        found.extend(objects(self.home.volumes(), volume)?);
+        let snapshot = |id, stat: &Stat| Found::Snapshot(id, Bytes::new(stat.size));
+        found.extend(objects(self.home.snapshots(), snapshot)?);
+        let debris = self.home.tmp().names()?;
+        found.extend(debris.iter().map(|name| Found::Debris(format!("tmp/{}", name.to_string_lossy()))));
+        Ok(found)
+    }
+
+    fn create(&self, want: &Volume) -> Result<()> {
+        self.home.present()?;
+        self.features.require(want)?;
+        let (name, volumes) = (want.id.to_string(), self.home.volumes());
+        match volumes.stat(&name)? {
+            Some(have) if have.size == want.size.get() => volumes.sync(),
+            Some(have) => Err(Error::Conflict(format!(
+                "volume {name} exists with {} bytes, not {}",
+                have.size,
+                want.size.get()
+            ))),
+            None => self.make(&name, volumes, |file| self.fill(file, want)),
+        }
+    }
+
+    fn grow(&self, id: &VolumeId, size: Bytes) -> Result<Bytes> {
+        self.home.present()?;
+        let size = size
+            .checked_round_up(UNIT)
+            .ok_or_else(|| Error::OutOfRange(format!("size {} is larger than any disk", size.get())))?;
+        let name = id.to_string();
+        let file = writable(self.home.volumes(), &name)?;
+        if file::stat(&file)?.size < size.get() {
+            if label::has(&file, RESERVED)? {
+                file::allocate(&file, size.get())?;
+            } else {
+                file::set_len(&file, size.get())?;
+            }
+        }
+        // Also when it was long enough: whoever made it so may have died before this line.
+        file::sync(&file)?;
+        self.devices.resize(id, &file)?;
+        Ok(Bytes::new(file::stat(&file)?.size))
+    }
+
+    fn destroy(&self, id: &VolumeId) -> Result<()> {
+        self.home.present()?;
+        self.devices.release(id)?;
+        self.remove(&id.to_string(), self.home.volumes())
+    }
+
+    fn snapshot(&self, id: &SnapshotId, of: &VolumeId) -> Result<Bytes> {
+        self.home.present()?;
+        self.features.snapshots.require()?;
+        let (name, snapshots) = (id.to_string(), self.home.snapshots());
+        if snapshots.stat(&name)?.is_some() {
+            snapshots.sync()?;
+        } else {
+            let source = object(self.home.volumes(), &of.to_string(), "volume")?;
+            self.devices.flush(of, self.home.volumes())?;
+            self.make(&name, snapshots, |file| file::reflink(&source, file))?;
+        }
+        let made =
+            snapshots.stat(&name)?.ok_or_else(|| Error::Unavailable(format!("snapshot {name} vanished")))?;
+        Ok(Bytes::new(made.allocated))
+    }
+
+    fn forget(&self, id: &SnapshotId) -> Result<()> {
+        self.home.present()?;
+        self.remove(&id.to_string(), self.home.snapshots())
+    }
+
+    fn attach(&self, id: &VolumeId, how: Attach) -> Result<Attached> {
+        self.home.present()?;
+        let file = writable(self.home.volumes(), &id.to_string())?;
+        self.devices.attach(id, &file, how).map(Attached::Device)
+    }
+
+    fn attached(&self, id: &VolumeId, how: Attach) -> Result<Option<Attached>> {
+        self.home.present()?;
+        Ok(self.devices.attached(id, self.home.volumes(), how)?.map(Attached::Device))
+    }
+
+    fn detach(&self, id: &VolumeId) -> Result<()> {
+        self.home.present()?;
+        self.devices.release(id)
+    }
+
+    fn freeze(&self, ids: &[VolumeId]) -> Result<Thaw> {
+        self.home.present()?;
+        self.devices.freeze(ids, self.home.volumes())
+    }
+
+    fn health(&self, of: Option<&VolumeId>) -> Vec<Problem> {
+        match of {
+            None => self.pool_problems(),
+            Some(id) => self.volume_problems(id),
+        }
+    }
+
+    fn tend(&self) -> Result<()> {
+        self.home.present()?;
+        let trimmed = self.trim();
+        self.look_for_foreign()?;
+        trimmed
+    }
+}
+
+/// What the filesystem below can do of what the kind can.
+fn features(home: &Home) -> Result<Features> {
+    let mut features = Kind::Image.features();
+    let clones = match file::reflink_works(home.tmp()) {
+        // A full pool must open, or nobody could delete from it; a clone fails for itself where there is no reflink.
+        Err(Error::Full(_)) => true,
+        other => other?,
+    };
+    if !clones {
+        let filesystem = home.filesystem()?;
+        let reason =
+            format!("pool `{}` lies on {filesystem} without reflink, so it cannot clone a file", home.name());
+        features.snapshots = Offer::No(reason.clone());
+        features.groups = Offer::No(reason);
+    }
+    Ok(features)
+}
+
+fn format(file: &File, want: &Volume, kind: FsKind) -> Result<()> {
+    let uuid = want.fs_uuid.ok_or_else(|| {
+        Error::Corrupt(format!(
+            "volume {} is to get a filesystem, but its record has no UUID for it",
+            want.id
+        ))
+    })?;
+    fs::make(kind, &file::program_path(file), &uuid.to_string(), None)
+}
+
+fn object(place: &Dir, name: &str, noun: &str) -> Result<File> {
+    place
+        .open_file(name, file::Access::ReadOnly)?
+        .ok_or_else(|| Error::NotFound(format!("{noun} {name} has no bytes in this pool")))
+}
+
+fn writable(volumes: &Dir, name: &str) -> Result<File> {
+    volumes
+        .open_file(name, file::Access::ReadWrite)?
+        .ok_or_else(|| Error::NotFound(format!("volume {name} has no bytes in this pool")))
+}
+
+/// What lies in one directory: objects by their ids, and what is not ours.
+fn objects<I: std::str::FromStr>(place: &Dir, found: impl Fn(I, &Stat) -> Found) -> Result<Vec<Found>> {
+    let within = place.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut all = Vec::new();
+    for name in place.names()? {
+        let text = name.to_string_lossy();
+        // Gone since the listing: no longer found.
+        let Some(stat) = place.stat(&name)? else { continue };
+        all.push(match text.parse::<I>() {
+            Ok(id) if stat.kind == file::Kind::File => found(id, &stat),
+            Ok(_) | Err(_) => Found::Foreign(format!("{within}/{text}")),
+        });
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests;

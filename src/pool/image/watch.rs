@@ -1,0 +1,140 @@
+//! What is wrong with an image pool or one of its volumes, and its upkeep.
+//!
+//! Owns: the words of the problems. Never: changes a volume, or reads its data.
+
+use super::ImagePool;
+use crate::error::{Result, chain};
+use crate::model::{Bytes, VolumeId};
+use crate::os::mount::{Here, Place};
+use crate::os::{file, fs, label, mount};
+use crate::pool::home::absence;
+use crate::pool::{Problem, Severity};
+
+/// A pool with less than one part in so many free is nearly full.
+const NEARLY_FULL: u64 = 20;
+/// With more extents than this a snapshot stops the volume's writers for the better part of a second.
+const MANY_EXTENTS: u32 = 100_000;
+
+impl ImagePool {
+    /// What is wrong with the pool.
+    pub(super) fn pool_problems(&self) -> Vec<Problem> {
+        if let Err(error) = self.home.present() {
+            return vec![absence(&error)];
+        }
+        match self.check_pool() {
+            Ok(problems) => problems,
+            Err(error) => vec![problem(Severity::Inaccessible, "PoolFailed", chain(&error))],
+        }
+    }
+
+    fn check_pool(&self) -> Result<Vec<Problem>> {
+        let mut problems = Vec::new();
+        if mount::of_device(self.home.root().identity()?.device)?.iter().any(|mount| mount.emergency) {
+            let text = "the pool's filesystem gave up after an error; unmount, check and mount it again";
+            problems.push(problem(Severity::Inaccessible, "PoolFailed", text.to_owned()));
+        }
+        let space = self.home.space()?;
+        if space.free.get() < space.total.get() / NEARLY_FULL {
+            let text =
+                format!("{} of {} are free: sparse volumes are about to fail", space.free, space.total);
+            problems.push(problem(Severity::Degraded, "PoolNearlyFull", text));
+        }
+        Ok(problems)
+    }
+
+    /// What is wrong with one volume; what is wrong with the pool is wrong with all of it.
+    pub(super) fn volume_problems(&self, id: &VolumeId) -> Vec<Problem> {
+        let of_pool = self.pool_problems();
+        if of_pool.iter().any(|problem| problem.severity == Severity::Inaccessible) {
+            return of_pool;
+        }
+        match self.check_volume(id) {
+            Ok(problems) => problems,
+            Err(error) => vec![problem(Severity::Inaccessible, "ImageUnreadable", chain(&error))],
+        }
+    }
+
+    fn check_volume(&self, id: &VolumeId) -> Result<Vec<Problem>> {
+        let volumes = self.home.volumes();
+        let Some(image) = volumes.open_file(id.to_string(), file::Access::ReadOnly)? else {
+            let text = format!("volume {id} has a record but no image in the pool");
+            return Ok(vec![problem(Severity::DataLoss, "ImageMissing", text)]);
+        };
+        let mut problems = Vec::new();
+        if let Some(extents) = file::extent_count(&image)?.filter(|extents| *extents > MANY_EXTENTS) {
+            let text = format!(
+                "the image has {extents} extents: a snapshot stops writers for about {} ms",
+                extents / 140
+            );
+            problems.push(problem(Severity::Degraded, "ImageFragmented", text));
+        }
+        let Some(device) = self.devices.writable_of(id, volumes)? else {
+            return Ok(problems);
+        };
+        let (shown, real) = (device.size()?, file::stat(&image)?.size);
+        if shown > real {
+            let text = format!("the image has {real} bytes, its device shows {shown}: somebody cut it off");
+            problems.push(problem(Severity::DataLoss, "ImageTruncated", text));
+        }
+        for mount in mount::of_device(device.device)? {
+            if mount.emergency {
+                let text = "the volume's filesystem turned read-only after an error; stage the volume again";
+                problems.push(problem(Severity::Inaccessible, "FilesystemReadOnly", text.to_owned()));
+                break;
+            }
+            // xfs says in no mount option that it shut down, but refuses to be looked at.
+            if let Here::Mounted(there) = Place::trusted(&mount.point)?.look()?
+                && let Some(error) = there.dead
+            {
+                let text = format!("the volume's filesystem gave up: {error}; stage the volume again");
+                problems.push(problem(Severity::Inaccessible, "FilesystemFailed", text));
+                break;
+            }
+        }
+        Ok(problems)
+    }
+
+    /// Gives back what mounted sparse volumes, and a sparse pool itself, no longer use.
+    pub(super) fn trim(&self) -> Result<()> {
+        let mut outcome = Ok(());
+        for (id, mount) in self.devices.mounted()? {
+            if let Err(error) = self.trim_volume(&id, &mount) {
+                tracing::warn!(volume = %id, error = chain(&error), "failed to trim a volume");
+                outcome = Err(error);
+            }
+        }
+        if self.home.is_sparse() {
+            fs::trim(self.home.root())?;
+        }
+        outcome
+    }
+
+    fn trim_volume(&self, id: &VolumeId, mount: &mount::Mount) -> Result<()> {
+        let Some(image) = self.home.volumes().open_file(id.to_string(), file::Access::ReadOnly)? else {
+            return Ok(());
+        };
+        if mount.super_read_only || label::has(&image, super::RESERVED)? {
+            return Ok(());
+        }
+        let root = Place::trusted(&mount.point)?.open_directory()?;
+        if file::stat(&root)?.device == mount.device { fs::trim(&root).map(drop) } else { Ok(()) }
+    }
+
+    /// Counts anew what others take: what is used, less what all objects here take.
+    pub(super) fn look_for_foreign(&self) -> Result<()> {
+        let mut own = 0_u64;
+        for place in [self.home.volumes(), self.home.snapshots(), self.home.tmp()] {
+            for name in place.names()? {
+                // Blocks that clones share count for each of them, so this errs on the side of too little foreign.
+                own = own.saturating_add(place.stat(&name)?.map_or(0, |stat| stat.allocated));
+            }
+        }
+        let foreign = self.home.space()?.used.less(Bytes::new(own));
+        *self.foreign.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = foreign;
+        Ok(())
+    }
+}
+
+fn problem(severity: Severity, reason: &'static str, message: String) -> Problem {
+    Problem { severity, reason, message }
+}
