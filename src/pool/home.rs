@@ -87,7 +87,6 @@ pub struct Home {
     volumes: Dir,
     snapshots: Dir,
     tmp: Dir,
-    records: Dir,
     /// The file of a sparse pool: its filesystem is the one that must have room.
     host: Option<File>,
     _lock: Lock,
@@ -163,6 +162,7 @@ impl Home {
         writable(&setup.name, &root)?;
         let lock = root.lock_within(LOCK, PATIENCE)?;
         let host = if marker.sparse { mounted::host_file(setup, &marker, &root)? } else { None };
+        root.ensure(RECORDS, 0o700)?;
         let home = Home {
             name: setup.name.clone(),
             path: setup.path.clone(),
@@ -170,7 +170,6 @@ impl Home {
             volumes: root.ensure(VOLUMES, 0o700)?,
             snapshots: root.ensure(SNAPSHOTS, 0o700)?,
             tmp: root.ensure(TMP, 0o700)?,
-            records: root.ensure(RECORDS, 0o700)?,
             marker,
             root,
             host,
@@ -192,7 +191,7 @@ impl Home {
         &self.name
     }
 
-    /// The root of the pool.
+    /// The root of the pool. Its directory `records` is there for the engine.
     pub fn root(&self) -> &Dir {
         &self.root
     }
@@ -210,11 +209,6 @@ impl Home {
     /// Where unfinished things lie.
     pub fn tmp(&self) -> &Dir {
         &self.tmp
-    }
-
-    /// Where the engine keeps its records.
-    pub fn records(&self) -> &Dir {
-        &self.records
     }
 
     /// The name of the filesystem that the pool lies on, for messages.

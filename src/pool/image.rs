@@ -136,7 +136,7 @@ impl Pool for ImagePool {
     }
 
     fn home(&self) -> Option<&Dir> {
-        Some(self.home.records())
+        Some(self.home.root())
     }
 
     fn present(&self) -> Result<()> {

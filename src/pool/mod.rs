@@ -320,7 +320,7 @@ pub trait Pool: Send + Sync {
     /// What it can do here: the kind's table less what this host or filesystem lacks, with the reasons.
     fn features(&self) -> Features;
 
-    /// Where the engine keeps its records, beside the data; none: in memory, and gone with it.
+    /// Where the engine keeps its records, in the directory `records` beside the data; none: in memory, and gone with it.
     fn home(&self) -> Option<&Dir>;
 
     /// Whether it is there, the same that was opened, and writable.
