@@ -125,6 +125,7 @@ fn xfs_limits_a_directory_for_everyone() {
     assert!(matches!(allocate(&file, 4 * MIB), Err(Error::Full(_))));
     limit(&root, 77, 20 * MIB).unwrap();
     allocate(&file, 4 * MIB).unwrap();
+    drop(file);
     root.remove_tree("volume").unwrap();
     release(&root, 77).unwrap();
     assert!(is_empty_soon(&root));
