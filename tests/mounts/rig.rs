@@ -1,0 +1,248 @@
+//! A node of its own: a pool in a file, a kubelet root, an engine. It takes everything down again, also after a panic.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rockpool::engine::{
+    Asked, Capability, CreateVolume, Engine, EngineConfig, Mode, PoolConfig, Publish, Range, Stage, Writes,
+};
+use rockpool::error::Result;
+use rockpool::model::{Allocation, Bytes, Filesystem, Source, Volume, VolumeId};
+use rockpool::os::mount::{self, Mount};
+use rockpool::pool::prepare::{self, Place, Request};
+use rockpool::pool::{Kind, Quota, Setup};
+
+pub(crate) const BLOCK: Asked = Asked::Block;
+pub(crate) const EXT4: Asked = Asked::Mount(Some(Filesystem::Ext4));
+pub(crate) const XFS: Asked = Asked::Mount(Some(Filesystem::Xfs));
+pub(crate) const MIB: u64 = 1 << 20;
+
+/// One node.
+pub(crate) struct Rig {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) setup: Setup,
+    engine: Option<Engine>,
+}
+
+impl Rig {
+    /// With an image pool of 3 GiB in a sparse file.
+    pub(crate) fn image() -> Rig {
+        let dir = tempfile::tempdir().unwrap();
+        let file = Place::File { path: dir.path().join("pool.img"), size: Bytes::GIB.times(3), sparse: true };
+        Rig::with(dir, Kind::Image, file)
+    }
+
+    /// With a directory pool that enforces nothing.
+    pub(crate) fn directory() -> Rig {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("pool")).unwrap();
+        let place = Place::Directory(dir.path().join("pool"));
+        Rig::with(dir, Kind::Directory, place)
+    }
+
+    fn with(dir: tempfile::TempDir, kind: Kind, place: Place) -> Rig {
+        fs::create_dir(dir.path().join("kubelet")).unwrap();
+        let quota = if kind == Kind::Directory { Quota::None } else { Quota::Project };
+        let mount_parent = dir.path().join("pools");
+        let request = Request { name: "p".to_owned(), kind, place, quota, mount_parent };
+        let setup = prepare::prepare(&request).unwrap();
+        let mut rig = Rig { dir, setup, engine: None };
+        rig.restart();
+        rig
+    }
+
+    /// A driver that was killed and started again.
+    pub(crate) fn restart(&mut self) {
+        self.engine = None;
+        self.engine = Some(self.open().unwrap());
+    }
+
+    /// No driver.
+    pub(crate) fn stop(&mut self) {
+        self.engine = None;
+    }
+
+    pub(crate) fn open(&self) -> Result<Engine> {
+        let pool = PoolConfig { setup: self.setup.clone(), overcommit: 1.0, reserve: 0.05 };
+        Engine::open(EngineConfig {
+            pools: vec![pool],
+            kubelet_root: self.root(),
+            state_dir: self.dir.path().join("state"),
+        })
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        self.engine.as_ref().unwrap()
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.dir.path().join("kubelet")
+    }
+
+    /// An empty directory that the CO made for staging.
+    pub(crate) fn staging(&self, name: &str) -> PathBuf {
+        let path = self.root().join("staging").join(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// A target whose parent the CO made.
+    pub(crate) fn target(&self, name: &str) -> PathBuf {
+        let parent = self.root().join("pods");
+        fs::create_dir_all(&parent).unwrap();
+        parent.join(name)
+    }
+
+    pub(crate) fn create(&self, name: &str, asked: Asked, mib: u64) -> Volume {
+        Volume::clone(&self.engine().create_volume(&wanted(name, asked, mib)).unwrap())
+    }
+
+    pub(crate) fn create_from(&self, name: &str, asked: Asked, mib: u64, source: Source) -> Volume {
+        let want = CreateVolume { source, ..wanted(name, asked, mib) };
+        Volume::clone(&self.engine().create_volume(&want).unwrap())
+    }
+
+    /// Staged below its name, and published at a target of its name.
+    pub(crate) fn publish(&self, name: &str, volume: &Volume, asked: Asked) -> PathBuf {
+        self.engine().stage(&self.stage_of(name, volume, asked)).unwrap();
+        self.engine().publish(&self.publish_of(name, name, volume, asked)).unwrap();
+        self.target(name)
+    }
+
+    pub(crate) fn unpublish(&self, name: &str, volume: &Volume) {
+        self.engine().unpublish(&volume.id, &self.target(name)).unwrap();
+        self.engine().unstage(&volume.id, &self.staging(name)).unwrap();
+    }
+
+    pub(crate) fn stage_of(&self, name: &str, volume: &Volume, asked: Asked) -> Stage {
+        Stage { volume: volume.id, staging: self.staging(name), capability: capability(asked, Mode::Writer) }
+    }
+
+    pub(crate) fn publish_of(&self, staged: &str, target: &str, volume: &Volume, asked: Asked) -> Publish {
+        Publish {
+            volume: volume.id,
+            staging: self.staging(staged),
+            target: self.target(target),
+            capability: capability(asked, Mode::Writer),
+            writes: Writes::Allowed,
+        }
+    }
+
+    /// Every mount below the kubelet root.
+    pub(crate) fn mounts(&self) -> Vec<Mount> {
+        let mut mounts = mount::table().unwrap();
+        mounts.retain(|mount| mount.point.starts_with(self.root()));
+        mounts
+    }
+
+    /// The loop devices on this volume's image.
+    pub(crate) fn loops(&self, id: &VolumeId) -> usize {
+        let image = fs::metadata(self.object(id)).unwrap();
+        rockpool::os::loopdev::find(image.dev(), image.ino()).unwrap().len()
+    }
+
+    pub(crate) fn object(&self, id: &VolumeId) -> PathBuf {
+        self.setup.path.join("volumes").join(id.to_string())
+    }
+
+    /// Every file that the pool holds for its volumes and snapshots, records included.
+    pub(crate) fn objects(&self) -> Vec<PathBuf> {
+        let folders = ["volumes", "snapshots", "tmp", "records"];
+        let read = |folder: &str| fs::read_dir(self.setup.path.join(folder)).into_iter().flatten().flatten();
+        let mut all: Vec<_> = folders.into_iter().flat_map(read).map(|entry| entry.path()).collect();
+        all.sort();
+        all
+    }
+
+    /// What a reboot does: mounts and devices are gone, directories and files stay.
+    pub(crate) fn reboot(&mut self) {
+        self.stop();
+        for mount in self.mounts().iter().rev() {
+            run("umount", &[&mount.point]);
+        }
+        for entry in fs::read_dir(self.setup.path.join("volumes")).into_iter().flatten().flatten() {
+            let image = entry.metadata().unwrap();
+            for found in rockpool::os::loopdev::find(image.dev(), image.ino()).unwrap() {
+                found.device.detach(image.dev(), image.ino()).unwrap();
+            }
+        }
+        fs::remove_dir_all(self.dir.path().join("state")).unwrap();
+        self.restart();
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.engine = None;
+        let mut mounts = self.mounts();
+        mounts.reverse();
+        for mount in mounts {
+            // The point may be stacked or bound; a failure shows in the check for leaks.
+            drop(Command::new("umount").arg(&mount.point).status());
+        }
+        for entry in fs::read_dir(self.setup.path.join("volumes")).into_iter().flatten().flatten() {
+            let Ok(image) = entry.metadata() else { continue };
+            for found in rockpool::os::loopdev::find(image.dev(), image.ino()).unwrap_or_default() {
+                drop(found.device.detach(image.dev(), image.ino()));
+            }
+        }
+        if self.setup.kind == Kind::Image {
+            drop(Command::new("umount").arg(&self.setup.path).stderr(std::process::Stdio::null()).status());
+            drop(
+                Command::new("umount")
+                    .arg(self.dir.path().join("pools"))
+                    .stderr(std::process::Stdio::null())
+                    .status(),
+            );
+        }
+    }
+}
+
+pub(crate) fn capability(asked: Asked, mode: Mode) -> Capability {
+    Capability { asked, mode, flags: Vec::new() }
+}
+
+pub(crate) fn wanted(name: &str, asked: Asked, mib: u64) -> CreateVolume {
+    CreateVolume {
+        name: name.to_owned(),
+        range: Range { required: Some(Bytes::MIB.times(mib)), limit: None },
+        asked,
+        pool: None,
+        allocation: Allocation::Sparse,
+        parameters: Default::default(),
+        claim: None,
+        source: Source::Blank,
+    }
+}
+
+pub(crate) fn run(program: &str, arguments: &[&Path]) {
+    let status = Command::new(program).args(arguments).status().unwrap();
+    assert!(status.success(), "{program} {arguments:?}: {status}");
+}
+
+/// Writes and syncs.
+pub(crate) fn put(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    File::open(path).unwrap().sync_all().unwrap();
+}
+
+/// The size of a block device, in bytes.
+pub(crate) fn device_size(path: &Path) -> u64 {
+    use std::io::Seek;
+    File::open(path).unwrap().seek(std::io::SeekFrom::End(0)).unwrap()
+}
+
+pub(crate) fn write_block(path: &Path, at: u64, byte: u8) -> std::io::Result<()> {
+    let device = fs::OpenOptions::new().write(true).open(path)?;
+    device.write_all_at(&[byte; 4096], at)?;
+    device.sync_all()
+}
+
+pub(crate) fn read_block(path: &Path, at: u64) -> u8 {
+    let mut bytes = [0; 4096];
+    File::open(path).unwrap().read_exact_at(&mut bytes, at).unwrap();
+    assert!(bytes.iter().all(|byte| *byte == bytes[0]));
+    bytes[0]
+}
