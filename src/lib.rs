@@ -1,5 +1,6 @@
 //! Rockpool: a CSI driver for storage that is local to a node.
 
+pub mod config;
 pub mod engine;
 pub mod error;
 pub mod model;

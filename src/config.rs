@@ -1,0 +1,129 @@
+//! Flags and the pool file, as typed and as meant.
+//!
+//! Owns: what a valid configuration is; every error names the file or flag, the key, the value and what would be right.
+//! Never: opens a pool, a socket or a log.
+
+mod endpoint;
+mod file;
+mod words;
+
+use std::ffi::OsStr;
+use std::path::{Component, Path, PathBuf};
+
+pub use self::endpoint::{Endpoint, LONGEST};
+use crate::engine::PoolConfig;
+use crate::error::{Error, Result, quoted};
+use crate::os::file::Dir;
+
+/// A pool file larger than this is none.
+const FILE_LIMIT: usize = 1 << 20;
+
+/// Reads a pool file.
+///
+/// # Errors
+/// `Invalid` with one line for each thing that is wrong; a file without a pool is wrong as well.
+pub fn read(file: &Path) -> Result<Vec<PoolConfig>> {
+    let text = read_text(file)?.ok_or_else(|| {
+        let hint = "`rockpool pool init` makes a pool and writes the file";
+        Error::Invalid(format!("{}: there is no such file: {hint}", file.display()))
+    })?;
+    let pools = file::parse(file, &text)?;
+    if pools.is_empty() {
+        let hint = "want at least one, `rockpool pool init` makes it";
+        return Err(Error::Invalid(format!("{}: it has no [[pool]] entry: {hint}", file.display())));
+    }
+    Ok(pools)
+}
+
+/// Whether a pool could be added to a file; answers the text with it.
+///
+/// # Errors
+/// `Invalid` where the file is wrong already, or holds the name or place.
+pub fn rehearse(file: &Path, pool: &PoolConfig) -> Result<String> {
+    let text = read_text(file)?.unwrap_or_default();
+    file::parse(file, &text)?;
+    file::with_entry(file, &text, pool)
+}
+
+/// Adds a pool to a file, durably; the file is made where it is missing, its comments stay.
+///
+/// # Errors
+/// As `rehearse`.
+pub fn add(file: &Path, pool: &PoolConfig) -> Result<()> {
+    let text = rehearse(file, pool)?;
+    let (directory, name) = split(file)?;
+    std::fs::create_dir_all(directory)
+        .map_err(|error| Error::host(format!("failed to make {}", directory.display()), error))?;
+    Dir::open(directory)?.replace(name, text.as_bytes())
+}
+
+fn read_text(file: &Path) -> Result<Option<String>> {
+    let (directory, name) = split(file)?;
+    if !directory.is_dir() {
+        return Ok(None);
+    }
+    let Some(bytes) = Dir::open(directory)?.read(name, FILE_LIMIT)? else { return Ok(None) };
+    let text = String::from_utf8(bytes);
+    text.map(Some).map_err(|_| Error::Invalid(format!("{}: not UTF-8, and so not TOML", file.display())))
+}
+
+fn split(file: &Path) -> Result<(&Path, &OsStr)> {
+    let name = file.file_name().ok_or_else(|| {
+        Error::invalid("--config", file.display(), "want the path of a file, like /etc/rockpool/config.toml")
+    })?;
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    Ok((directory.unwrap_or(Path::new(".")), name))
+}
+
+/// An absolute path without `.` and `..`.
+pub(crate) fn absolute(text: &str) -> std::result::Result<PathBuf, &'static str> {
+    let path = Path::new(text);
+    let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if !path.is_absolute() || !plain || text.contains("/./") || text.ends_with("/.") {
+        return Err("want an absolute path without `.` and `..`");
+    }
+    if path.parent().is_none() {
+        return Err("want a directory or file of its own, not `/`");
+    }
+    // Rebuilt, so that `/a//b/` and `/a/b` are one place.
+    Ok(path.components().collect())
+}
+
+/// Whether a text can name a pool: it ends up in StorageClasses and messages.
+pub(crate) fn pool_name(name: &str) -> std::result::Result<(), &'static str> {
+    let inner = name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+    if inner && !name.is_empty() && name.len() <= 63 && !name.starts_with('-') && !name.ends_with('-') {
+        return Ok(());
+    }
+    Err("want at most 63 of a-z, 0-9 and `-`, beginning and ending with a letter or digit")
+}
+
+/// An absolute directory given by a flag.
+///
+/// # Errors
+/// `Invalid`, naming the flag.
+pub fn directory(flag: &str, path: &Path) -> Result<PathBuf> {
+    let text = path.to_str().ok_or_else(|| Error::invalid(flag, path.display(), "want UTF-8"))?;
+    absolute(text).map_err(|want| Error::invalid(flag, text, want))
+}
+
+/// The host's name, which is the node's id unless a flag says another.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The path of the registration socket below kubelet's directory.
+///
+/// # Errors
+/// `Invalid` where it is too long for a socket.
+pub fn registration_socket(directory: &Path, driver: &str) -> Result<PathBuf> {
+    let path = directory.join(format!("{driver}-reg.sock"));
+    if path.as_os_str().len() > LONGEST {
+        let want = format!(
+            "its socket {} is too long: want at most {LONGEST} bytes",
+            quoted(&path.display().to_string())
+        );
+        return Err(Error::invalid("--kubelet-registration-dir", directory.display(), want));
+    }
+    Ok(path)
+}

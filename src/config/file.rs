@@ -1,0 +1,304 @@
+//! The pool file: TOML with one `[[pool]]` entry for each pool.
+//!
+//! Owns: its keys, their defaults and what is wrong with a file, all of it at once and by name. Never: opens a pool.
+
+use std::path::{Path, PathBuf};
+
+use toml_edit::{DocumentMut, Item, Table};
+
+use super::words::closest;
+use crate::engine::PoolConfig;
+use crate::error::{Error, Result, quoted};
+use crate::model::Bytes;
+use crate::pool::{Kind, Quota, Setup};
+
+/// The keys of an entry, in the order in which they are written.
+const KEYS: [&str; 9] = ["name", "kind", "path", "file", "device", "overcommit", "reserve", "quota", "size"];
+/// Pools may be promised this many times over at most.
+const OVERCOMMIT: std::ops::RangeInclusive<f64> = 1.0..=100.0;
+/// At most this share of a pool may be held back.
+const RESERVE: std::ops::RangeInclusive<f64> = 0.0..=0.9;
+
+/// The text of a pool file as pools.
+///
+/// # Errors
+/// `Invalid` with one line for each thing that is wrong, in the order of the file.
+pub(super) fn parse(file: &Path, text: &str) -> Result<Vec<PoolConfig>> {
+    let document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| {
+        Error::Invalid(format!("{}: not TOML: {}", file.display(), error.to_string().trim_end()))
+    })?;
+    let mut wrong = Vec::new();
+    for (key, _) in document.iter().filter(|(key, _)| *key != "pool") {
+        wrong.push(format!(
+            "key {}: unknown: want only [[pool]] entries{}",
+            quoted(key),
+            closest(key, &["pool"])
+        ));
+    }
+    let entries: Vec<&Table> = match document.get("pool") {
+        Some(Item::ArrayOfTables(entries)) => entries.iter().collect(),
+        None => Vec::new(),
+        Some(_) => {
+            wrong.push("key `pool`: want [[pool]] entries, with two brackets on each side".to_owned());
+            Vec::new()
+        }
+    };
+    let mut pools = Vec::new();
+    for (index, table) in entries.into_iter().enumerate() {
+        let mut entry = Entry { index, table, wrong: &mut wrong };
+        pools.extend(entry.pool());
+    }
+    repeated(&pools, &mut wrong);
+    if wrong.is_empty() {
+        return Ok(pools);
+    }
+    let lines: Vec<String> = wrong.into_iter().map(|line| format!("{}: {line}", file.display())).collect();
+    Err(Error::Invalid(lines.join("\n")))
+}
+
+/// One `[[pool]]` while it is read.
+struct Entry<'a> {
+    index: usize,
+    table: &'a Table,
+    wrong: &'a mut Vec<String>,
+}
+
+impl Entry<'_> {
+    /// The pool, unless something is wrong with it, which is then in `wrong`.
+    fn pool(&mut self) -> Option<PoolConfig> {
+        let before = self.wrong.len();
+        let unknown: Vec<String> = self
+            .table
+            .iter()
+            .map(|(key, _)| key.to_owned())
+            .filter(|key| !KEYS.contains(&key.as_str()))
+            .collect();
+        for key in unknown {
+            self.complain(
+                &key,
+                None,
+                &format!("unknown key{}: want one of {}", closest(&key, &KEYS), KEYS.join(", ")),
+            );
+        }
+        let name = self.name();
+        let kind = self.kind();
+        let setup = Setup {
+            name: name.unwrap_or_default(),
+            kind: kind.unwrap_or(Kind::Image),
+            path: self.path("path").unwrap_or_default(),
+            file: self.path("file"),
+            device: self.path("device"),
+            quota: self.quota(),
+            size: self.size(),
+        };
+        let config = PoolConfig {
+            overcommit: self.number("overcommit", 1.0, OVERCOMMIT),
+            reserve: self.number("reserve", 0.05, RESERVE),
+            setup,
+        };
+        if kind.is_some() {
+            self.fits(&config.setup);
+        }
+        (self.wrong.len() == before).then_some(config)
+    }
+
+    /// What one kind needs and another cannot have.
+    fn fits(&mut self, setup: &Setup) {
+        let kind = quoted(setup.kind.name());
+        let sim = setup.kind == Kind::Sim;
+        if !sim && !self.table.contains_key("path") {
+            self.complain("path", None, "missing: want the absolute path of the pool's directory");
+        }
+        for key in ["path", "file", "device"] {
+            if sim && self.table.contains_key(key) {
+                self.complain(key, None, "a pool of kind `sim` lies in memory: remove the key");
+            }
+        }
+        if setup.file.is_some() && setup.device.is_some() {
+            self.complain("device", None, "a pool lies in a file or on a device: remove this key or `file`");
+        }
+        if setup.kind != Kind::Directory && self.table.contains_key("quota") {
+            self.complain(
+                "quota",
+                None,
+                &format!("only pools of kind `directory` have it, this one is {kind}"),
+            );
+        }
+        if !sim && self.table.contains_key("size") {
+            self.complain("size", None, &format!("only pools of kind `sim` have it, this one is {kind}"));
+        }
+    }
+
+    fn name(&mut self) -> Option<String> {
+        let Some(name) = self.text("name") else {
+            if !self.table.contains_key("name") {
+                self.complain("name", None, "missing: want a name for people, like \"fast\"");
+            }
+            return None;
+        };
+        match super::pool_name(&name) {
+            Ok(()) => Some(name),
+            Err(want) => self.refuse("name", Some(&name), want),
+        }
+    }
+
+    fn kind(&mut self) -> Option<Kind> {
+        const WANT: &str = "want \"image\", \"directory\" or \"sim\"";
+        if !self.table.contains_key("kind") {
+            return self.refuse("kind", None, &format!("missing: {WANT}"));
+        }
+        let kind = self.text("kind")?;
+        match kind.parse() {
+            Ok(kind) => Some(kind),
+            Err(_) => {
+                let hint = closest(&kind, &["image", "directory", "sim"]);
+                self.refuse("kind", Some(&kind), &format!("{WANT}{hint}"))
+            }
+        }
+    }
+
+    fn path(&mut self, key: &'static str) -> Option<PathBuf> {
+        let text = self.text(key)?;
+        match super::absolute(&text) {
+            Ok(path) => Some(path),
+            Err(want) => self.refuse(key, Some(&text), want),
+        }
+    }
+
+    fn quota(&mut self) -> Quota {
+        match self.text("quota").as_deref() {
+            None | Some("project") => Quota::Project,
+            Some("none") => Quota::None,
+            Some(other) => {
+                let hint = closest(other, &["project", "none"]);
+                let want = format!("want \"project\" (enforced) or \"none\" (sizes are not enforced){hint}");
+                self.complain("quota", Some(other), &want);
+                Quota::Project
+            }
+        }
+    }
+
+    fn size(&mut self) -> Option<Bytes> {
+        const WANT: &str = "want a number of bytes or a text like \"20GiB\"";
+        let item = self.table.get("size")?;
+        let shown = item.to_string();
+        let size = match (item.as_integer(), item.as_str()) {
+            (Some(number), _) => u64::try_from(number).ok().map(Bytes::new),
+            (None, Some(text)) => text.parse().ok(),
+            (None, None) => None,
+        };
+        size.filter(|size| *size > Bytes::ZERO).or_else(|| self.refuse("size", Some(shown.trim()), WANT))
+    }
+
+    fn number(&mut self, key: &'static str, default: f64, range: std::ops::RangeInclusive<f64>) -> f64 {
+        let Some(item) = self.table.get(key) else { return default };
+        // TOML tells `1` from `1.0`; people do not.
+        let whole = item.as_integer().and_then(|n| i32::try_from(n).ok()).map(f64::from);
+        if let Some(value) = item.as_float().or(whole).filter(|value| range.contains(value)) {
+            return value;
+        }
+        let shown = item.to_string();
+        let want = format!("want a number from {:.1} to {:.1}", range.start(), range.end());
+        self.complain(key, Some(shown.trim()), &want);
+        default
+    }
+
+    fn text(&mut self, key: &'static str) -> Option<String> {
+        let item = self.table.get(key)?;
+        let shown = item.to_string();
+        let text = item.as_str().map(str::to_owned);
+        text.or_else(|| self.refuse(key, Some(shown.trim()), "want a text in quotes"))
+    }
+
+    fn refuse<T>(&mut self, key: &str, value: Option<&str>, want: &str) -> Option<T> {
+        self.complain(key, value, want);
+        None
+    }
+
+    fn complain(&mut self, key: &str, value: Option<&str>, want: &str) {
+        let name = self.table.get("name").and_then(Item::as_str);
+        let entry = name.map_or_else(String::new, |name| format!(" {}", quoted(name)));
+        let value = value.map_or_else(String::new, |value| format!(" {}", quoted(value)));
+        self.wrong.push(format!("[[pool]] {}{entry}: {key}{value}: {want}", self.index + 1));
+    }
+}
+
+/// Two pools with one name, or in one place.
+fn repeated(pools: &[PoolConfig], wrong: &mut Vec<String>) {
+    for (at, later) in pools.iter().map(|pool| &pool.setup).enumerate() {
+        for earlier in pools.iter().take(at).map(|pool| &pool.setup) {
+            let (mine, other) = (quoted(&later.name), quoted(&earlier.name));
+            if later.name == earlier.name {
+                wrong.push(format!(
+                    "[[pool]] {mine}: name {mine}: another pool has it: want a name of its own"
+                ));
+            }
+            let places = [
+                ("path", some(&later.path), some(&earlier.path)),
+                ("file", later.file.as_ref(), earlier.file.as_ref()),
+                ("device", later.device.as_ref(), earlier.device.as_ref()),
+            ];
+            for (key, here, there) in places {
+                if let (Some(here), true) = (here, here == there) {
+                    let place = quoted(&here.display().to_string());
+                    wrong.push(format!(
+                        "[[pool]] {mine}: {key} {place}: pool {other} has it: want a place of its own"
+                    ));
+                }
+            }
+        }
+    }
+}
+
+fn some(path: &PathBuf) -> Option<&PathBuf> {
+    (!path.as_os_str().is_empty()).then_some(path)
+}
+
+/// The text of a pool file with one entry more; what was there stays as it was, comments included.
+///
+/// # Errors
+/// `Invalid` where the file is not well formed, or the pool does not fit into it.
+pub(super) fn with_entry(file: &Path, text: &str, pool: &PoolConfig) -> Result<String> {
+    let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| {
+        Error::Invalid(format!("{}: not TOML: {}", file.display(), error.to_string().trim_end()))
+    })?;
+    let item = document.entry("pool").or_insert_with(|| Item::ArrayOfTables(Default::default()));
+    let entries = item.as_array_of_tables_mut().ok_or_else(|| {
+        Error::Invalid(format!(
+            "{}: key `pool`: want [[pool]] entries, with two brackets on each side",
+            file.display()
+        ))
+    })?;
+    let mut table = table_of(&pool.setup);
+    if !text.trim().is_empty() {
+        table.decor_mut().set_prefix("\n");
+    }
+    entries.push(table);
+    let text = document.to_string();
+    parse(file, &text)?;
+    Ok(text)
+}
+
+/// An entry with what differs from the defaults.
+fn table_of(setup: &Setup) -> Table {
+    let mut table = Table::new();
+    let text = |path: &PathBuf| toml_edit::value(path.display().to_string());
+    table["name"] = toml_edit::value(&setup.name);
+    table["kind"] = toml_edit::value(setup.kind.name());
+    if setup.kind != Kind::Sim {
+        table["path"] = text(&setup.path);
+    }
+    if let Some(file) = &setup.file {
+        table["file"] = text(file);
+    }
+    if let Some(device) = &setup.device {
+        table["device"] = text(device);
+    }
+    if setup.quota == Quota::None {
+        table["quota"] = toml_edit::value("none");
+    }
+    if let Some(size) = setup.size {
+        table["size"] = toml_edit::value(size.as_i64());
+    }
+    table
+}
