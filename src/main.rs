@@ -1,3 +1,9 @@
-//! The `rockpool` binary.
+//! The `rockpool` binary: parse the command line and do what it says.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    rockpool::cli::run(rockpool::cli::Cli::parse())
+}

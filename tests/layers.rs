@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// The modules that each hold one kind of pool; nothing but `pool` itself may name one.
 const KINDS: [&str; 5] = ["directory", "image", "btrfs", "lvm", "sim"];
 /// The layers that put the program together and may see everything below them.
-const TOP: [&str; 6] = ["main", "lib", "config", "ctl", "serve", "kubelet"];
+const TOP: [&str; 8] = ["main", "lib", "cli", "config", "ctl", "standalone", "serve", "kubelet"];
 
 /// May a file of the module `from` name `to`? Both are module paths without `crate`; `None` is yes, else the reason.
 fn refusal(from: &[String], to: &[String]) -> Option<String> {

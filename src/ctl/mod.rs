@@ -1,0 +1,126 @@
+//! `rockpool ctl`: the whole life of a volume by hand, against any CSI socket.
+//!
+//! Owns: the words of the command line, and what a person or a script reads back. Never: assumes that the driver at the
+//! other end is ours: what it can do is asked first, and what it lacks is said by name.
+//!
+//! Field names of `-o json` are those of the CSI messages, and exit codes follow the gRPC codes; both are stable.
+
+mod answer;
+mod args;
+mod capacity;
+mod driver;
+mod failure;
+mod group;
+mod node;
+mod plugin;
+mod snapshot;
+mod staging;
+mod volume;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use self::answer::Answer;
+pub use self::answer::Format;
+use self::driver::Driver;
+use self::failure::{Failure, Outcome};
+use crate::config::Endpoint;
+
+/// The end of `--help`: what scripts build on.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done
+  1   another failure; also `volume validate` (not confirmed), `plugin probe` (not ready)
+  2   wrong usage
+  10 + the gRPC code where the driver refused or cannot do it:
+      11 CANCELLED          13 INVALID_ARGUMENT     14 DEADLINE_EXCEEDED   15 NOT_FOUND
+      16 ALREADY_EXISTS     17 PERMISSION_DENIED    18 RESOURCE_EXHAUSTED  19 FAILED_PRECONDITION
+      20 ABORTED            21 OUT_OF_RANGE         22 UNIMPLEMENTED       23 INTERNAL
+      24 UNAVAILABLE (also: nobody answers at the socket)
+Errors are one line on stderr: the code, the driver's message, the cause.
+Field names of `-o json` are those of the CSI messages.";
+
+/// Speak CSI to any driver's socket: volumes, snapshots, groups, capacity and health by hand.
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub struct Ctl {
+    /// The driver's socket: unix:///path or a plain absolute path.
+    #[arg(long, env = "CSI_ENDPOINT", global = true, value_name = "ENDPOINT")]
+    endpoint: Option<Endpoint>,
+
+    /// How to print answers.
+    #[arg(short, long, value_enum, default_value_t = Format::Table, global = true)]
+    output: Format,
+
+    /// A file with the secrets that the driver wants: one KEY=VALUE a line, `#` starts a comment.
+    #[arg(long, global = true, value_name = "FILE")]
+    secrets_file: Option<PathBuf>,
+
+    /// Give up on a call after this many seconds.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 120)]
+    timeout: u64,
+
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+/// What it is about.
+#[derive(Subcommand, Debug)]
+enum Noun {
+    /// Who the driver is, what it can do, whether it is well.
+    #[command(subcommand)]
+    Plugin(plugin::Verb),
+    /// Volumes: create, grow, delete, and their use on a node.
+    #[command(subcommand)]
+    Volume(volume::Verb),
+    /// Snapshots of one volume.
+    #[command(subcommand)]
+    Snapshot(snapshot::Verb),
+    /// Snapshots of several volumes at one moment.
+    #[command(subcommand)]
+    Group(group::Verb),
+    /// The node that the driver runs on.
+    #[command(subcommand)]
+    Node(node::Verb),
+    /// How much can still be made.
+    Capacity(capacity::Capacity),
+}
+
+/// Runs one command and prints its answer or its failure.
+pub fn run(ctl: &Ctl) -> ExitCode {
+    let outcome = runtime().and_then(|runtime| runtime.block_on(answer(ctl)));
+    match outcome.and_then(|answer| answer.print(ctl.output).map(|()| answer.exit())) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            eprintln!("rockpool ctl: {failure}");
+            failure.exit()
+        }
+    }
+}
+
+fn runtime() -> Outcome<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::Other(format!("failed to start the runtime: {error}")))
+}
+
+async fn answer(ctl: &Ctl) -> Outcome<Answer> {
+    let endpoint = ctl.endpoint.as_ref().ok_or_else(|| {
+        Failure::Usage(
+            "--endpoint or CSI_ENDPOINT is missing: want the driver's socket, like unix:///run/csi.sock"
+                .into(),
+        )
+    })?;
+    let secrets = ctl.secrets_file.as_deref().map(args::read_secrets).transpose()?.unwrap_or_default();
+    let driver = Driver::connect(endpoint, Duration::from_secs(ctl.timeout), secrets).await?;
+    match &ctl.noun {
+        Noun::Plugin(verb) => plugin::run(&driver, verb).await,
+        Noun::Volume(verb) => volume::run(&driver, verb).await,
+        Noun::Snapshot(verb) => snapshot::run(&driver, verb).await,
+        Noun::Group(verb) => group::run(&driver, verb).await,
+        Noun::Node(verb) => node::run(&driver, verb).await,
+        Noun::Capacity(capacity) => capacity::run(&driver, capacity).await,
+    }
+}
