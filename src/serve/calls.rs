@@ -1,0 +1,147 @@
+//! What happens to every call: one line in the log, a limit on how many run, a limit on time.
+//!
+//! Owns: the words of that line: method, id, code, duration, and the message of a refusal. Never: sees a request's
+//! fields; what the id is, the service says through [`CallId`]. So no secret, context or mount flag can get in here.
+//!
+//! Too many calls are refused with UNAVAILABLE. The limits of tonic and h2 would answer RESOURCE_EXHAUSTED, which a
+//! scheduler reads as "this node has no room".
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use tokio::sync::Semaphore;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use crate::call::{CallId, code_name};
+
+/// Calls that may run at once, over all connections.
+const AT_ONCE: usize = 256;
+/// A call that takes longer is answered; what it began goes on, and a retry joins it.
+const LONGEST: Duration = Duration::from_secs(300);
+/// So much of a refusal's message enters the log.
+const MESSAGE: usize = 512;
+
+/// Puts [`Calls`] around a service; all that are made by one share their limit.
+#[derive(Clone, Debug)]
+pub(super) struct CallLayer {
+    room: Arc<Semaphore>,
+}
+
+impl CallLayer {
+    pub(super) fn new() -> Self {
+        CallLayer { room: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+}
+
+impl<S> Layer<S> for CallLayer {
+    type Service = Calls<S>;
+
+    fn layer(&self, inner: S) -> Calls<S> {
+        Calls { inner, room: Arc::clone(&self.room) }
+    }
+}
+
+/// A service whose calls are logged and limited.
+#[derive(Clone, Debug)]
+pub(super) struct Calls<S> {
+    inner: S,
+    room: Arc<Semaphore>,
+}
+
+impl<S> Service<Request<Body>> for Calls<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let id = CallId::default();
+        request.extensions_mut().insert(id.clone());
+        let mut line =
+            Line { method: request.uri().path().to_owned(), id, begun: Instant::now(), told: false };
+        let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else {
+            let status = Status::unavailable(format!("{AT_ONCE} calls are running already; ask again"));
+            return Box::pin(async move { Ok(line.refuse(&status)) });
+        };
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let _room = room;
+            match tokio::time::timeout(LONGEST, answer).await {
+                Ok(answered) => answered.map(|response| line.tell(response)),
+                Err(_) => Ok(line.refuse(&Status::deadline_exceeded(format!(
+                    "the call took longer than {} seconds; what it began goes on, ask again with the same request",
+                    LONGEST.as_secs()
+                )))),
+            }
+        })
+    }
+}
+
+/// The line of one call, written when it is answered or when its caller has gone.
+struct Line {
+    method: String,
+    id: CallId,
+    begun: Instant,
+    told: bool,
+}
+
+impl Line {
+    fn refuse(&mut self, status: &Status) -> Response<Body> {
+        self.write(status.code(), status.message());
+        status.clone().into_http()
+    }
+
+    /// A status of a unary call that failed stands in the headers; one of a call that went well follows in the trailers.
+    fn tell(&mut self, mut response: Response<Body>) -> Response<Body> {
+        match Status::from_header_map(response.headers()) {
+            Some(status) if status.message().is_empty() && status.code() != Code::Ok => {
+                let method = self.method.trim_start_matches('/');
+                let status = Status::new(status.code(), format!("{method} is not served on this socket"));
+                self.write(status.code(), status.message());
+                response = status.into_http();
+            }
+            Some(status) => self.write(status.code(), status.message()),
+            None => self.write(Code::Ok, ""),
+        }
+        response
+    }
+
+    fn write(&mut self, code: Code, message: &str) {
+        self.told = true;
+        let method = self.method.rsplit('/').next().unwrap_or_default();
+        let (id, code, duration_ms) = (self.id.text(), code_name(code), millis(self.begun.elapsed()));
+        if message.is_empty() {
+            tracing::info!(target: "rockpool::call", method, id, code, duration_ms);
+        } else {
+            let error: String = message.chars().take(MESSAGE).collect();
+            tracing::warn!(target: "rockpool::call", method, id, code, duration_ms, error);
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if !self.told {
+            self.write(Code::Cancelled, "the caller did not wait");
+        }
+    }
+}
+
+/// Milliseconds to the hundredth, as people compare them.
+fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 100_000.0).round() / 100.0
+}
