@@ -21,9 +21,11 @@ mod devices;
 mod watch;
 
 use std::fs::File;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::home::Home;
+use super::patience::Patience;
 use super::{Attach, Attached, Features, Found, Kind, Offer, Pool, Problem, Setup, Thaw, UNIT, Usage};
 use crate::error::{Error, Result};
 use crate::model::{Access, Allocation, Bytes, Filesystem, PoolId, SnapshotId, Source, Volume, VolumeId};
@@ -35,9 +37,19 @@ use devices::Devices;
 /// What a reserved image carries: nothing else says at attach that its space must stay taken.
 const RESERVED: &str = "trusted.rockpool.reserved";
 
+/// A disk that does not answer in this time hangs.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// A pool of image files.
 #[derive(Debug)]
 pub struct ImagePool {
+    images: Arc<Images>,
+    patience: Patience,
+}
+
+/// What a pool is made of; shared with the threads that ask for its health.
+#[derive(Debug)]
+struct Images {
     home: Home,
     features: Features,
     devices: Devices,
@@ -51,11 +63,13 @@ impl ImagePool {
         let home = Home::open(setup)?;
         let features = features(&home)?;
         let devices = Devices::find(home.volumes())?;
-        let pool = ImagePool { home, features, devices, foreign: Mutex::default() };
-        pool.look_for_foreign()?;
-        Ok(pool)
+        let images = Images { home, features, devices, foreign: Mutex::default() };
+        images.look_for_foreign()?;
+        Ok(ImagePool { images: Arc::new(images), patience: Patience::new(PATIENCE) })
     }
+}
 
+impl Images {
     /// Makes an object under a temporary name, and shows it when it is whole.
     fn make(&self, name: &str, place: &Dir, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
         let tmp = self.home.tmp();
@@ -124,7 +138,7 @@ impl ImagePool {
 
 impl Pool for ImagePool {
     fn id(&self) -> PoolId {
-        self.home.id()
+        self.images.home.id()
     }
 
     fn kind(&self) -> Kind {
@@ -132,40 +146,40 @@ impl Pool for ImagePool {
     }
 
     fn features(&self) -> Features {
-        self.features.clone()
+        self.images.features.clone()
     }
 
     fn home(&self) -> Option<&Dir> {
-        Some(self.home.root())
+        Some(self.images.home.root())
     }
 
     fn present(&self) -> Result<()> {
-        self.home.present()
+        self.images.home.present()
     }
 
     fn usage(&self) -> Result<Usage> {
-        self.home.present()?;
-        let space = self.home.space()?;
-        let foreign = *self.foreign.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.images.home.present()?;
+        let space = self.images.home.space()?;
+        let foreign = *self.images.foreign.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         Ok(Usage { total: space.total, free: space.free, foreign })
     }
 
     fn scan(&self) -> Result<Vec<Found>> {
-        self.home.present()?;
-        let mut found = self.home.strangers()?;
+        self.images.home.present()?;
+        let mut found = self.images.home.strangers()?;
         let volume = |id, stat: &Stat| Found::Volume(id, Bytes::new(stat.size));
-        found.extend(objects(self.home.volumes(), volume)?);
+        found.extend(objects(self.images.home.volumes(), volume)?);
         let snapshot = |id, stat: &Stat| Found::Snapshot(id, Bytes::new(stat.size));
-        found.extend(objects(self.home.snapshots(), snapshot)?);
-        let debris = self.home.tmp().names()?;
+        found.extend(objects(self.images.home.snapshots(), snapshot)?);
+        let debris = self.images.home.tmp().names()?;
         found.extend(debris.iter().map(|name| Found::Debris(format!("tmp/{}", name.to_string_lossy()))));
         Ok(found)
     }
 
     fn create(&self, want: &Volume) -> Result<()> {
-        self.home.present()?;
-        self.features.require(want)?;
-        let (name, volumes) = (want.id.to_string(), self.home.volumes());
+        self.images.home.present()?;
+        self.images.features.require(want)?;
+        let (name, volumes) = (want.id.to_string(), self.images.home.volumes());
         match volumes.stat(&name)? {
             Some(have) if have.size == want.size.get() => volumes.sync(),
             Some(have) => Err(Error::Conflict(format!(
@@ -173,17 +187,17 @@ impl Pool for ImagePool {
                 have.size,
                 want.size.get()
             ))),
-            None => self.make(&name, volumes, |file| self.fill(file, want)),
+            None => self.images.make(&name, volumes, |file| self.images.fill(file, want)),
         }
     }
 
     fn grow(&self, id: &VolumeId, size: Bytes) -> Result<Bytes> {
-        self.home.present()?;
+        self.images.home.present()?;
         let size = size
             .checked_round_up(UNIT)
             .ok_or_else(|| Error::OutOfRange(format!("size {} is larger than any disk", size.get())))?;
         let name = id.to_string();
-        let file = writable(self.home.volumes(), &name)?;
+        let file = writable(self.images.home.volumes(), &name)?;
         if file::stat(&file)?.size < size.get() {
             if label::has(&file, RESERVED)? {
                 file::allocate(&file, size.get())?;
@@ -193,26 +207,26 @@ impl Pool for ImagePool {
         }
         // Also when it was long enough: whoever made it so may have died before this line.
         file::sync(&file)?;
-        self.devices.resize(id, &file)?;
+        self.images.devices.resize(id, &file)?;
         Ok(Bytes::new(file::stat(&file)?.size))
     }
 
     fn destroy(&self, id: &VolumeId) -> Result<()> {
-        self.home.present()?;
-        self.devices.release(id)?;
-        self.remove(&id.to_string(), self.home.volumes())
+        self.images.home.present()?;
+        self.images.devices.release(id)?;
+        self.images.remove(&id.to_string(), self.images.home.volumes())
     }
 
     fn snapshot(&self, id: &SnapshotId, of: &VolumeId) -> Result<Bytes> {
-        self.home.present()?;
-        self.features.snapshots.require()?;
-        let (name, snapshots) = (id.to_string(), self.home.snapshots());
+        self.images.home.present()?;
+        self.images.features.snapshots.require()?;
+        let (name, snapshots) = (id.to_string(), self.images.home.snapshots());
         if snapshots.stat(&name)?.is_some() {
             snapshots.sync()?;
         } else {
-            let source = object(self.home.volumes(), &of.to_string(), "volume")?;
-            self.devices.flush(of, self.home.volumes())?;
-            self.make(&name, snapshots, |file| file::reflink(&source, file))?;
+            let source = object(self.images.home.volumes(), &of.to_string(), "volume")?;
+            self.images.devices.flush(of, self.images.home.volumes())?;
+            self.images.make(&name, snapshots, |file| file::reflink(&source, file))?;
         }
         let made =
             snapshots.stat(&name)?.ok_or_else(|| Error::Unavailable(format!("snapshot {name} vanished")))?;
@@ -220,42 +234,44 @@ impl Pool for ImagePool {
     }
 
     fn forget(&self, id: &SnapshotId) -> Result<()> {
-        self.home.present()?;
-        self.remove(&id.to_string(), self.home.snapshots())
+        self.images.home.present()?;
+        self.images.remove(&id.to_string(), self.images.home.snapshots())
     }
 
     fn attach(&self, id: &VolumeId, how: Attach) -> Result<Attached> {
-        self.home.present()?;
-        let file = writable(self.home.volumes(), &id.to_string())?;
-        self.devices.attach(id, &file, how).map(Attached::Device)
+        self.images.home.present()?;
+        let file = writable(self.images.home.volumes(), &id.to_string())?;
+        self.images.devices.attach(id, &file, how).map(Attached::Device)
     }
 
     fn attached(&self, id: &VolumeId, how: Attach) -> Result<Option<Attached>> {
-        self.home.present()?;
-        Ok(self.devices.attached(id, self.home.volumes(), how)?.map(Attached::Device))
+        self.images.home.present()?;
+        Ok(self.images.devices.attached(id, self.images.home.volumes(), how)?.map(Attached::Device))
     }
 
     fn detach(&self, id: &VolumeId) -> Result<()> {
-        self.home.present()?;
-        self.devices.release(id)
+        self.images.home.present()?;
+        self.images.devices.release(id)
     }
 
     fn freeze(&self, ids: &[VolumeId]) -> Result<Thaw> {
-        self.home.present()?;
-        self.devices.freeze(ids, self.home.volumes())
+        self.images.home.present()?;
+        self.images.devices.freeze(ids, self.images.home.volumes())
     }
 
     fn health(&self, of: Option<&VolumeId>) -> Vec<Problem> {
-        match of {
-            None => self.pool_problems(),
-            Some(id) => self.volume_problems(id),
-        }
+        let (images, of) = (Arc::clone(&self.images), of.copied());
+        let problems = self.patience.ask(move || match of {
+            None => images.pool_problems(),
+            Some(id) => images.volume_problems(&id),
+        });
+        problems.unwrap_or_else(|| vec![watch::hung(self.images.home.name())])
     }
 
     fn tend(&self) -> Result<()> {
-        self.home.present()?;
-        let trimmed = self.trim();
-        self.look_for_foreign()?;
+        self.images.home.present()?;
+        let trimmed = self.images.trim();
+        self.images.look_for_foreign()?;
         trimmed
     }
 }

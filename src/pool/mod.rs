@@ -16,6 +16,7 @@
 pub mod home;
 pub mod image;
 mod mounted;
+mod patience;
 pub mod prepare;
 #[cfg(test)]
 mod rig;

@@ -98,3 +98,18 @@ fn what_a_dead_process_was_writing_is_swept() {
     assert_eq!(home.strangers().unwrap(), []);
     assert_eq!(home.tmp().names().unwrap().len(), 0);
 }
+
+#[test]
+fn a_second_process_waits_and_then_says_who_holds_the_pool() {
+    let (_dir, setup, _) = plain();
+    let home = Home::open(&setup).unwrap();
+    let started = std::time::Instant::now();
+    let error = Home::open(&setup).unwrap_err();
+    assert!(started.elapsed() >= PATIENCE);
+    assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
+    assert!(error.to_string().contains(&format!("process {} (", std::process::id())), "{error}");
+    let waiting = std::thread::spawn(move || Home::open(&setup).map(drop));
+    std::thread::sleep(Duration::from_millis(200));
+    drop(home);
+    waiting.join().unwrap().unwrap();
+}

@@ -2,7 +2,7 @@
 //!
 //! Owns: the words of the problems. Never: changes a volume, or reads its data.
 
-use super::ImagePool;
+use super::Images;
 use crate::error::{Result, chain};
 use crate::model::{Bytes, VolumeId};
 use crate::os::mount::{Here, Place};
@@ -15,7 +15,7 @@ const NEARLY_FULL: u64 = 20;
 /// With more extents than this a snapshot stops the volume's writers for the better part of a second.
 const MANY_EXTENTS: u32 = 100_000;
 
-impl ImagePool {
+impl Images {
     /// What is wrong with the pool.
     pub(super) fn pool_problems(&self) -> Vec<Problem> {
         if let Err(error) = self.home.present() {
@@ -133,6 +133,12 @@ impl ImagePool {
         *self.foreign.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = foreign;
         Ok(())
     }
+}
+
+/// A pool that does not answer.
+pub(super) fn hung(name: &str) -> Problem {
+    let text = format!("the disk of pool `{name}` does not answer");
+    problem(Severity::Inaccessible, "PoolHung", text)
 }
 
 fn problem(severity: Severity, reason: &'static str, message: String) -> Problem {
