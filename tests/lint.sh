@@ -18,7 +18,7 @@ advisories() {
 
 cargo fmt --check
 cargo clippy --locked --all-targets -- -D warnings
-RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items --quiet
 "$deny" --locked check --hide-inclusion-graph bans licenses sources
 advisories
 for script in tests/*.sh tests/guest/*.sh .ci/run; do bash -n "$script"; done

@@ -130,7 +130,7 @@ impl Record {
 }
 
 impl Store {
-    /// The keys, all or none; see [`Claim`].
+    /// The keys, all or none; see `Claim`.
     ///
     /// # Errors
     /// `Busy` where one is taken.

@@ -1,7 +1,7 @@
 //! Filesystems on a device or in an image file: recognise, make, check, grow, freeze, measure.
 //!
 //! Owns: reading superblocks, the pinned mkfs options, and the ioctls on a mounted filesystem. Never: decides to make a
-//! filesystem because it found none; [`make`] runs only where the caller's record says that the object is new.
+//! filesystem because it found none; [`make()`] runs only where the caller's record says that the object is new.
 //!
 //! The order when a volume grows is file, loop device, filesystem; each step here may be repeated.
 

@@ -9,7 +9,7 @@
 //!  3. the tree is attached at a [`Place`].
 //!
 //! Repairs: a crash before step 3 leaves nothing, since the kernel undoes a detached tree with its last descriptor; after
-//! it, [`Place::look`] and [`table`] show the mount.
+//! it, [`Place::look`] and [`table()`] show the mount.
 
 mod options;
 mod place;

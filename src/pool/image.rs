@@ -3,6 +3,7 @@
 //! Owns: everything below `volumes`, `snapshots` and `tmp` of the pool, and the loop devices on it. Never: formats what
 //! exists, makes a second writable device on one file, or freezes the filesystem that the images lie on.
 //!
+//! ```text
 //! Create and snapshot                                Repair
 //!  1. the flush of a mounted source                   A. tmp/<id>: removed by a retry, by destroy and by forget
 //!  2. tmp/<id>: a hole, allocated, or a clone         B. in volumes/ or snapshots/ it is whole: a retry syncs the
@@ -16,6 +17,7 @@
 //! Destroy and forget                                 Repair
 //!  1. unlink in place, fsync of the directory         A. again, absent is synced too
 //!  2. unlink below tmp                                B. what comes back after a power cut is debris
+//! ```
 
 mod devices;
 mod watch;
