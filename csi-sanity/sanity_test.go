@@ -52,7 +52,7 @@ func TestSanity(t *testing.T) {
 		t.Fatal("mounts and loop devices need root")
 	}
 	suite := filepath.Join(t.TempDir(), "csi-sanity")
-	build := exec.Command("go", "build", "-o", suite, "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity")
+	build := exec.Command("go", "build", "-o", suite, "./suite")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("failed to build csi-sanity: %v\n%s", err, out)
 	}
