@@ -143,7 +143,7 @@ impl Home {
     /// Opens the pool that `setup` describes, mounting it where it is not mounted yet.
     ///
     /// # Errors
-    /// `Unavailable` where the pool is not there or another process has it, `Precondition` where it is read-only or
+    /// `Unavailable` where the pool is not there; `Precondition` where another process has it, where it is read-only or
     /// not what the setup says.
     pub fn open(setup: &Setup) -> Result<Home> {
         mounted::ensure(setup)?;

@@ -414,7 +414,7 @@ pub struct Setup {
 /// Opens a pool: the one place that knows which kind is which type.
 ///
 /// # Errors
-/// `Unavailable` where it is not there or another process has it; `Precondition` where it is not what `setup` says.
+/// `Unavailable` where it is not there; `Precondition` where another process has it or it is not what `setup` says.
 pub fn open(setup: &Setup) -> Result<Arc<dyn Pool>> {
     Ok(match setup.kind {
         Kind::Image => Arc::new(image::ImagePool::open(setup)?),

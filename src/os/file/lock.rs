@@ -23,7 +23,7 @@ impl Dir {
     /// Takes the exclusive lock of this name at once.
     ///
     /// # Errors
-    /// `Unavailable`, naming the holder, if another process or another handle of this one has it.
+    /// `Precondition`, naming the holder, if another process or another handle of this one has it.
     pub fn lock(&self, name: impl AsRef<OsStr>) -> Result<Lock> {
         self.lock_within(name, Duration::ZERO)
     }
@@ -31,7 +31,7 @@ impl Dir {
     /// Takes the exclusive lock of this name, waiting so long for its holder to go.
     ///
     /// # Errors
-    /// `Unavailable`, naming the holder, when the time is over.
+    /// `Precondition`, naming the holder, when the time is over.
     pub fn lock_within(&self, name: impl AsRef<OsStr>, wait: Duration) -> Result<Lock> {
         let name = one_component(name.as_ref())?;
         let fd = self
@@ -46,7 +46,7 @@ impl Dir {
                 Err(Errno::WOULDBLOCK) if started.elapsed() < wait => std::thread::sleep(PAUSE),
                 Err(Errno::WOULDBLOCK) => {
                     let holder = holder(&file);
-                    return Err(Error::Unavailable(format!(
+                    return Err(Error::Precondition(format!(
                         "`{}` is in use by {holder}",
                         self.path().display()
                     )));

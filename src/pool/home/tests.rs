@@ -106,7 +106,7 @@ fn a_second_process_waits_and_then_says_who_holds_the_pool() {
     let started = std::time::Instant::now();
     let error = Home::open(&setup).unwrap_err();
     assert!(started.elapsed() >= PATIENCE);
-    assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
+    assert!(matches!(error, Error::Precondition(_)), "{error:?}");
     assert!(error.to_string().contains(&format!("process {} (", std::process::id())), "{error}");
     let waiting = std::thread::spawn(move || Home::open(&setup).map(drop));
     std::thread::sleep(Duration::from_millis(200));
