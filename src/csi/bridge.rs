@@ -1,0 +1,213 @@
+//! The bridge from asynchronous handlers to the blocking engine.
+//!
+//! Owns: that a change, once begun, runs to its end on its pool's own threads, whether or not its caller still waits; and
+//! that the same request, sent again meanwhile, waits for the job that runs instead of starting a second one.
+//! Never: looks into a request; two requests are the same if their bytes are.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prost::Message;
+use tokio::sync::watch;
+use tonic::{Response, Status};
+
+use crate::engine::workers::Workers;
+use crate::error::{Error, Result};
+
+/// How long a question may take before the caller hears that there is no answer. A question changes nothing, so its worker
+/// may be left behind; changes are never given up.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a job has answered so far.
+type Answer<R> = Option<std::result::Result<R, Status>>;
+
+/// The jobs of one method that run now, by the bytes of their requests. The bytes may hold secrets: nothing prints them.
+type Jobs<R> = Arc<Mutex<HashMap<Vec<u8>, watch::Receiver<Answer<R>>>>>;
+
+/// One method that changes something.
+pub(super) struct Lane<R> {
+    jobs: Jobs<R>,
+}
+
+impl<R> Default for Lane<R> {
+    fn default() -> Self {
+        Lane { jobs: Jobs::default() }
+    }
+}
+
+impl<R: Clone + Send + Sync + 'static> Lane<R> {
+    /// Runs a change as a job that outlives this future, or joins the identical one that runs already.
+    ///
+    /// # Errors
+    /// What the job answers; UNAVAILABLE when the pool's queue is full or the job panicked.
+    pub(super) async fn run(
+        &self,
+        request: &impl Message,
+        workers: &Workers,
+        job: impl FnOnce() -> Result<R> + Send + 'static,
+    ) -> std::result::Result<Response<R>, Status> {
+        let mut answer = self.join_or_start(request.encode_to_vec(), workers, job)?;
+        let answered = answer.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
+        answered.unwrap_or_else(|| Err(panicked().into())).map(Response::new)
+    }
+
+    fn join_or_start(
+        &self,
+        key: Vec<u8>,
+        workers: &Workers,
+        job: impl FnOnce() -> Result<R> + Send + 'static,
+    ) -> Result<watch::Receiver<Answer<R>>> {
+        let (sender, receiver) = watch::channel(None);
+        {
+            let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(running) = jobs.get(&key) {
+                return Ok(running.clone());
+            }
+            jobs.insert(key.clone(), receiver.clone());
+        }
+        let entry = Entry { jobs: Arc::clone(&self.jobs), key, sender };
+        // The lock is free by now: a full queue drops the closure, and with it the entry, right here.
+        workers.run(move || {
+            let answer = job().map_err(Status::from);
+            entry.finish(answer);
+        })?;
+        Ok(receiver)
+    }
+}
+
+/// The place of a running job among the jobs; leaves it on every path, a panic included.
+struct Entry<R> {
+    jobs: Jobs<R>,
+    key: Vec<u8>,
+    sender: watch::Sender<Answer<R>>,
+}
+
+impl<R> Entry<R> {
+    /// Leaves first and answers then: who has the answer and asks again must start a new job, not meet this one.
+    fn finish(self, answer: std::result::Result<R, Status>) {
+        let sender = self.sender.clone();
+        drop(self);
+        sender.send_replace(Some(answer));
+    }
+}
+
+impl<R> Drop for Entry<R> {
+    fn drop(&mut self) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+/// Asks the engine something that changes nothing.
+///
+/// # Errors
+/// What the job answers; `Unavailable` when there is no answer in time.
+pub(super) async fn ask<R: Send + 'static>(
+    workers: &Workers,
+    patience: Duration,
+    job: impl FnOnce() -> Result<R> + Send + 'static,
+) -> Result<R> {
+    match tokio::time::timeout(patience, workers.run(job)?).await {
+        Ok(answer) => answer.unwrap_or_else(|_| Err(panicked())),
+        Err(_) => Err(Error::Unavailable(format!(
+            "the storage did not answer within {} ms; its disk may hang",
+            patience.as_millis()
+        ))),
+    }
+}
+
+fn panicked() -> Error {
+    Error::Unavailable(
+        "the operation broke off, its outcome is unknown; send the same request again".to_owned(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tonic::Code;
+
+    use super::*;
+    use crate::proto::csi::DeleteVolumeRequest as Request;
+
+    fn request(volume_id: &str) -> Request {
+        Request { volume_id: volume_id.to_owned(), ..Request::default() }
+    }
+
+    /// A job that counts itself and waits at the gate.
+    fn gated(count: &Arc<AtomicUsize>, gate: &Arc<Barrier>) -> impl FnOnce() -> Result<usize> + Send + use<> {
+        let (count, gate) = (Arc::clone(count), Arc::clone(gate));
+        move || {
+            let n = count.fetch_add(1, Ordering::SeqCst) + 1;
+            gate.wait();
+            Ok(n)
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_identical_retry_joins_and_another_request_does_not() {
+        let (lane, workers) = (Lane::default(), Workers::new("test"));
+        let (count, gate) = (Arc::default(), Arc::new(Barrier::new(2)));
+        let first = lane.join_or_start(vec![1], &workers, gated(&count, &gate)).unwrap();
+        let second = lane.join_or_start(vec![1], &workers, gated(&count, &gate)).unwrap();
+        let other = Arc::new(Barrier::new(1));
+        let third = lane.join_or_start(vec![2], &workers, gated(&count, &other)).unwrap();
+        tokio::task::spawn_blocking(move || gate.wait()).await.unwrap();
+        let mut answers = Vec::new();
+        for mut answer in [first, second, third] {
+            answers.push(answer.wait_for(Option::is_some).await.unwrap().clone().unwrap().unwrap());
+        }
+        assert_eq!(answers[0], answers[1]);
+        assert_ne!(answers[0], answers[2]);
+        assert_eq!(count.load(Ordering::SeqCst), 2);
+        assert!(lane.jobs.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_caller_who_leaves_abandons_nothing() {
+        let (lane, workers) = (Lane::default(), Workers::new("test"));
+        let (count, gate) = (Arc::default(), Arc::new(Barrier::new(2)));
+        let asked = request("x");
+        let impatient = lane.run(&asked, &workers, gated(&count, &gate));
+        tokio::time::timeout(Duration::from_millis(20), impatient).await.unwrap_err();
+        let retry = lane.run(&asked, &workers, || Ok(99));
+        let (answer, _) = tokio::join!(retry, tokio::task::spawn_blocking(move || gate.wait()));
+        assert_eq!(answer.unwrap().into_inner(), 1, "the retry has the answer of the job that was left");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_open_outcome_and_clears() {
+        let (lane, workers) = (Lane::<usize>::default(), Workers::new("test"));
+        let broken = lane.run(&request("x"), &workers, || panic!("on purpose")).await.unwrap_err();
+        assert_eq!(broken.code(), Code::Unavailable);
+        let again = lane.run(&request("x"), &workers, || Ok(2)).await.unwrap();
+        assert_eq!(again.into_inner(), 2);
+        let silent = ask(&workers, PATIENCE, || -> Result<()> { panic!("on purpose") }).await;
+        assert!(matches!(silent, Err(Error::Unavailable(_))));
+    }
+
+    #[tokio::test]
+    async fn a_finished_job_is_not_joined() {
+        let (lane, workers) = (Lane::default(), Workers::new("test"));
+        for n in 0..100 {
+            let answer = lane.run(&request("x"), &workers, move || Ok(n)).await.unwrap();
+            assert_eq!(answer.into_inner(), n, "an answer of an earlier call came back");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_question_does_not_wait_for_ever() {
+        let workers = Workers::new("test");
+        let gate = Arc::new(Barrier::new(2));
+        let hung = Arc::clone(&gate);
+        let job = move || {
+            hung.wait();
+            Ok(())
+        };
+        let answer = ask(&workers, Duration::from_millis(20), job).await;
+        assert!(matches!(&answer, Err(Error::Unavailable(text)) if text.contains("20 ms")), "{answer:?}");
+        gate.wait();
+    }
+}

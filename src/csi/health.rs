@@ -1,0 +1,113 @@
+//! The Controller's and the node's calls about health. None waits for a hung disk: a pool whose threads do not answer is
+//! itself the finding.
+
+use std::time::Duration;
+
+use crate::engine::{Problem, Severity};
+use crate::error::{Error, Result};
+use crate::model::VolumeId;
+use crate::proto::csi;
+
+use super::bridge::{PATIENCE, ask};
+use super::parse::{id, map, maybe_path, page_size, present, short};
+use super::tokens::{List, cut};
+use super::volumes::whole;
+use super::{Plugin, Reply, Services, describe};
+
+/// How long a look at health may take before silence is the finding.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Services {
+    pub(super) async fn health_of_volume(
+        &self,
+        request: csi::ControllerGetVolumeHealthRequest,
+    ) -> Reply<csi::ControllerGetVolumeHealthResponse> {
+        present("volume_id", &request.volume_id)?;
+        map("secrets", &request.secrets)?;
+        let volume_health = Some(self.health(&request.volume_id).await?);
+        Ok(csi::ControllerGetVolumeHealthResponse { volume_health }.into())
+    }
+
+    pub(super) async fn page_of_unhealthy(
+        &self,
+        request: csi::ControllerListVolumeHealthRequest,
+    ) -> Reply<csi::ControllerListVolumeHealthResponse> {
+        let max = page_size(request.max_entries)?;
+        short("starting_token", &request.starting_token)?;
+        map("secrets", &request.secrets)?;
+        let after = List::VolumeHealth.cursor(&request.starting_token)?;
+        let plugin = self.plugin();
+        let job = move || plugin.unhealthy(after, max);
+        Ok(ask(self.engine()?.host_workers(), PATIENCE, job).await?.into())
+    }
+
+    /// The node's view: that of the record and the pool, whether or not the volume is in use here.
+    pub(super) async fn node_health_of_volume(
+        &self,
+        request: csi::NodeGetVolumeHealthRequest,
+    ) -> Reply<csi::NodeGetVolumeHealthResponse> {
+        present("volume_id", &request.volume_id)?;
+        maybe_path("volume_publish_path", &request.volume_publish_path)?;
+        maybe_path("staging_target_path", &request.staging_target_path)?;
+        let volume_health = Some(self.health(&request.volume_id).await?);
+        Ok(csi::NodeGetVolumeHealthResponse { volume_health }.into())
+    }
+
+    pub(super) async fn health_of_storage(&self) -> Reply<csi::NodeGetStorageHealthResponse> {
+        let plugin = self.plugin();
+        let job = move || Ok(plugin.engine.storage_health());
+        let problems = unless_silent(ask(self.engine()?.host_workers(), HEALTH_PATIENCE, job).await);
+        Ok(describe::storage(&problems?).into())
+    }
+
+    async fn health(&self, volume_id: &str) -> Result<csi::VolumeHealth> {
+        let id: VolumeId = id("volume_id", volume_id)?;
+        let plugin = self.plugin();
+        let job = move || Ok(plugin.engine.volume_health(&id));
+        // The engine's own answer is kept apart from the silence of its threads.
+        let answer = ask(self.engine()?.workers(id.pool()), HEALTH_PATIENCE, job).await;
+        let problems = match answer {
+            Ok(problems) => problems?,
+            silent @ Err(_) => unless_silent(silent.map(|_| Vec::new()))?,
+        };
+        Ok(describe::health(&id, &problems))
+    }
+}
+
+/// No answer in time becomes a problem.
+fn unless_silent(answer: Result<Vec<Problem>>) -> Result<Vec<Problem>> {
+    match answer {
+        Err(Error::Unavailable(message)) => {
+            Ok(vec![Problem { severity: Severity::Inaccessible, reason: "StorageNotAnswering", message }])
+        }
+        other => other,
+    }
+}
+
+impl Plugin {
+    /// The volumes with something wrong, in the order of their ids.
+    fn unhealthy(
+        &self,
+        after: Option<VolumeId>,
+        max: usize,
+    ) -> Result<csi::ControllerListVolumeHealthResponse> {
+        whole(&self.engine)?;
+        let mut page = Vec::new();
+        for volume in self.engine.volumes(after, usize::MAX) {
+            let problems = match self.engine.volume_health(&volume.id) {
+                // Deleted since the list was read.
+                Err(Error::NotFound(_)) => continue,
+                problems => problems?,
+            };
+            if !problems.is_empty() {
+                page.push((volume.id, problems));
+            }
+            if page.len() > max {
+                break;
+            }
+        }
+        let next_token = cut(List::VolumeHealth, &mut page, max, |(id, _)| *id);
+        let entries = page.iter().map(|(id, problems)| describe::health(id, problems)).collect();
+        Ok(csi::ControllerListVolumeHealthResponse { entries, next_token })
+    }
+}

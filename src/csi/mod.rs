@@ -1,0 +1,200 @@
+//! The wire: CSI on one side, the engine on the other.
+//!
+//! Owns: every check that needs only the request (`parse`, `capability`, `class`, `topology`), the code of every failure
+//! (`status`), what is advertised (`offers`), how records look to a CO (`describe`), page tokens (`tokens`), and the bridge
+//! to the engine's threads (`bridge`). Never: knows pool kinds, programs or mounts; prints a secret, a mount flag or a value
+//! of a volume context.
+//!
+//! A handler checks fields in the order of the contract: what is advertised, required fields and their form, ids, ranges.
+//! Then it hands the engine a checked request, as a change (`Lane::run`) or a question (`bridge::ask`).
+
+mod bridge;
+mod capability;
+mod class;
+mod controller;
+mod describe;
+mod groups;
+mod health;
+mod identity;
+mod metadata;
+mod node;
+mod offers;
+mod parse;
+mod snapshots;
+mod status;
+mod tokens;
+mod topology;
+mod volumes;
+
+use std::sync::Arc;
+
+use tonic::{Response, Status};
+
+use crate::engine::{Engine, Features};
+use crate::error::{Error, Result};
+use crate::proto::csi;
+use crate::proto::csi::controller_server::ControllerServer;
+use crate::proto::csi::group_controller_server::GroupControllerServer;
+use crate::proto::csi::identity_server::IdentityServer;
+use crate::proto::csi::node_server::NodeServer;
+use crate::proto::csi::snapshot_metadata_server::SnapshotMetadataServer;
+
+use self::bridge::Lane;
+
+/// What a handler answers.
+type Reply<T> = std::result::Result<Response<T>, Status>;
+
+/// The names under which this process appears to a CO.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The driver's name, like `csi.rockpool.dev`.
+    pub driver_name: String,
+    /// This node's id, and the value of the topology key.
+    pub node_id: String,
+    /// How many volumes the node takes; zero leaves that to the CO.
+    pub max_volumes: i64,
+}
+
+impl About {
+    /// Checks the names against the limits of the standard.
+    ///
+    /// # Errors
+    /// `Invalid` with what is wrong.
+    pub fn check(&self) -> Result<()> {
+        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphabetic());
+        let (first, last) = (self.driver_name.chars().next(), self.driver_name.chars().last());
+        let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+        if self.driver_name.len() > 63 || !edge(first) || !edge(last) || !self.driver_name.chars().all(inner)
+        {
+            let want = "want at most 63 letters, digits, `-` and `.`, with a letter at both ends";
+            return Err(Error::invalid("driver name", &self.driver_name, want));
+        }
+        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+        let (first, last) = (self.node_id.chars().next(), self.node_id.chars().last());
+        let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        if self.node_id.len() > 63 || !edge(first) || !edge(last) || !self.node_id.chars().all(inner) {
+            let want = "want at most 63 letters, digits, `-`, `.` and `_`, with a letter or digit at both ends, since it \
+                        becomes the value of a label";
+            return Err(Error::invalid("node id", &self.node_id, want));
+        }
+        if self.max_volumes < 0 {
+            return Err(Error::invalid("max volumes", self.max_volumes, "want 0 (no limit) or more"));
+        }
+        Ok(())
+    }
+}
+
+/// All that a job needs to know.
+struct Plugin {
+    engine: Arc<Engine>,
+    about: About,
+    features: Features,
+}
+
+/// The methods that change something, each with its running jobs.
+#[derive(Default)]
+struct Lanes {
+    create_volume: Lane<csi::CreateVolumeResponse>,
+    delete_volume: Lane<csi::DeleteVolumeResponse>,
+    expand_volume: Lane<csi::ControllerExpandVolumeResponse>,
+    create_snapshot: Lane<csi::CreateSnapshotResponse>,
+    delete_snapshot: Lane<csi::DeleteSnapshotResponse>,
+    create_group: Lane<csi::CreateVolumeGroupSnapshotResponse>,
+    delete_group: Lane<csi::DeleteVolumeGroupSnapshotResponse>,
+    stage: Lane<csi::NodeStageVolumeResponse>,
+    unstage: Lane<csi::NodeUnstageVolumeResponse>,
+    publish: Lane<csi::NodePublishVolumeResponse>,
+    unpublish: Lane<csi::NodeUnpublishVolumeResponse>,
+    expand_node: Lane<csi::NodeExpandVolumeResponse>,
+}
+
+/// Every CSI service of a node, ready to be put on a socket. Clones share their running jobs, so that a retry over another
+/// connection or socket joins too.
+#[derive(Clone)]
+pub struct Services {
+    plugin: Arc<Plugin>,
+    lanes: Arc<Lanes>,
+}
+
+impl Services {
+    /// The services of `engine` under these names.
+    ///
+    /// # Errors
+    /// `Invalid` for names that the standard forbids.
+    pub fn new(engine: Arc<Engine>, about: About) -> Result<Self> {
+        about.check()?;
+        let features = engine.features();
+        Ok(Services { plugin: Arc::new(Plugin { engine, about, features }), lanes: Arc::default() })
+    }
+
+    /// The Identity service.
+    pub fn identity(&self) -> IdentityServer<Self> {
+        IdentityServer::new(self.clone())
+    }
+
+    /// The Controller service.
+    pub fn controller(&self) -> ControllerServer<Self> {
+        ControllerServer::new(self.clone())
+    }
+
+    /// The GroupController service. It is there also where no pool has groups, and says so.
+    pub fn group_controller(&self) -> GroupControllerServer<Self> {
+        GroupControllerServer::new(self.clone())
+    }
+
+    /// The SnapshotMetadata service, which says that it is not offered.
+    pub fn snapshot_metadata(&self) -> SnapshotMetadataServer<Self> {
+        SnapshotMetadataServer::new(self.clone())
+    }
+
+    /// The Node service.
+    pub fn node(&self) -> NodeServer<Self> {
+        NodeServer::new(self.clone())
+    }
+
+    /// The engine, once its records are read; before that no list would be whole and no change safe.
+    fn engine(&self) -> Result<&Engine> {
+        if self.plugin.engine.ready() {
+            return Ok(&self.plugin.engine);
+        }
+        Err(Error::Unavailable(
+            "the driver is starting, its records are still being read; ask again".to_owned(),
+        ))
+    }
+
+    /// What a job takes along.
+    fn plugin(&self) -> Arc<Plugin> {
+        Arc::clone(&self.plugin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn about(driver_name: &str, node_id: &str) -> About {
+        About { driver_name: driver_name.to_owned(), node_id: node_id.to_owned(), max_volumes: 0 }
+    }
+
+    #[test]
+    fn names_obey_the_limits_of_the_standard() {
+        about("csi.rockpool.dev", "node-1.example").check().unwrap();
+        about(&"d".repeat(63), &"n".repeat(63)).check().unwrap();
+        for (driver, node) in [
+            ("", "n"),
+            ("csi.rockpool.2", "n"),
+            ("-csi", "n"),
+            ("csi_rockpool", "n"),
+            (&"d".repeat(64), "n"),
+            ("csi", ""),
+            ("csi", "-n"),
+            ("csi", "a/b"),
+            ("csi", "ü"),
+            ("csi", &"n".repeat(64)),
+        ] {
+            assert!(matches!(about(driver, node).check(), Err(Error::Invalid(_))), "{driver} {node}");
+        }
+        let negative = About { max_volumes: -1, ..about("csi", "n") };
+        assert!(negative.check().is_err());
+    }
+}
