@@ -1,9 +1,8 @@
 //! Rockpool: a CSI driver for storage that is local to a node.
 
-#[path = "csi/call.rs"]
-pub mod call;
 pub mod cli;
 pub mod config;
+pub mod csi;
 pub mod ctl;
 pub mod engine;
 pub mod error;

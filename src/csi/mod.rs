@@ -9,6 +9,7 @@
 //! Then it hands the engine a checked request, as a change (`Lane::run`) or a question (`bridge::ask`).
 
 mod bridge;
+pub mod call;
 mod capability;
 mod class;
 mod controller;

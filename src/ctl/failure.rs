@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use tonic::{Code, Status};
 
-use crate::call::code_name;
+use crate::csi::call::code_name;
 use crate::error::chain;
 
 /// The result of a command.

@@ -18,7 +18,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use crate::call::{CallId, code_name};
+use crate::csi::call::{CallId, code_name};
 
 /// Calls that may run at once, over all connections.
 const AT_ONCE: usize = 256;

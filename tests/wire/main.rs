@@ -1,0 +1,18 @@
+//! The services on a real socket, over pools in memory: each answer of the contract that needs no mount.
+//!
+//! Every refusal is checked for three things: its code, that its message names the field and the value, and that lists and
+//! free space are what they were.
+
+#![allow(clippy::disallowed_methods, reason = "the test makes its own files")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too, fail by panic")]
+
+mod harness;
+
+mod capacity;
+mod controller;
+mod create;
+mod groups;
+mod lists;
+mod node;
+mod snapshots;
+mod surface;
