@@ -14,6 +14,8 @@ use crate::model::VolumeId;
 use crate::os::file::Dir;
 use crate::os::mount::{self, Mounted};
 
+/// The directory of the notes, below the state directory.
+const FOLDER: &str = "mounts";
 /// No note is larger.
 const NOTE_BYTES: usize = 16 * 1024;
 
@@ -68,12 +70,12 @@ impl Wish {
 }
 
 impl Notes {
-    /// The notes in `state_dir`, which is made if need be. Those of another boot are removed.
+    /// The notes below `state_dir`, which is made if need be. Those of another boot are removed.
     pub(super) fn open(state_dir: &Path) -> Result<Notes> {
-        let notes = Notes { dir: Dir::make_path(state_dir, 0o700)?, boot: mount::boot_id()? };
+        let notes = Notes { dir: Dir::make_path(&state_dir.join(FOLDER), 0o700)?, boot: mount::boot_id()? };
         for name in notes.dir.names()? {
             if notes.read(&name).is_none_or(|note| note.boot != notes.boot) {
-                notes.dir.remove(&name)?;
+                notes.dir.remove_unsynced(&name)?;
             }
         }
         Ok(notes)
@@ -85,7 +87,7 @@ impl Notes {
             Note { volume, path: path.to_owned(), boot: self.boot.clone(), mount: identity(mounted), wish };
         let text = serde_json::to_vec(&note)
             .map_err(|error| Error::Corrupt(format!("failed to encode a note about a mount: {error}")))?;
-        self.dir.replace(file_name(path), &text)
+        self.dir.replace_unsynced(file_name(path), &text)
     }
 
     /// What was asked for at `path`, if `mounted` is still what it was about.
@@ -97,7 +99,7 @@ impl Notes {
 
     /// Forgets what was asked for at `path`.
     pub(super) fn forget(&self, path: &Path) -> Result<()> {
-        self.dir.remove(file_name(path)).map(drop)
+        self.dir.remove_unsynced(file_name(path))
     }
 
     fn read(&self, name: impl AsRef<std::ffi::OsStr>) -> Option<Note> {

@@ -181,12 +181,33 @@ impl Dir {
     /// `Unavailable` if only the last step failed: the name shows the new content, a power cut may bring the old back.
     pub fn replace(&self, name: impl AsRef<OsStr>, bytes: &[u8]) -> Result<()> {
         let name = one_component(name.as_ref())?;
+        let temporary = self.written(name, bytes)?;
+        sync(&temporary.file)?;
+        temporary.rename(name)?;
+        self.sync()
+    }
+
+    /// As `replace`, for what means nothing after a reboot: the death of this process leaves the old content or the new
+    /// one, and nothing waits for the disk.
+    pub fn replace_unsynced(&self, name: impl AsRef<OsStr>, bytes: &[u8]) -> Result<()> {
+        let name = one_component(name.as_ref())?;
+        self.written(name, bytes)?.rename(name)
+    }
+
+    /// Removes what `replace_unsynced` wrote; absent is `Ok`.
+    pub fn remove_unsynced(&self, name: impl AsRef<OsStr>) -> Result<()> {
+        let name = one_component(name.as_ref())?;
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(self.failed("remove", name, e)),
+        }
+    }
+
+    fn written(&self, name: &OsStr, bytes: &[u8]) -> Result<Temporary<'_>> {
         let temporary = Temporary::new(self)?;
         let mut file = &temporary.file;
         file.write_all(bytes).map_err(|e| Error::host(format!("failed to write {}", self.at(name)), e))?;
-        sync(file)?;
-        temporary.rename(name)?;
-        self.sync()
+        Ok(temporary)
     }
 
     /// Removes a file; on return its absence survives a power cut.
