@@ -68,6 +68,8 @@ pub struct Engine {
     store: Store,
     host: Workers,
     kubelet_root: PathBuf,
+    /// The same without symlinks, as the mount table spells it.
+    real_root: PathBuf,
     notes: notes::Notes,
     ready: AtomicBool,
 }

@@ -3,7 +3,7 @@
 //! Owns: telling whether a mount shows exactly this volume (by the device behind it, or the directory's inode; never by
 //! path or number), and every mount that does. Never: mounts or unmounts; see `stage` and `publish`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result, quoted};
@@ -77,12 +77,25 @@ impl Engine {
 
     /// The mounts of this volume that a workload may use: below the kubelet root, and not its staging.
     pub(super) fn published(&self, pool: &dyn Pool, volume: &Volume, staging: &Path) -> Result<Vec<Mount>> {
+        let staging = self.as_in_table(staging);
         let mut mounts = self.mounts_of(pool, volume)?;
         mounts.retain(|mount| {
             let point = mount.point.as_path();
-            point.starts_with(&self.kubelet_root) && point != staging && point != staging.join(STAGED_DEVICE)
+            point.starts_with(&self.real_root) && point != staging && point != staging.join(STAGED_DEVICE)
         });
         Ok(mounts)
+    }
+
+    /// A path below the kubelet root as the mount table spells it, where that root is reached through a symlink.
+    fn as_in_table(&self, path: &Path) -> PathBuf {
+        path.strip_prefix(&self.kubelet_root)
+            .map_or_else(|_| path.to_owned(), |rest| self.real_root.join(rest))
+    }
+
+    /// The place of a mount that the table shows below the kubelet root, and the path by which calls name it.
+    pub(super) fn place_of(&self, mount: &Mount) -> Result<(Place, PathBuf)> {
+        let rest = mount.point.strip_prefix(&self.real_root).unwrap_or(&mount.point);
+        Ok((Place::walk(&self.real_root, &mount.point)?, self.kubelet_root.join(rest)))
     }
 
     /// Whether what is mounted at a place is this volume: the pool says so, or, where it is away, our note.

@@ -13,6 +13,7 @@ use crate::engine::workers::Workers;
 use crate::engine::{Engine, EngineConfig, PoolConfig, Slot, State};
 use crate::error::{Error, Result, chain, quoted};
 use crate::model::{ObjectId, PoolId};
+use crate::os::file::real_path;
 use crate::pool::{Found, Pool};
 
 impl Engine {
@@ -26,6 +27,7 @@ impl Engine {
             pools: config.pools.into_iter().map(Slot::new).collect(),
             store: Store::default(),
             host: Workers::new("host"),
+            real_root: real_path(&config.kubelet_root),
             kubelet_root: config.kubelet_root,
             notes,
             ready: AtomicBool::new(false),

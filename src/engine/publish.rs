@@ -144,10 +144,11 @@ impl Engine {
     /// Refuses a second target, unless every one of them shares the volume.
     fn refuse_second(&self, pool: &dyn Pool, volume: &Volume, want: &Publish) -> Result<()> {
         for other in self.published(pool, volume, &want.staging)? {
-            let note = Place::walk(&self.kubelet_root, &other.point).and_then(|place| {
-                let Here::Mounted(mounted) = place.look()? else { return Ok(None) };
-                Ok(self.notes.about(place.path(), &mounted))
-            })?;
+            let (place, named) = self.place_of(&other)?;
+            let note = match place.look()? {
+                Here::Mounted(mounted) => self.notes.about(&named, &mounted),
+                Here::Nothing | Here::Directory { .. } | Here::File { .. } | Here::Other => None,
+            };
             let theirs = note.map_or(Mode::MultiWriter, |note| note.wish.mode);
             if want.capability.mode != Mode::MultiWriter || theirs != Mode::MultiWriter {
                 return Err(Error::Precondition(format!(

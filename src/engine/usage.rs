@@ -9,7 +9,6 @@ use crate::engine::{Amount, Engine, Key, NodeExpand, Stats};
 use crate::error::{Error, Result};
 use crate::model::{Access, Bytes, Filesystem, ObjectId, Volume, VolumeId};
 use crate::os::fs::{self, FsKind, Space};
-use crate::os::mount::Place;
 
 impl Engine {
     /// The bytes and inodes of the volume at a path where it is staged or published.
@@ -71,15 +70,14 @@ impl Engine {
     fn writable_root(&self, volume: &Volume) -> Result<std::os::fd::OwnedFd> {
         let pool = self.pool(volume.id.pool())?;
         let mounts = self.mounts_of(pool.as_ref(), volume)?;
-        let mount =
-            mounts.iter().find(|mount| !mount.read_only && mount.point.starts_with(&self.kubelet_root));
+        let mount = mounts.iter().find(|mount| !mount.read_only && mount.point.starts_with(&self.real_root));
         let mount = mount.ok_or_else(|| {
             Error::Precondition(format!(
                 "every mount of volume {} is read-only; it grows at the next stage",
                 volume.id
             ))
         })?;
-        Place::walk(&self.kubelet_root, &mount.point)?.open_directory()
+        self.place_of(mount)?.0.open_directory()
     }
 }
 

@@ -410,6 +410,11 @@ fn one_component(name: &OsStr) -> Result<&OsStr> {
     Ok(name)
 }
 
+/// A configured path without symlinks; as it is where it leads nowhere.
+pub fn real_path(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
 /// A file under a temporary name that is removed unless it was renamed.
 struct Temporary<'a> {
     dir: &'a Dir,

@@ -246,6 +246,19 @@ fn a_volume_in_use_is_not_deleted() {
 }
 
 #[test]
+fn a_kubelet_root_behind_a_symlink_is_the_same_root() {
+    let rig = Rig::behind_a_symlink();
+    let volume = rig.create("a", EXT4, 64);
+    let target = rig.publish("a", &volume, EXT4);
+    assert_eq!(rig.mounts().len(), 2);
+    let second = rig.publish_of("a", "b", &volume, EXT4);
+    assert!(matches!(rig.engine().publish(&second), Err(Error::Precondition(_))));
+    assert!(matches!(rig.engine().unstage(&volume.id, &rig.staging("a")), Err(Error::Precondition(_))));
+    rig.unpublish("a", &volume);
+    assert!(rig.mounts().is_empty() && !target.exists());
+}
+
+#[test]
 fn a_busy_target_is_not_torn_away() {
     let rig = Rig::image();
     let volume = rig.create("a", EXT4, 64);

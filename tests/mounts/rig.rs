@@ -23,6 +23,7 @@ pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) struct Rig {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) setup: Setup,
+    root: &'static str,
     engine: Option<Engine>,
 }
 
@@ -32,6 +33,15 @@ impl Rig {
         let dir = tempfile::tempdir().unwrap();
         let file = Place::File { path: dir.path().join("pool.img"), size: Bytes::GIB.times(3), sparse: true };
         Rig::with(dir, Kind::Image, file)
+    }
+
+    /// With a kubelet root whose configured path is a symlink.
+    pub(crate) fn behind_a_symlink() -> Rig {
+        let mut rig = Rig::image();
+        std::os::unix::fs::symlink("kubelet", rig.dir.path().join("link")).unwrap();
+        rig.root = "link";
+        rig.restart();
+        rig
     }
 
     /// With a directory pool that enforces nothing.
@@ -48,7 +58,7 @@ impl Rig {
         let mount_parent = dir.path().join("pools");
         let request = Request { name: "p".to_owned(), kind, place, quota, mount_parent };
         let setup = prepare::prepare(&request).unwrap();
-        let mut rig = Rig { dir, setup, engine: None };
+        let mut rig = Rig { dir, setup, root: "kubelet", engine: None };
         rig.restart();
         rig
     }
@@ -78,7 +88,7 @@ impl Rig {
     }
 
     pub(crate) fn root(&self) -> PathBuf {
-        self.dir.path().join("kubelet")
+        self.dir.path().join(self.root)
     }
 
     /// An empty directory that the CO made for staging.
@@ -133,7 +143,7 @@ impl Rig {
     /// Every mount below the kubelet root.
     pub(crate) fn mounts(&self) -> Vec<Mount> {
         let mut mounts = mount::table().unwrap();
-        mounts.retain(|mount| mount.point.starts_with(self.root()));
+        mounts.retain(|mount| mount.point.starts_with(self.dir.path().join("kubelet")));
         mounts
     }
 
