@@ -362,7 +362,7 @@ impl Pool for SimPool {
             state.volumes.get(id).ok_or_else(|| gone("volume", id))?;
             if !state.frozen.insert(*id) {
                 drop(state);
-                return Err(Error::Busy(format!("volume {id} is frozen by somebody else")));
+                return Err(Error::Precondition(format!("volume {id} is frozen by somebody else")));
             }
             let (shared, id) = (Arc::clone(&self.shared), *id);
             thaw.push(Box::new(move || Ok(shared.thaw(&id))));
