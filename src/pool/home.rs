@@ -10,7 +10,7 @@
 //!  4. make the directories that are missing          D. again, each step is safe to repeat
 //!  5. remove what a dead process was writing         E. as D
 //!
-//! Layout: `pool.json` (the marker), `lock`, `volumes/`, `snapshots/`, `tmp/`, `records/`.
+//! Layout: `pool.json` (the marker), `lock`, `volumes/`, `snapshots/`, `tmp/`, `records/`, and `projects` of a directory pool.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -35,6 +35,8 @@ const RECORDS: &str = "records";
 /// The directories of a pool.
 pub(super) const DIRECTORIES: [&str; 4] = [VOLUMES, SNAPSHOTS, TMP, RECORDS];
 const LOCK: &str = "lock";
+/// Where a directory pool keeps the next project id.
+pub(super) const PROJECTS: &str = "projects";
 /// What a filesystem makes by itself.
 pub(super) const LOST_AND_FOUND: &str = "lost+found";
 /// The schema of the marker that this program writes, and the newest that it reads.
@@ -257,7 +259,7 @@ impl Home {
     /// What lies where nothing of a pool lies: names for people.
     pub(super) fn strangers(&self) -> Result<Vec<Found>> {
         let ours = |name: &OsString| {
-            [MARKER, LOCK, LOST_AND_FOUND].iter().chain(&DIRECTORIES).any(|ours| name == *ours)
+            [MARKER, LOCK, PROJECTS, LOST_AND_FOUND].iter().chain(&DIRECTORIES).any(|ours| name == *ours)
         };
         let strange = |name: OsString| {
             let shown = name.to_string_lossy().into_owned();

@@ -13,6 +13,7 @@
 //!
 //! `tests/contract.rs` runs it over every kind.
 
+pub mod directory;
 pub mod home;
 pub mod image;
 mod mounted;
@@ -418,7 +419,7 @@ pub struct Setup {
 pub fn open(setup: &Setup) -> Result<Arc<dyn Pool>> {
     Ok(match setup.kind {
         Kind::Image => Arc::new(image::ImagePool::open(setup)?),
-        Kind::Directory => return Err(Error::Unsupported("this build has no directory pools".to_owned())),
+        Kind::Directory => Arc::new(directory::DirectoryPool::open(setup)?),
         Kind::Sim => Arc::new(sim::SimPool::open(setup)?),
     })
 }
