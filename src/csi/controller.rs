@@ -7,7 +7,7 @@ use crate::proto::csi::controller_server::Controller;
 
 use super::offers::{NO_ATTACH, NO_MODIFY};
 use super::status::unadvertised;
-use super::{Reply, Services, offers};
+use super::{Reply, Services, noted, offers};
 
 #[async_trait]
 impl Controller for Services {
@@ -23,21 +23,21 @@ impl Controller for Services {
         &self,
         request: Request<csi::CreateVolumeRequest>,
     ) -> Reply<csi::CreateVolumeResponse> {
-        self.make_volume(request.into_inner()).await
+        self.make_volume(noted(request, |r| &r.name)).await
     }
 
     async fn delete_volume(
         &self,
         request: Request<csi::DeleteVolumeRequest>,
     ) -> Reply<csi::DeleteVolumeResponse> {
-        self.remove_volume(request.into_inner()).await
+        self.remove_volume(noted(request, |r| &r.volume_id)).await
     }
 
     async fn validate_volume_capabilities(
         &self,
         request: Request<csi::ValidateVolumeCapabilitiesRequest>,
     ) -> Reply<csi::ValidateVolumeCapabilitiesResponse> {
-        self.validate_volume(request.into_inner()).await
+        self.validate_volume(noted(request, |r| &r.volume_id)).await
     }
 
     async fn list_volumes(
@@ -51,7 +51,7 @@ impl Controller for Services {
         &self,
         request: Request<csi::ControllerGetVolumeRequest>,
     ) -> Reply<csi::ControllerGetVolumeResponse> {
-        self.one_volume(request.into_inner()).await
+        self.one_volume(noted(request, |r| &r.volume_id)).await
     }
 
     async fn get_capacity(
@@ -65,42 +65,42 @@ impl Controller for Services {
         &self,
         request: Request<csi::ControllerExpandVolumeRequest>,
     ) -> Reply<csi::ControllerExpandVolumeResponse> {
-        self.expand_volume(request.into_inner()).await
+        self.expand_volume(noted(request, |r| &r.volume_id)).await
     }
 
     async fn create_snapshot(
         &self,
         request: Request<csi::CreateSnapshotRequest>,
     ) -> Reply<csi::CreateSnapshotResponse> {
-        self.cut_snapshot(request.into_inner()).await
+        self.cut_snapshot(noted(request, |r| &r.name)).await
     }
 
     async fn delete_snapshot(
         &self,
         request: Request<csi::DeleteSnapshotRequest>,
     ) -> Reply<csi::DeleteSnapshotResponse> {
-        self.remove_snapshot(request.into_inner()).await
+        self.remove_snapshot(noted(request, |r| &r.snapshot_id)).await
     }
 
     async fn list_snapshots(
         &self,
         request: Request<csi::ListSnapshotsRequest>,
     ) -> Reply<csi::ListSnapshotsResponse> {
-        self.page_of_snapshots(request.into_inner()).await
+        self.page_of_snapshots(noted(request, |r| &r.snapshot_id)).await
     }
 
     async fn get_snapshot(
         &self,
         request: Request<csi::GetSnapshotRequest>,
     ) -> Reply<csi::GetSnapshotResponse> {
-        self.one_snapshot(request.into_inner()).await
+        self.one_snapshot(noted(request, |r| &r.snapshot_id)).await
     }
 
     async fn controller_get_volume_health(
         &self,
         request: Request<csi::ControllerGetVolumeHealthRequest>,
     ) -> Reply<csi::ControllerGetVolumeHealthResponse> {
-        self.health_of_volume(request.into_inner()).await
+        self.health_of_volume(noted(request, |r| &r.volume_id)).await
     }
 
     async fn controller_list_volume_health(

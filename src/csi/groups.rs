@@ -15,7 +15,7 @@ use super::bridge::{PATIENCE, ask};
 use super::class::snapshot_class;
 use super::parse::{gone, id, map, missing, name, present};
 use super::status::advertised;
-use super::{Plugin, Reply, Services, offers};
+use super::{Plugin, Reply, Services, noted, offers};
 
 /// The most members of a group: all of them are frozen at once.
 const MEMBERS_MAX: usize = 1024;
@@ -36,7 +36,7 @@ impl GroupController for Services {
         request: Request<csi::CreateVolumeGroupSnapshotRequest>,
     ) -> Reply<csi::CreateVolumeGroupSnapshotResponse> {
         advertised("CreateVolumeGroupSnapshot", &self.plugin.features.groups)?;
-        let request = request.into_inner();
+        let request = noted(request, |r| &r.name);
         let want = wanted(&request)?;
         let engine = self.engine()?;
         let workers =
@@ -55,7 +55,7 @@ impl GroupController for Services {
         request: Request<csi::DeleteVolumeGroupSnapshotRequest>,
     ) -> Reply<csi::DeleteVolumeGroupSnapshotResponse> {
         advertised("DeleteVolumeGroupSnapshot", &self.plugin.features.groups)?;
-        let request = request.into_inner();
+        let request = noted(request, |r| &r.group_snapshot_id);
         present("group_snapshot_id", &request.group_snapshot_id)?;
         map("secrets", &request.secrets)?;
         let engine = self.engine()?;
@@ -73,7 +73,7 @@ impl GroupController for Services {
         request: Request<csi::GetVolumeGroupSnapshotRequest>,
     ) -> Reply<csi::GetVolumeGroupSnapshotResponse> {
         advertised("GetVolumeGroupSnapshot", &self.plugin.features.groups)?;
-        let request = request.into_inner();
+        let request = noted(request, |r| &r.group_snapshot_id);
         present("group_snapshot_id", &request.group_snapshot_id)?;
         map("secrets", &request.secrets)?;
         let group: GroupId = id("group_snapshot_id", &request.group_snapshot_id)?;

@@ -29,7 +29,7 @@ mod volumes;
 
 use std::sync::Arc;
 
-use tonic::{Response, Status};
+use tonic::{Request, Response, Status};
 
 use crate::engine::{Engine, Features};
 use crate::error::{Error, Result};
@@ -41,9 +41,16 @@ use crate::proto::csi::node_server::NodeServer;
 use crate::proto::csi::snapshot_metadata_server::SnapshotMetadataServer;
 
 use self::bridge::Lane;
+use self::call::CallId;
 
 /// What a handler answers.
 type Reply<T> = std::result::Result<Response<T>, Status>;
+
+/// A request without its envelope; the log learns the id or name that it is about.
+fn noted<T>(request: Request<T>, id: impl FnOnce(&T) -> &str) -> T {
+    CallId::note(&request, id(request.get_ref()));
+    request.into_inner()
+}
 
 /// The names under which this process appears to a CO.
 #[derive(Clone, Debug)]
@@ -173,14 +180,14 @@ impl Services {
 mod tests {
     use super::*;
 
-    fn about(driver_name: &str, node_id: &str) -> About {
+    fn named(driver_name: &str, node_id: &str) -> About {
         About { driver_name: driver_name.to_owned(), node_id: node_id.to_owned(), max_volumes: 0 }
     }
 
     #[test]
     fn names_obey_the_limits_of_the_standard() {
-        about("csi.rockpool.dev", "node-1.example").check().unwrap();
-        about(&"d".repeat(63), &"n".repeat(63)).check().unwrap();
+        named("csi.rockpool.dev", "node-1.example").check().unwrap();
+        named(&"d".repeat(63), &"n".repeat(63)).check().unwrap();
         for (driver, node) in [
             ("", "n"),
             ("csi.rockpool.2", "n"),
@@ -193,7 +200,7 @@ mod tests {
             ("csi", "ü"),
             ("csi", &"n".repeat(64)),
         ] {
-            assert!(matches!(about(driver, node).check(), Err(Error::Invalid(_))), "{driver} {node}");
+            assert!(matches!(named(driver, node).check(), Err(Error::Invalid(_))), "{driver} {node}");
         }
         let negative = About { max_volumes: -1, ..about("csi", "n") };
         assert!(negative.check().is_err());

@@ -14,7 +14,7 @@ use super::capability::usable;
 use super::class::{contradiction, not_inline};
 use super::parse::{any_path, id, maybe_path, path, present, range};
 use super::topology::place;
-use super::{Plugin, Reply, Services, offers};
+use super::{Plugin, Reply, Services, noted, offers};
 
 #[async_trait]
 impl Node for Services {
@@ -39,7 +39,7 @@ impl Node for Services {
         &self,
         request: Request<csi::NodeStageVolumeRequest>,
     ) -> Reply<csi::NodeStageVolumeResponse> {
-        let request = request.into_inner();
+        let request = noted(request, |r| &r.volume_id);
         present("volume_id", &request.volume_id)?;
         let staging = path("staging_target_path", &request.staging_target_path)?;
         let capability = usable("volume_capability", request.volume_capability.as_ref())?;
@@ -59,7 +59,7 @@ impl Node for Services {
         &self,
         request: Request<csi::NodeUnstageVolumeRequest>,
     ) -> Reply<csi::NodeUnstageVolumeResponse> {
-        let request = request.into_inner();
+        let request = noted(request, |r| &r.volume_id);
         present("volume_id", &request.volume_id)?;
         let staging = path("staging_target_path", &request.staging_target_path)?;
         let volume: VolumeId = id("volume_id", &request.volume_id)?;
@@ -73,7 +73,7 @@ impl Node for Services {
         &self,
         request: Request<csi::NodePublishVolumeRequest>,
     ) -> Reply<csi::NodePublishVolumeResponse> {
-        let request = request.into_inner();
+        let request = noted(request, |r| &r.volume_id);
         let publish = Publishing::parse(&request)?;
         let context = request.volume_context.clone();
         let workers = self.engine()?.workers(publish.volume.pool());
@@ -89,7 +89,7 @@ impl Node for Services {
         &self,
         request: Request<csi::NodeUnpublishVolumeRequest>,
     ) -> Reply<csi::NodeUnpublishVolumeResponse> {
-        let request = request.into_inner();
+        let request = noted(request, |r| &r.volume_id);
         present("volume_id", &request.volume_id)?;
         let target = path("target_path", &request.target_path)?;
         let volume: VolumeId = id("volume_id", &request.volume_id)?;
@@ -103,7 +103,7 @@ impl Node for Services {
         &self,
         request: Request<csi::NodeGetVolumeStatsRequest>,
     ) -> Reply<csi::NodeGetVolumeStatsResponse> {
-        let request = request.into_inner();
+        let request = noted(request, |r| &r.volume_id);
         present("volume_id", &request.volume_id)?;
         let path = any_path("volume_path", &request.volume_path)?;
         let staging = maybe_path("staging_target_path", &request.staging_target_path)?;
@@ -118,7 +118,7 @@ impl Node for Services {
         &self,
         request: Request<csi::NodeExpandVolumeRequest>,
     ) -> Reply<csi::NodeExpandVolumeResponse> {
-        let request = request.into_inner();
+        let request = noted(request, |r| &r.volume_id);
         present("volume_id", &request.volume_id)?;
         let path = any_path("volume_path", &request.volume_path)?;
         maybe_path("staging_target_path", &request.staging_target_path)?;
@@ -140,7 +140,7 @@ impl Node for Services {
         &self,
         request: Request<csi::NodeGetVolumeHealthRequest>,
     ) -> Reply<csi::NodeGetVolumeHealthResponse> {
-        self.node_health_of_volume(request.into_inner()).await
+        self.node_health_of_volume(noted(request, |r| &r.volume_id)).await
     }
 
     async fn node_get_storage_health(
