@@ -8,6 +8,7 @@
 
 mod harness;
 
+mod away;
 mod capacity;
 mod controller;
 mod create;

@@ -121,6 +121,40 @@ async fn bad_stages_are_refused_and_leave_the_directory_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn paths_that_lead_astray_are_refused() {
+    let driver = Driver::start().await;
+    let Use { volume, stage, .. } = prepared(&driver).await;
+    let root = driver.directory.path().join("kubelet");
+    let outside = driver.directory.path().join("outside");
+    for directory in [&outside, &outside.join("below"), &root.join("full"), &root.join("full/below")] {
+        std::fs::create_dir(directory).unwrap();
+    }
+    std::os::unix::fs::symlink(&outside, root.join("link")).unwrap();
+    std::fs::write(root.join("file"), "").unwrap();
+    let cases = [
+        (outside.join("below"), Code::InvalidArgument, "outside"),
+        (root.join("link/below"), Code::InvalidArgument, "symlink"),
+        (root.join("link"), Code::FailedPrecondition, "link"),
+        (root.join("file"), Code::FailedPrecondition, "file"),
+        (root.join("full"), Code::FailedPrecondition, "not empty"),
+        (root.join("absent"), Code::FailedPrecondition, "absent"),
+        (root.join("absent/below"), Code::FailedPrecondition, "absent/below"),
+        (root, Code::InvalidArgument, "root"),
+    ];
+    for (path, code, word) in cases {
+        let staging_target_path = path.display().to_string();
+        let request = NodeStageVolumeRequest { staging_target_path, ..stage.clone() };
+        driver.refused(driver.node.clone().node_stage_volume(request), code, &[word]).await;
+        if code == Code::InvalidArgument {
+            let (volume_id, target_path) = (volume.volume_id.clone(), path.display().to_string());
+            let request = NodeUnpublishVolumeRequest { volume_id, target_path };
+            driver.refused(driver.node.clone().node_unpublish_volume(request), code, &[word]).await;
+        }
+    }
+    assert_eq!(std::fs::read_dir(outside.join("below")).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_volume_is_not_staged_as_what_it_is_not() {
     let driver = Driver::start().await;
     let Use { stage, .. } = prepared(&driver).await;
