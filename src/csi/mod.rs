@@ -202,7 +202,7 @@ mod tests {
         ] {
             assert!(matches!(named(driver, node).check(), Err(Error::Invalid(_))), "{driver} {node}");
         }
-        let negative = About { max_volumes: -1, ..about("csi", "n") };
+        let negative = About { max_volumes: -1, ..named("csi", "n") };
         assert!(negative.check().is_err());
     }
 }
