@@ -174,3 +174,20 @@ fn a_device_is_taken_only_if_it_is_empty() {
     drop(attached);
     nothing_is_left(dir.path());
 }
+
+#[test]
+#[ignore = "needs a kernel with project quota on xfs: the guest tests run it"]
+fn a_directory_pool_in_a_file_can_enforce_sizes_also_after_it_was_mounted_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let wanted =
+        Request { kind: Kind::Directory, quota: Quota::Project, ..in_a_file(dir.path(), SMALLEST, true) };
+    let setup = prepare(&wanted).unwrap();
+    for _ in 0..2 {
+        let home = Home::open(&setup).unwrap();
+        let support = quota::supported(home.root()).unwrap();
+        assert!(matches!(support, quota::Support::Enforced(_)), "{support:?}");
+        drop(home);
+        unmount(&setup).unwrap();
+    }
+    nothing_is_left(dir.path());
+}
