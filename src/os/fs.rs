@@ -17,6 +17,7 @@ pub use probe::{Emptiness, Found, probe, probe_path, provably_empty};
 
 use std::fmt;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use rustix::fs::StatVfs;
 use rustix::io::Errno;
@@ -101,6 +102,12 @@ pub fn thaw(root: impl AsFd) -> Result<Thawed> {
         Err(Errno::INVAL) => Ok(Thawed::WasNot),
         Err(error) => Err(Error::host("failed to thaw the filesystem", error.into())),
     }
+}
+
+/// How many errors a mounted ext4 on this device found since it was last checked; `None` where it is no ext4.
+pub fn ext4_errors(device: &Path) -> Option<u64> {
+    let name = device.file_name()?.to_str()?;
+    std::fs::read_to_string(format!("/sys/fs/ext4/{name}/errors_count")).ok()?.trim().parse().ok()
 }
 
 /// Writes everything that the filesystem holds in memory to its disk.

@@ -5,6 +5,7 @@
 use super::Images;
 use crate::error::{Result, chain};
 use crate::model::{Bytes, VolumeId};
+use crate::os::loopdev::Loop;
 use crate::os::mount::{Here, Place};
 use crate::os::{file, fs, label, mount};
 use crate::pool::home::absence;
@@ -76,21 +77,7 @@ impl Images {
             let text = format!("the image has {real} bytes, its device shows {shown}: somebody cut it off");
             problems.push(problem(Severity::DataLoss, "ImageTruncated", text));
         }
-        for mount in mount::of_device(device.device)? {
-            if mount.emergency {
-                let text = "the volume's filesystem turned read-only after an error; stage the volume again";
-                problems.push(problem(Severity::Inaccessible, "FilesystemReadOnly", text.to_owned()));
-                break;
-            }
-            // xfs says in no mount option that it shut down, but refuses to be looked at.
-            if let Here::Mounted(there) = Place::trusted(&mount.point)?.look()?
-                && let Some(error) = there.dead
-            {
-                let text = format!("the volume's filesystem gave up: {error}; stage the volume again");
-                problems.push(problem(Severity::Inaccessible, "FilesystemFailed", text));
-                break;
-            }
-        }
+        problems.extend(filesystem_problem(device)?);
         Ok(problems)
     }
 
@@ -133,6 +120,34 @@ impl Images {
         *self.foreign.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = foreign;
         Ok(())
     }
+}
+
+/// What is wrong with the filesystem that is mounted from a device.
+fn filesystem_problem(device: Loop) -> Result<Option<Problem>> {
+    let gone = |reason, what: &str| {
+        let text = format!("the volume's filesystem {what}; stage the volume again");
+        Ok(Some(problem(Severity::Inaccessible, reason, text)))
+    };
+    for mount in mount::of_device(device.device)? {
+        // Older kernels have no word for it: then a filesystem is read-only that was mounted for writing.
+        if mount.emergency || (mount.super_read_only && !mount.read_only) {
+            return gone("FilesystemReadOnly", "turned read-only after an error");
+        }
+        // xfs says in no mount option that it shut down, but refuses to be looked at.
+        if let Here::Mounted(there) = Place::trusted(&mount.point)?.look()?
+            && let Some(error) = there.dead
+        {
+            return gone("FilesystemFailed", &format!("gave up: {error}"));
+        }
+    }
+    // Linux 6.12 to 6.14 show a read-only ext4 nowhere: the count of errors is all there is.
+    let errors = fs::ext4_errors(&device.path()).filter(|errors| *errors > 0);
+    Ok(errors.map(|errors| {
+        let text = format!(
+            "the volume's filesystem found {errors} errors and needs a check: stage the volume again"
+        );
+        problem(Severity::Degraded, "FilesystemErrors", text)
+    }))
 }
 
 /// A pool that does not answer.
