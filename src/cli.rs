@@ -2,15 +2,22 @@
 //!
 //! Owns: the words and defaults of every mode; each flag can also come from the environment. Never: does the work.
 
+mod pool;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::config;
+use self::pool::PoolVerb;
+use crate::config::{self, Endpoint};
+use crate::csi::About;
 use crate::ctl::{self, Ctl};
+use crate::engine::EngineConfig;
 use crate::error::{Result, chain};
+use crate::serve::{LogFormat, LogLevel};
+use crate::standalone::{self, Standalone};
 
 /// Where the pool file lies unless a flag says otherwise.
 pub const CONFIG: &str = "/etc/rockpool/config.toml";
@@ -26,6 +33,11 @@ pub struct Cli {
 /// What to be.
 #[derive(Subcommand, Debug)]
 enum Mode {
+    /// Serve every CSI service of this machine on one unix socket.
+    Standalone(StandaloneFlags),
+    /// Prepare pools and look at them.
+    #[command(subcommand)]
+    Pool(PoolVerb),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -56,10 +68,93 @@ pub struct ConfigFile {
     pub config: PathBuf,
 }
 
+/// Flags of `rockpool standalone`, as typed.
+#[derive(Args, Debug)]
+struct StandaloneFlags {
+    #[command(flatten)]
+    file: ConfigFile,
+
+    /// The socket to serve on.
+    #[arg(
+        long,
+        env = "CSI_ENDPOINT",
+        value_name = "ENDPOINT",
+        default_value = "unix:///run/rockpool/csi.sock"
+    )]
+    endpoint: Endpoint,
+
+    /// This node's name as the orchestrator knows it; without it the host name.
+    #[arg(long, env = "ROCKPOOL_NODE_ID", value_name = "NODE")]
+    node_id: Option<String>,
+
+    /// Kubelet's directory (or the client directory of another orchestrator): staging and target paths must lie below it.
+    #[arg(long, env = "ROCKPOOL_KUBELET_ROOT", value_name = "DIR", default_value = "/var/lib/kubelet")]
+    kubelet_root: PathBuf,
+
+    /// Where notes about mounts are kept.
+    #[arg(long, env = "ROCKPOOL_STATE_DIR", value_name = "DIR", default_value = "/var/lib/rockpool")]
+    state_dir: PathBuf,
+
+    /// The driver's name: it ends up in every object that refers to a volume.
+    #[arg(long, env = "ROCKPOOL_DRIVER_NAME", value_name = "NAME", default_value = "csi.rockpool.dev")]
+    driver_name: String,
+
+    /// Register with kubelet in this directory, like /var/lib/kubelet/plugins_registry; without it no registration.
+    #[arg(long, env = "ROCKPOOL_KUBELET_REGISTRATION_DIR", value_name = "DIR")]
+    kubelet_registration_dir: Option<PathBuf>,
+
+    /// The most volumes that may be published on this node; 0: no limit.
+    #[arg(long, env = "ROCKPOOL_MAX_VOLUMES", value_name = "N", default_value_t = 0)]
+    max_volumes: u32,
+
+    /// How log lines are written.
+    #[arg(long, env = "ROCKPOOL_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+
+    /// From which level on there is a log line.
+    #[arg(long, env = "ROCKPOOL_LOG_LEVEL", value_enum, default_value_t = LogLevel::Info)]
+    log_level: LogLevel,
+}
+
+impl StandaloneFlags {
+    /// As meant.
+    fn check(&self) -> Result<Standalone> {
+        let node_id = self.node_id.clone().unwrap_or_else(config::host_name);
+        let about = About {
+            driver_name: self.driver_name.clone(),
+            node_id,
+            max_volumes: i64::from(self.max_volumes),
+        };
+        about.check()?;
+        let registration_socket = match &self.kubelet_registration_dir {
+            Some(dir) => {
+                let dir = config::directory("--kubelet-registration-dir", dir)?;
+                Some(config::registration_socket(&dir, &self.driver_name)?)
+            }
+            None => None,
+        };
+        Ok(Standalone {
+            endpoint: self.endpoint.clone(),
+            about,
+            registration_socket,
+            engine: EngineConfig {
+                kubelet_root: config::directory("--kubelet-root", &self.kubelet_root)?,
+                state_dir: config::directory("--state-dir", &self.state_dir)?,
+                pools: config::read(&self.file.config)?,
+            },
+        })
+    }
+}
+
 /// Does what was typed.
 pub fn run(cli: Cli) -> ExitCode {
     let outcome = match cli.mode {
         Mode::Ctl(ctl) => return ctl::run(&ctl),
+        Mode::Standalone(flags) => flags.check().and_then(|config| {
+            crate::serve::start_log(flags.log_format, flags.log_level);
+            standalone::run(config)
+        }),
+        Mode::Pool(verb) => pool::run(&verb),
         Mode::Config(ConfigVerb::Check { file }) => check(&file),
         Mode::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "rockpool", &mut std::io::stdout());

@@ -12,3 +12,4 @@ pub mod os;
 pub mod pool;
 pub mod proto;
 pub mod serve;
+pub mod standalone;

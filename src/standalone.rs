@@ -1,0 +1,129 @@
+//! `rockpool standalone`: a process, no cluster, no network, every CSI service on one socket.
+//!
+//! Owns: the order of a start and of an end. Never: binds before the pools are open: what is misconfigured never answers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tonic::service::Routes;
+
+use crate::config::Endpoint;
+use crate::csi::{About, Services};
+use crate::engine::{Engine, EngineConfig};
+use crate::error::{Error, Result};
+use crate::kubelet::{Pace, Registrar};
+use crate::serve::{Socket, Stop, serve};
+
+/// What it was told, checked.
+#[derive(Clone, Debug)]
+pub struct Standalone {
+    /// Where CSI is served.
+    pub endpoint: Endpoint,
+    /// The names under which it appears.
+    pub about: About,
+    /// The socket for registration with kubelet; none: no registration.
+    pub registration_socket: Option<PathBuf>,
+    /// For the engine.
+    pub engine: EngineConfig,
+}
+
+/// The runtime only moves messages; the work is done on the pools' own threads.
+const THREADS: usize = 2;
+const STACK: usize = 256 << 10;
+/// How often pools that vanished or came back are looked for.
+const LOOK: Duration = Duration::from_secs(5);
+/// How often pools are tended.
+const TEND: Duration = Duration::from_secs(3600);
+/// What still runs on the runtime when everything has ended.
+const LAST: Duration = Duration::from_millis(200);
+
+/// Opens the pools, serves until a signal, and drains.
+///
+/// # Errors
+/// Whatever keeps it from serving.
+pub fn run(config: Standalone) -> Result<()> {
+    let begun = Instant::now();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .max_blocking_threads(THREADS)
+        .thread_stack_size(STACK)
+        .enable_all()
+        .build()
+        .map_err(|error| Error::host("failed to start the runtime", error))?;
+    let served = runtime.block_on(async {
+        let stop = Stop::on_signals()?;
+        let engine = Arc::new(Engine::open(config.engine)?);
+        tell_orphans(&engine);
+        upkeep(&engine)?;
+        let routes = routes(&Services::new(Arc::clone(&engine), config.about.clone())?);
+        let socket = Socket::bind(config.endpoint.path())?;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            driver = config.about.driver_name,
+            node = config.about.node_id,
+            endpoint = %config.endpoint,
+            start_ms = begun.elapsed().as_millis(),
+            "serving"
+        );
+        let registering = config.registration_socket.map(|socket| {
+            let registrar = Registrar {
+                driver: config.about.driver_name.clone(),
+                endpoint: config.endpoint.clone(),
+                socket,
+                pace: Pace::default(),
+            };
+            tokio::spawn(registrar.run(stop.clone()))
+        });
+        let served = serve(socket, routes, stop.wanted()).await;
+        if let Some(registering) = registering {
+            // It hears the same signal; its socket has to go before the process does.
+            let _ = registering.await;
+        }
+        served
+    });
+    runtime.shutdown_timeout(LAST);
+    tracing::info!("stopped");
+    served
+}
+
+/// Every service on one socket.
+fn routes(services: &Services) -> Routes {
+    Routes::new(services.identity())
+        .add_service(services.controller())
+        .add_service(services.group_controller())
+        .add_service(services.snapshot_metadata())
+        .add_service(services.node())
+}
+
+/// What nobody accounts for is said once at every start, and never removed.
+fn tell_orphans(engine: &Engine) {
+    match engine.orphans() {
+        Ok(orphans) => {
+            orphans.iter().for_each(|orphan| tracing::warn!(orphan, "found what nobody accounts for"))
+        }
+        Err(error) => tracing::warn!(error = crate::error::chain(&error), "failed to look for orphans"),
+    }
+}
+
+/// Two threads of their own, so that a pool that hangs keeps neither the runtime nor the other duty waiting. They end with
+/// the process.
+fn upkeep(engine: &Arc<Engine>) -> Result<()> {
+    every(engine, "reconnect", LOOK, Engine::reconnect)?;
+    every(engine, "tend", TEND, Engine::tend)
+}
+
+fn every(engine: &Arc<Engine>, name: &str, pause: Duration, duty: fn(&Engine)) -> Result<()> {
+    let engine = Arc::downgrade(engine);
+    let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+    let started = thread.spawn(move || {
+        loop {
+            std::thread::sleep(pause);
+            match engine.upgrade() {
+                Some(engine) => duty(&engine),
+                None => return,
+            }
+        }
+    });
+    started.map(drop).map_err(|error| Error::host(format!("failed to start the thread `{name}`"), error))
+}
