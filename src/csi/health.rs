@@ -11,7 +11,6 @@ use crate::proto::csi;
 use super::bridge::{PATIENCE, ask};
 use super::parse::{id, map, maybe_path, page_size, present, short};
 use super::tokens::{List, cut};
-use super::volumes::whole;
 use super::{Plugin, Reply, Services, describe};
 
 /// How long a look at health may take before silence is the finding.
@@ -91,7 +90,7 @@ impl Plugin {
         after: Option<VolumeId>,
         max: usize,
     ) -> Result<csi::ControllerListVolumeHealthResponse> {
-        whole(&self.engine)?;
+        self.engine.complete()?;
         let mut page = Vec::new();
         for volume in self.engine.volumes(after, usize::MAX) {
             let problems = match self.engine.volume_health(&volume.id) {

@@ -13,7 +13,6 @@ use super::parse::{gone, id, map, name, page_size, present, short};
 use super::status::advertised;
 use super::tokens::{List, cut};
 use super::topology::{Reach, requirement};
-use super::volumes::whole;
 use super::{Plugin, Reply, Services};
 
 /// Which snapshots a list is about.
@@ -141,11 +140,11 @@ impl Plugin {
                 self.known(&id)?.into_iter().filter(|snapshot| !past && of(snapshot)).collect()
             }
             Filter::Of(source) => {
-                whole(&self.engine)?;
+                self.engine.complete()?;
                 self.engine.snapshots(after, Some(source), max.saturating_add(1))
             }
             Filter::All => {
-                whole(&self.engine)?;
+                self.engine.complete()?;
                 self.engine.snapshots(after, None, max.saturating_add(1))
             }
         };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::engine::{Asked, Capacity, CapacityQuery, CreateVolume, Engine, NodeExpansion, Offer, Range};
+use crate::engine::{Asked, Capacity, CapacityQuery, CreateVolume, NodeExpansion, Offer, Range};
 use crate::error::{Error, Result, quoted};
 use crate::model::{Source, Volume, VolumeId};
 use crate::proto::csi;
@@ -222,7 +222,7 @@ impl Plugin {
     }
 
     fn volumes(&self, after: Option<VolumeId>, max: usize) -> Result<csi::ListVolumesResponse> {
-        whole(&self.engine)?;
+        self.engine.complete()?;
         let mut page = self.engine.volumes(after, max.saturating_add(1));
         let next_token = cut(List::Volumes, &mut page, max, |volume: &Arc<Volume>| volume.id);
         let entry = |volume: &Arc<Volume>| csi::list_volumes_response::Entry {
@@ -307,22 +307,5 @@ impl Plugin {
         };
         let Class { pool, allocation, .. } = class;
         Ok(here.then_some(CapacityQuery { pool, asked, allocation }))
-    }
-}
-
-/// A list is whole or it is refused: collectors delete what is not listed. The records of a pool that was never here since
-/// the start are not known.
-///
-/// # Errors
-/// `Unavailable` with the pool.
-pub(super) fn whole(engine: &Engine) -> Result<()> {
-    let unread = engine.pools().into_iter().find(|pool| pool.id.is_none());
-    match unread {
-        None => Ok(()),
-        Some(pool) => Err(Error::Unavailable(format!(
-            "the list would lack what lies in pool {}: {}",
-            quoted(&pool.name),
-            pool.away.unwrap_or_else(|| "it was not opened yet".to_owned())
-        ))),
     }
 }

@@ -301,6 +301,19 @@ impl Engine {
         &self.store
     }
 
+    /// Whether the records of every configured pool were read since the start: a list without them would be short, and
+    /// collectors delete what is not listed. Asks no disk.
+    ///
+    /// # Errors
+    /// `Unavailable` with the pool that is missing and why.
+    pub fn complete(&self) -> Result<()> {
+        let unread = self.pools.iter().find(|slot| slot.id().is_none());
+        unread.map_or(Ok(()), |slot| {
+            let why = slot.open().err().map_or_else(String::new, |error| crate::error::chain(&error));
+            Err(Error::Unavailable(format!("a list would lack what lies in a pool that is away: {why}")))
+        })
+    }
+
     /// Up to `max` usable volumes with ids after `after`, in ascending order.
     pub fn volumes(&self, after: Option<VolumeId>, max: usize) -> Vec<Arc<Volume>> {
         self.store.volumes(after, max)

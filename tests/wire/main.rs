@@ -1,4 +1,4 @@
-//! The services on a real socket, over pools in memory: each answer of the contract that needs no mount.
+//! The services on a real socket, mostly over pools in memory: each answer of the contract that needs no device.
 //!
 //! Every refusal is checked for three things: its code, that its message names the field and the value, and that lists and
 //! free space are what they were.
@@ -12,6 +12,7 @@ mod away;
 mod capacity;
 mod controller;
 mod create;
+mod directories;
 mod groups;
 mod lists;
 mod node;
