@@ -1,4 +1,60 @@
 //! Rockpool: a CSI driver for storage that is local to a node.
+//!
+//! This page is the map. Read it, then go to the file that it names.
+//!
+//! # The bird's eye
+//!
+//! ```text
+//!   kubelet, sidecars, Nomad, `rockpool ctl`          an operator
+//!              │ gRPC on a unix socket                     │ flags, one TOML file
+//!              ▼                                           ▼
+//!   serve  ── csi ─────────── engine ──────────── pool ── os ── Linux
+//!   limits,   fields in,      records, claims,    image    durable files,
+//!   one log   Error → Status  stage, publish,     directory loop devices,
+//!   line      out             recovery            sim      mounts, mkfs, quota
+//! ```
+//!
+//! A call comes in through `serve`, is checked field by field in `csi`, becomes a verb of `engine` on the threads of the
+//! pool it concerns, and ends as a few system calls in `os`. Whatever changes is on disk before the answer goes out.
+//!
+//! # The layers
+//!
+//! | layer | owns | must never see |
+//! |---|---|---|
+//! | `main` [`cli`] [`config`] [`standalone`] [`ctl`] [`serve`] [`kubelet`] | processes, sockets, flags, the command line | – |
+//! | [`csi`] | the wire: field checks, page tokens, which gRPC code an error gets | pool kinds, programs, mounts |
+//! | [`engine`] | the life of a volume: records, claims, verbs, stage and publish, recovery | tonic, prost, programs |
+//! | [`pool`] | where bytes live; one file a kind, one contract for all | tonic, prost, the engine, other kinds |
+//! | [`os`] | what only Linux knows; the only home of `unsafe`, programs and raw file calls | all above |
+//! | [`model`] [`error`] | valid values, and every way to say no | everything |
+//!
+//! `tests/layers.rs` reads the `use` lines and fails on a wrong one.
+//!
+//! # Architecture invariants
+//!
+//! - A string from the wire becomes an id once, in [`model`]; ids hold no user text and are safe as file names.
+//! - Bytes exist only while a record exists: a change opens with a durable record and ends with one.
+//! - A record is written only by the holder of its [`Claim`](engine::store::Store::claim).
+//! - Nothing decides to format by looking: mkfs runs once, on a temporary object, before that gets its name.
+//! - The mount table is the truth about mounts; a note about one is void when boot or mount id differ.
+//! - gRPC codes are chosen in one match, in [`csi`]; nothing below knows them.
+//! - There is no mock of a system call. The seams for tests are the [`Pool`](pool::Pool) trait and the process.
+//!
+//! # To add …
+//!
+//! - a pool kind: implement [`Pool`](pool::Pool), add it to `pool::open` and [`Kind`](pool::Kind), run `tests/contract.rs` on it.
+//! - a StorageClass parameter: `csi::parse`, then [`CreateVolume`](engine::CreateVolume).
+//! - an error: a variant of [`Error`](error::Error); the compiler names the match in `csi` that must place it.
+//! - a phase: [`Phase`](model::Phase); the compiler leads to `engine::recover::settle`.
+//! - a system call: `os`, with a `SAFETY` line if it needs `unsafe`.
+//! - a flag: [`cli`] and [`config`].
+//!
+//! # Words
+//!
+//! *Volume, snapshot, stage, publish* as in the CSI specification. *Pool*: a directory tree or device that one driver owns.
+//! *Object*: the file or directory that holds a volume's or snapshot's bytes. *Record*: the JSON file that says it exists.
+//! *Claim*: the right to change records now. *Settle*: to finish or undo what was interrupted. *Promise*: bytes that
+//! a record counts against its pool, written or not. *Face*: what a mount of a volume must show.
 
 pub mod cli;
 pub mod config;
