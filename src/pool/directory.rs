@@ -112,8 +112,12 @@ impl DirectoryPool {
                 return problem(Severity::Inaccessible, "DirectoryUnreadable", chain(&error));
             }
         };
+        let size = match noted_size(&volume) {
+            Ok(size) => size,
+            Err(error) => return problem(Severity::Degraded, "SizeUnknown", chain(&error)),
+        };
         self.projects.as_ref()?;
-        let unlimited = noted_size(&volume).and_then(|size| projects::check(&volume, size)).err()?;
+        let unlimited = projects::check(&volume, size).err()?;
         problem(Severity::Degraded, "SizeNotEnforced", chain(&unlimited))
     }
 }
@@ -185,7 +189,10 @@ impl Pool for DirectoryPool {
             let Some(stat) = volumes.stat(&name)? else { continue };
             match id_of(&name) {
                 Some(id) if stat.kind == file::Kind::Directory => match self.find(&id)? {
-                    Some(volume) => found.push(Found::Volume(id, noted_size(&volume)?)),
+                    // One bad note hides no other volume; its health says so.
+                    Some(volume) => {
+                        found.push(Found::Volume(id, noted_size(&volume).unwrap_or(Bytes::ZERO)));
+                    }
                     None => continue,
                 },
                 Some(_) | None => found.push(Found::Foreign(shown(volumes, &name))),
@@ -314,3 +321,6 @@ fn shown(dir: &Dir, name: &OsStr) -> String {
     let parent = dir.path().file_name().unwrap_or_default();
     format!("{}/{}", parent.to_string_lossy(), name.to_string_lossy())
 }
+
+#[cfg(test)]
+mod tests;
