@@ -33,6 +33,7 @@ macro_rules! contract {
             sizes_are_exact
             reserved_space_is_taken
             sparse_space_is_not
+            a_limited_directory_holds_no_more_than_its_size
             a_full_pool_says_full_and_leaves_nothing
             a_verb_that_fails_leaves_nothing
             scan_reports_exactly_what_is_there
@@ -83,4 +84,8 @@ mod image_without_reflink {
 
 mod directory_without_quota {
     contract!(crate::ground::directory_without_quota());
+}
+
+mod directory_with_quota {
+    contract!(crate::ground::directory_with_quota());
 }

@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rockpool::error::Result;
 use rockpool::model::{
     Access, Allocation, Bytes, Filesystem, FsUuid, Phase, SnapshotId, Source, Time, Volume, VolumeId,
 };
@@ -84,11 +83,18 @@ impl Drop for Mounted {
     }
 }
 
-fn root_or_skip(kind: &str) -> Option<()> {
+/// Says why the running test is skipped. Past the test harness, which hides what a passing test says.
+fn skipped(below: &str, why: &str) {
+    let thread = std::thread::current();
+    let line = format!("\nSKIP rust::{below}contract::{}: {why}\n", thread.name().unwrap_or_default());
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
+
+fn root_or_skip() -> Option<()> {
     if fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0) {
         return Some(());
     }
-    println!("SKIP rust::contract::{kind}: mounts and loop devices need root");
+    skipped("", "mounts and loop devices need root");
     None
 }
 
@@ -98,29 +104,29 @@ pub(crate) fn sim() -> Option<Ground> {
 }
 
 pub(crate) fn image_ext4() -> Option<Ground> {
-    image("image_ext4", Access::Mount { fs: Filesystem::Ext4 })
+    image(Access::Mount { fs: Filesystem::Ext4 })
 }
 
 pub(crate) fn image_xfs() -> Option<Ground> {
-    image("image_xfs", Access::Mount { fs: Filesystem::Xfs })
+    image(Access::Mount { fs: Filesystem::Xfs })
 }
 
 pub(crate) fn image_block() -> Option<Ground> {
-    image("image_block", Access::Block)
+    image(Access::Block)
 }
 
 /// An image pool in a file of its own, as `pool init` makes it.
-fn image(name: &str, access: Access) -> Option<Ground> {
-    root_or_skip(name)?;
+fn image(access: Access) -> Option<Ground> {
+    root_or_skip()?;
     let place = Place::new();
     let file = Lies::File { path: place.temp.path().join("disk"), size: Bytes::GIB.times(4), sparse: true };
-    let (setup, place) = prepared(place, Kind::Image, file);
+    let (setup, place) = prepared(place, Kind::Image, file, Quota::None);
     let pool = Arc::new(ImagePool::open(&setup).unwrap());
     Some(Ground { pool, access, hands: Hands::Device, place: Some(place) })
 }
 
 pub(crate) fn image_without_reflink() -> Option<Ground> {
-    root_or_skip("image_without_reflink")?;
+    root_or_skip()?;
     let place = Place::new();
     let (disk, root) = (place.temp.path().join("disk"), place.root.clone());
     File::create(&disk).unwrap().set_len(Bytes::GIB.times(4).get()).unwrap();
@@ -128,31 +134,46 @@ pub(crate) fn image_without_reflink() -> Option<Ground> {
     let mkfs = ["mkfs.ext4", "-q", "-E", "lazy_itable_init=1,assume_storage_prezeroed=1"];
     run(mkfs.map(Path::new).into_iter().chain([disk.as_path()]));
     run(["mount", "-o", "loop"].map(Path::new).into_iter().chain([disk.as_path(), &root]));
-    let (setup, place) = prepared(place, Kind::Image, Lies::Directory(root));
+    let (setup, place) = prepared(place, Kind::Image, Lies::Directory(root), Quota::None);
     let pool = Arc::new(ImagePool::open(&setup).unwrap());
     let access = Access::Mount { fs: Filesystem::Ext4 };
     Some(Ground { pool, access, hands: Hands::Device, place: Some(place) })
 }
 
 pub(crate) fn directory_without_quota() -> Option<Ground> {
-    root_or_skip("directory_without_quota")?;
+    root_or_skip()?;
     let place = Place::new();
     let root = place.root.clone();
     fs::create_dir(&root).unwrap();
     // Few inodes, so that the pool can become full.
     let mount = ["mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=96", "rockpool-test"];
     run(mount.map(Path::new).into_iter().chain([root.as_path()]));
-    let (setup, place) = prepared(place, Kind::Directory, Lies::Directory(root));
+    let (setup, place) = prepared(place, Kind::Directory, Lies::Directory(root), Quota::None);
+    let pool = Arc::new(DirectoryPool::open(&setup).unwrap());
+    let access = Access::Mount { fs: Filesystem::Shared };
+    Some(Ground { pool, access, hands: Hands::Directory, place: Some(place) })
+}
+
+/// On xfs with project quota, which the kernel of the guest has.
+pub(crate) fn directory_with_quota() -> Option<Ground> {
+    root_or_skip()?;
+    if std::env::var_os("GUEST_TEST").is_none() {
+        skipped("guest::", "needs a kernel with project quota: make test-guest");
+        return None;
+    }
+    let place = Place::new();
+    let file = Lies::File { path: place.temp.path().join("disk"), size: Bytes::GIB, sparse: true };
+    let (setup, place) = prepared(place, Kind::Directory, file, Quota::Project);
     let pool = Arc::new(DirectoryPool::open(&setup).unwrap());
     let access = Access::Mount { fs: Filesystem::Shared };
     Some(Ground { pool, access, hands: Hands::Directory, place: Some(place) })
 }
 
 /// Makes a pool below a directory that is the test's own.
-fn prepared(mut place: Place, kind: Kind, lies: Lies) -> (Setup, Place) {
+fn prepared(mut place: Place, kind: Kind, lies: Lies, quota: Quota) -> (Setup, Place) {
     let name = format!("tested-{}", kind.name());
     let mount_parent = place.temp.path().join("mounts");
-    let request = Request { name, kind, place: lies, quota: Quota::None, mount_parent };
+    let request = Request { name, kind, place: lies, quota, mount_parent };
     let setup = prepare(&request).unwrap();
     place.root.clone_from(&setup.path);
     (setup, place)
@@ -249,19 +270,14 @@ impl Ground {
 
     /// Fills a slot of the volume with one byte, durably, as a workload would.
     pub(crate) fn put(&self, id: &VolumeId, slot: u64, byte: u8) {
-        self.try_put(id, slot, byte).unwrap();
-    }
-
-    pub(crate) fn try_put(&self, id: &VolumeId, slot: u64, byte: u8) -> Result<()> {
         let bytes = vec![byte; SLOT];
-        if let Hands::Sim(sim) = &self.hands {
-            return sim.write(id, slot * SLOT as u64, &bytes);
+        match &self.hands {
+            Hands::Sim(sim) => sim.write(id, slot * SLOT as u64, &bytes).unwrap(),
+            Hands::Device | Hands::Directory => self.with_file(id, slot, |file| {
+                file.write_all(&bytes).unwrap();
+                file.sync_all().unwrap();
+            }),
         }
-        self.with_file(id, slot, |file| {
-            file.write_all(&bytes).unwrap();
-            file.sync_all().unwrap();
-        });
-        Ok(())
     }
 
     /// The byte that fills a slot; zero where nothing was put.
@@ -286,7 +302,7 @@ impl Ground {
     }
 
     /// Opens what holds a slot and calls `act` on it; a device is let go afterwards unless it was attached before.
-    fn with_file(&self, id: &VolumeId, slot: u64, act: impl FnOnce(&mut File)) {
+    pub(crate) fn with_file(&self, id: &VolumeId, slot: u64, act: impl FnOnce(&mut File)) {
         let open =
             |path: &Path| OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let name = format!("slot-{slot}");
