@@ -92,6 +92,22 @@ impl Engine {
             .map_or_else(|_| path.to_owned(), |rest| self.real_root.join(rest))
     }
 
+    /// The place that a field of a call names.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the field, for a path that leads astray; `Precondition` where its parent is missing.
+    pub(super) fn place(&self, field: &str, path: &Path) -> Result<Place> {
+        Place::walk(&self.kubelet_root, path).map_err(|error| {
+            if let Error::Invalid(why) = error {
+                return Error::Invalid(format!("{field}: {why}"));
+            }
+            if let Error::Precondition(why) = error {
+                return Error::Precondition(format!("{field}: {why}"));
+            }
+            error
+        })
+    }
+
     /// The place of a mount that the table shows below the kubelet root, and the path by which calls name it.
     pub(super) fn place_of(&self, mount: &Mount) -> Result<(Place, PathBuf)> {
         let rest = mount.point.strip_prefix(&self.real_root).unwrap_or(&mount.point);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::engine::mounts::{Face, STAGED_DEVICE};
 use crate::engine::notes::Wish;
-use crate::engine::stage::{options, raw_device, refuse_misfit};
+use crate::engine::stage::{STAGING, options, raw_device, refuse_misfit};
 use crate::engine::{Engine, Key, Mode, Publish, Writes};
 use crate::error::{Error, Result, quoted};
 use crate::model::{Access, ObjectId, Volume, VolumeId};
@@ -27,7 +27,7 @@ impl Engine {
         let options = options(&volume, &want.capability)?;
         let pool = self.pool(volume.id.pool())?;
         let staged = self.staged_place(&volume, &want.staging)?;
-        let place = Place::walk(&self.kubelet_root, &want.target)?;
+        let place = self.place("target_path", &want.target)?;
         let wish = Wish::new(&want.capability, want.writes);
         let read_only = read_only(want, &options);
         let here = place.look()?;
@@ -63,7 +63,7 @@ impl Engine {
     /// `Precondition` where the target shows something else or is not empty; `Busy` while something holds it open.
     pub fn unpublish(&self, id: &VolumeId, target: &Path) -> Result<()> {
         let _claim = self.store.claim(&[Key::Object(ObjectId::Volume(*id))], &[])?;
-        let place = match Place::walk(&self.kubelet_root, target) {
+        let place = match self.place("target_path", target) {
             Ok(place) => place,
             Err(Error::Precondition(_)) => return Ok(()), // Its parent is gone, and so is it.
             Err(error) => return Err(error),
@@ -106,7 +106,7 @@ impl Engine {
             Access::Block => staging.join(STAGED_DEVICE),
             Access::Mount { .. } => PathBuf::from(staging),
         };
-        let place = Place::walk(&self.kubelet_root, &path)?;
+        let place = self.place(STAGING, &path)?;
         match place.look()? {
             Here::Mounted(Mounted { dead: Some(why), .. }) => {
                 Err(absent(&format!(" any more: its mount is broken ({why})")))

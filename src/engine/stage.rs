@@ -24,6 +24,9 @@ use crate::os::fs::{self, Found, FsKind};
 use crate::os::mount::{Devices, Here, MountOption, Mounted, Place, Restrict, Tree};
 use crate::pool::{Attach, Attached, Device, Pool};
 
+/// The field that names where a volume is staged.
+pub(super) const STAGING: &str = "staging_target_path";
+
 impl Engine {
     /// The volume mounted at its staging path, or, a raw one, attached.
     ///
@@ -94,7 +97,7 @@ impl Engine {
 
     /// Unmounts this volume at a staging path; what is not a mount stays as it is, but for the file under a raw device.
     fn unmount(&self, id: &VolumeId, path: &Path) -> Result<()> {
-        let place = match Place::walk(&self.kubelet_root, path) {
+        let place = match self.place(STAGING, path) {
             Ok(place) => place,
             Err(Error::Precondition(_)) => return Ok(()), // Its parent is gone, and so is it.
             Err(error) => return Err(error),
@@ -123,13 +126,13 @@ impl Engine {
 
     /// Where a volume's staging mount is or will be.
     fn staging_place(&self, volume: &Volume, staging: &Path) -> Result<Place> {
-        let place = Place::walk(&self.kubelet_root, staging)?;
+        let place = self.place(STAGING, staging)?;
         let shown = quoted(&staging.to_string_lossy());
         match place.look()? {
             Here::Mounted(_) if volume.access != Access::Block => Ok(place),
             Here::Directory { empty: true } if volume.access != Access::Block => Ok(place),
             Here::Directory { .. } if volume.access == Access::Block => {
-                Place::walk(&self.kubelet_root, &staging.join(STAGED_DEVICE))
+                self.place(STAGING, &staging.join(STAGED_DEVICE))
             }
             Here::Mounted(_) => Err(Error::Precondition(format!(
                 "staging_target_path {shown}: something else is mounted there"

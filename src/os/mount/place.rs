@@ -74,9 +74,8 @@ pub struct Mounted {
 impl Place {
     /// Finds `path`, which comes from a request, below `root`, which is configured. The parent must exist.
     pub fn walk(root: &Path, path: &Path) -> Result<Place> {
-        let refused = |why: &str| {
-            Error::Invalid(format!("path {path:?}: {why}; it must be an absolute path below {root:?}"))
-        };
+        let refused =
+            |why: &str| Error::Invalid(format!("{path:?} {why}; it must be an absolute path below {root:?}"));
         if !path.is_absolute() {
             return Err(refused("is not absolute"));
         }
