@@ -23,7 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
-use self::calls::CallLayer;
+use self::calls::{CallLayer, Limits};
 pub use self::log::{LogFormat, LogLevel, start as start_log};
 pub use self::socket::{Socket, Witness};
 use crate::error::{Error, Result, chain};
@@ -95,13 +95,14 @@ pub async fn serve(socket: Socket, routes: Routes, stop: impl Future<Output = ()
     let (accepted, connections) = mpsc::channel(16);
     let accepting = tokio::spawn(accept(listener, accepted));
     let (tell, told) = tokio::sync::oneshot::channel::<()>();
+    let calls = CallLayer::new(Limits::default());
     let server = Server::builder()
         .max_concurrent_streams(STREAMS)
         .http2_max_pending_accept_reset_streams(Some(RESETS))
         .http2_max_local_error_reset_streams(Some(RESETS))
         .http2_max_header_list_size(HEADERS)
         .http2_keepalive_interval(Some(Duration::from_secs(60)))
-        .layer(CallLayer::new())
+        .layer(calls.clone())
         .add_routes(routes)
         .serve_with_incoming_shutdown(ReceiverStream::new(connections).map(Ok::<_, Infallible>), async {
             let _ = told.await;
@@ -114,13 +115,25 @@ pub async fn serve(socket: Socket, routes: Routes, stop: impl Future<Output = ()
     accepting.abort();
     drop(name);
     let _ = tell.send(());
-    if tokio::time::timeout(DRAIN, server).await.is_err() {
-        tracing::warn!(
-            seconds = DRAIN.as_secs(),
-            "calls still run after the time for draining; they are left behind"
-        );
+    tokio::select! {
+        _ = server => {}
+        () = quiet(&calls) => {}
+        () = tokio::time::sleep(DRAIN) => {
+            tracing::warn!(seconds = DRAIN.as_secs(), "calls still run after the time for draining; they are left behind");
+        }
     }
     Ok(())
+}
+
+/// Returns when no call runs. Connections alone are not waited for: a peer that is silent or hangs would decide when we end.
+async fn quiet(calls: &CallLayer) {
+    loop {
+        // What was answered a moment ago is still on its way.
+        tokio::time::sleep(PAUSE).await;
+        if calls.is_quiet() {
+            return;
+        }
+    }
 }
 
 /// Accepts for ever. tonic's own loop would spin where the process has no file descriptor left.

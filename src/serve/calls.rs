@@ -20,22 +20,39 @@ use tower::{Layer, Service};
 
 use crate::csi::call::{CallId, code_name};
 
-/// Calls that may run at once, over all connections.
-const AT_ONCE: usize = 256;
-/// A call that takes longer is answered; what it began goes on, and a retry joins it.
-const LONGEST: Duration = Duration::from_secs(300);
 /// So much of a refusal's message enters the log.
 const MESSAGE: usize = 512;
 
 /// Puts [`Calls`] around a service; all that are made by one share their limit.
 #[derive(Clone, Debug)]
 pub(super) struct CallLayer {
+    limits: Limits,
     room: Arc<Semaphore>,
 }
 
+/// What calls may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// So many may run at once, over all connections.
+    pub(super) at_once: usize,
+    /// A call that takes longer is answered; what it began goes on, and a retry joins it.
+    pub(super) longest: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { at_once: 256, longest: Duration::from_secs(300) }
+    }
+}
+
 impl CallLayer {
-    pub(super) fn new() -> Self {
-        CallLayer { room: Arc::new(Semaphore::new(AT_ONCE)) }
+    pub(super) fn new(limits: Limits) -> Self {
+        CallLayer { limits, room: Arc::new(Semaphore::new(limits.at_once)) }
+    }
+
+    /// Whether no call runs.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.room.available_permits() == self.limits.at_once
     }
 }
 
@@ -43,7 +60,7 @@ impl<S> Layer<S> for CallLayer {
     type Service = Calls<S>;
 
     fn layer(&self, inner: S) -> Calls<S> {
-        Calls { inner, room: Arc::clone(&self.room) }
+        Calls { inner, longest: self.limits.longest, room: Arc::clone(&self.room) }
     }
 }
 
@@ -51,6 +68,7 @@ impl<S> Layer<S> for CallLayer {
 #[derive(Clone, Debug)]
 pub(super) struct Calls<S> {
     inner: S,
+    longest: Duration,
     room: Arc<Semaphore>,
 }
 
@@ -74,17 +92,18 @@ where
         let mut line =
             Line { method: request.uri().path().to_owned(), id, begun: Instant::now(), told: false };
         let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else {
-            let status = Status::unavailable(format!("{AT_ONCE} calls are running already; ask again"));
+            let status =
+                Status::unavailable("as many calls as may run at once are running already; ask again");
             return Box::pin(async move { Ok(line.refuse(&status)) });
         };
-        let answer = self.inner.call(request);
+        let (longest, answer) = (self.longest, self.inner.call(request));
         Box::pin(async move {
             let _room = room;
-            match tokio::time::timeout(LONGEST, answer).await {
+            match tokio::time::timeout(longest, answer).await {
                 Ok(answered) => answered.map(|response| line.tell(response)),
                 Err(_) => Ok(line.refuse(&Status::deadline_exceeded(format!(
                     "the call took longer than {} seconds; what it began goes on, ask again with the same request",
-                    LONGEST.as_secs()
+                    longest.as_secs()
                 )))),
             }
         })
@@ -144,4 +163,61 @@ impl Drop for Line {
 /// Milliseconds to the hundredth, as people compare them.
 fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 100_000.0).round() / 100.0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use tower::service_fn;
+
+    use super::*;
+
+    const SMALL: Limits = Limits { at_once: 1, longest: Duration::from_millis(200) };
+
+    fn request() -> Request<Body> {
+        let request = Request::post("/csi.v1.Identity/Probe").body(Body::empty());
+        request.expect("a request without odd headers")
+    }
+
+    fn status(response: Response<Body>) -> (Code, String) {
+        let status = Status::from_header_map(response.headers()).expect("a status in the headers");
+        (status.code(), status.message().to_owned())
+    }
+
+    #[tokio::test]
+    async fn what_is_too_much_is_unavailable_and_never_a_full_node() {
+        let hung =
+            service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
+        let mut calls = CallLayer::new(SMALL).layer(hung);
+        let first = calls.call(request());
+        let (code, message) = status(calls.clone().call(request()).await.unwrap());
+        assert_eq!(code, Code::Unavailable);
+        assert!(message.contains("ask again"), "{message}");
+        // The caller hangs up: its place is free again.
+        drop(first);
+        let third = tokio::time::timeout(Duration::from_millis(20), calls.call(request())).await;
+        assert!(third.is_err(), "the third call was not let in");
+    }
+
+    #[tokio::test]
+    async fn a_call_that_hangs_is_answered_in_the_end() {
+        let hung =
+            service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
+        let answer = CallLayer::new(SMALL).layer(hung).call(request()).await.unwrap();
+        assert_eq!(status(answer).0, Code::DeadlineExceeded);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_without_words_gets_some() {
+        let unserved = service_fn(async |_: Request<Body>| {
+            Ok::<_, Infallible>(Status::new(Code::Unimplemented, "").into_http::<Body>())
+        });
+        let answer = CallLayer::new(SMALL).layer(unserved).call(request()).await.unwrap();
+        let (code, message) = status(answer);
+        assert_eq!(
+            (code, message.as_str()),
+            (Code::Unimplemented, "csi.v1.Identity/Probe is not served on this socket")
+        );
+    }
 }
