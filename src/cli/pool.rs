@@ -2,6 +2,8 @@
 //!
 //! Owns: the words of the command line and what is shown. Never: takes a pool's lock, which a running driver holds.
 
+mod show;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -19,6 +21,18 @@ use crate::pool::{Kind, Quota};
 pub(super) enum PoolVerb {
     /// Make a pool of something that is provably empty, and add it to the pool file.
     Init(Init),
+    /// List the pools of the pool file.
+    List {
+        #[command(flatten)]
+        look: show::Look,
+    },
+    /// Show one pool: its size, what is promised and used, what it can do, and why it cannot do the rest.
+    Show {
+        /// The pool.
+        name: String,
+        #[command(flatten)]
+        look: show::Look,
+    },
     /// Unmount a pool in a file or on a device; the driver mounts it again when it starts.
     Unmount {
         /// The pool.
@@ -97,6 +111,8 @@ fn quota(text: &str) -> std::result::Result<Quota, String> {
 pub(super) fn run(verb: &PoolVerb) -> Result<()> {
     match verb {
         PoolVerb::Init(init) => init.run(),
+        PoolVerb::List { look } => look.list(),
+        PoolVerb::Show { name, look } => look.show(name),
         PoolVerb::Unmount { name, file } => {
             let pool = named(file, name)?;
             prepare::unmount(&pool.setup)?;

@@ -120,18 +120,23 @@ impl Answer {
         }
     }
 
-    /// Prints it. A reader that has gone away (`| head`) is no failure.
+    /// Prints it.
     pub(super) fn print(&self, format: Format) -> Outcome<()> {
-        let text = match format {
-            Format::Table => self.table.text(),
-            Format::Json => format!("{:#}\n", self.json),
-        };
-        match std::io::stdout().lock().write_all(text.as_bytes()) {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                Err(Failure::Other(format!("failed to print the answer: {error}")))
-            }
-            Ok(()) | Err(_) => Ok(()),
+        print(&self.table, &self.json, format).map_err(|error| Failure::Other(crate::error::chain(&error)))
+    }
+}
+
+/// Prints one of both. A reader that has gone away (`| head`) is no failure.
+pub(crate) fn print(table: &Table, json: &Value, format: Format) -> crate::error::Result<()> {
+    let text = match format {
+        Format::Table => table.text(),
+        Format::Json => format!("{json:#}\n"),
+    };
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(crate::error::Error::host("failed to print the answer", error))
         }
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

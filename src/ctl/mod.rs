@@ -5,7 +5,7 @@
 //!
 //! Field names of `-o json` are those of the CSI messages, and exit codes follow the gRPC codes; both are stable.
 
-mod answer;
+pub(crate) mod answer;
 mod args;
 mod capacity;
 mod driver;

@@ -80,6 +80,31 @@ struct Index {
     quarantined: BTreeMap<(PoolId, String), String>,
 }
 
+/// What the records of one pool add up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// What they promise, in bytes.
+    pub promised: Bytes,
+    /// Volumes, snapshots and groups, in whatever phase.
+    pub objects: usize,
+    /// Files that cannot be read.
+    pub unreadable: usize,
+}
+
+/// Adds up the records below a pool's root, without a claim or a change: for a look from outside while a driver runs.
+///
+/// # Errors
+/// Those of the disk.
+pub fn tally(pool: PoolId, root: &Dir) -> Result<Tally> {
+    let store = Store::default();
+    store.open(pool, Some(root))?;
+    Ok(Tally {
+        promised: store.promised(pool),
+        objects: store.count(pool),
+        unreadable: store.quarantine().len(),
+    })
+}
+
 /// Everything on record.
 #[derive(Default)]
 pub struct Store {

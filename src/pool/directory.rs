@@ -154,11 +154,7 @@ impl Pool for DirectoryPool {
     }
 
     fn features(&self) -> Features {
-        let mut features = Kind::Directory.features();
-        if self.projects.is_none() {
-            features.size_limit = Offer::No(NOT_ENFORCED.to_owned());
-        }
-        features
+        offered(if self.projects.is_some() { Quota::Project } else { Quota::None })
     }
 
     fn home(&self) -> Option<&Dir> {
@@ -320,6 +316,27 @@ impl Pool for DirectoryPool {
 fn shown(dir: &Dir, name: &OsStr) -> String {
     let parent = dir.path().file_name().unwrap_or_default();
     format!("{}/{}", parent.to_string_lossy(), name.to_string_lossy())
+}
+
+/// What a pool offers, with sizes enforced or not.
+fn offered(quota: Quota) -> Features {
+    let mut features = Kind::Directory.features();
+    if quota == Quota::None {
+        features.size_limit = Offer::No(NOT_ENFORCED.to_owned());
+    }
+    features
+}
+
+/// What the filesystem below can do of what the kind can; a pool that must enforce sizes and cannot is refused at its
+/// opening, so a visitor is told the same words.
+pub(super) fn features(home: &Home, setup: &Setup) -> Result<Features> {
+    let mut features = offered(setup.quota);
+    if setup.quota == Quota::Project
+        && let Err(error) = projects::supported(home, setup)
+    {
+        features.size_limit = Offer::No(chain(&error));
+    }
+    Ok(features)
 }
 
 #[cfg(test)]

@@ -91,7 +91,8 @@ pub struct Home {
     tmp: Dir,
     /// The file of a sparse pool: its filesystem is the one that must have room.
     host: Option<File>,
-    _lock: Lock,
+    /// None on a visit.
+    _lock: Option<Lock>,
 }
 
 impl Marker {
@@ -149,6 +150,25 @@ impl Home {
     /// not what the setup says.
     pub fn open(setup: &Setup) -> Result<Home> {
         mounted::ensure(setup)?;
+        let (root, marker) = Self::find(setup)?;
+        writable(&setup.name, &root)?;
+        let lock = root.lock_within(LOCK, PATIENCE)?;
+        let home = Self::enter(setup, root, marker, Some(lock))?;
+        sweep(&home.root)?;
+        sweep(&home.tmp)?;
+        Ok(home)
+    }
+
+    /// Looks at the pool without its lock, while a driver may be at work in it: mounts nothing, sweeps nothing.
+    ///
+    /// # Errors
+    /// `Unavailable` where the pool is not there; `Precondition` where it is not what the setup says.
+    pub(super) fn visit(setup: &Setup) -> Result<Home> {
+        let (root, marker) = Self::find(setup)?;
+        Self::enter(setup, root, marker, None)
+    }
+
+    fn find(setup: &Setup) -> Result<(Dir, Marker)> {
         let root = Dir::open(&setup.path).map_err(|error| missing(setup, &crate::error::chain(&error)))?;
         let marker = Marker::read(&root)?
             .ok_or_else(|| missing(setup, "no pool.json lies there; is its disk mounted?"))?;
@@ -161,25 +181,26 @@ impl Home {
                 marker.kind
             )));
         }
-        writable(&setup.name, &root)?;
-        let lock = root.lock_within(LOCK, PATIENCE)?;
+        Ok((root, marker))
+    }
+
+    fn enter(setup: &Setup, root: Dir, marker: Marker, lock: Option<Lock>) -> Result<Home> {
         let host = if marker.sparse { mounted::host_file(setup, &marker, &root)? } else { None };
-        root.ensure(RECORDS, 0o700)?;
+        let part = |name| if lock.is_some() { root.ensure(name, 0o700) } else { root.sub(name) };
+        part(RECORDS)?;
         let home = Home {
             name: setup.name.clone(),
             path: setup.path.clone(),
             identity: root.identity()?,
-            volumes: root.ensure(VOLUMES, 0o700)?,
-            snapshots: root.ensure(SNAPSHOTS, 0o700)?,
-            tmp: root.ensure(TMP, 0o700)?,
+            volumes: part(VOLUMES)?,
+            snapshots: part(SNAPSHOTS)?,
+            tmp: part(TMP)?,
             marker,
             root,
             host,
             _lock: lock,
         };
         home.present()?;
-        sweep(&home.root)?;
-        sweep(&home.tmp)?;
         Ok(home)
     }
 
@@ -196,6 +217,11 @@ impl Home {
     /// The root of the pool. Its directory `records` is there for the engine.
     pub fn root(&self) -> &Dir {
         &self.root
+    }
+
+    /// The root alone, of a visit.
+    pub(super) fn into_root(self) -> Dir {
+        self.root
     }
 
     /// Where finished volumes lie.

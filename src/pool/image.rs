@@ -279,7 +279,7 @@ impl Pool for ImagePool {
 }
 
 /// What the filesystem below can do of what the kind can.
-fn features(home: &Home) -> Result<Features> {
+pub(super) fn features(home: &Home) -> Result<Features> {
     let mut features = Kind::Image.features();
     let clones = match file::reflink_works(home.tmp()) {
         // A full pool must open, or nobody could delete from it; a clone fails for itself where there is no reflink.

@@ -424,6 +424,39 @@ pub fn open(setup: &Setup) -> Result<Arc<dyn Pool>> {
     })
 }
 
+/// A pool as it lies there, seen while a driver may be at work in it.
+#[derive(Debug)]
+pub struct Visit {
+    /// Its identity.
+    pub id: PoolId,
+    /// Where the records lie.
+    pub root: Dir,
+    /// What it can do here.
+    pub features: Features,
+    /// All there is, in bytes.
+    pub total: Bytes,
+    /// What is taken of it, by whomever.
+    pub used: Bytes,
+}
+
+/// Looks at a pool without its lock, and without mounting it. A pool in memory cannot be seen from outside.
+///
+/// # Errors
+/// `Unavailable` where it is not there, `Precondition` where it is not what `setup` says, `Unsupported` for `sim`.
+pub fn visit(setup: &Setup) -> Result<Visit> {
+    if setup.kind == Kind::Sim {
+        return Err(Error::Unsupported("it lies in the memory of the driver".to_owned()));
+    }
+    let home = home::Home::visit(setup)?;
+    let features = match setup.kind {
+        Kind::Image => image::features(&home)?,
+        Kind::Directory => directory::features(&home, setup)?,
+        Kind::Sim => setup.kind.features(),
+    };
+    let space = home.space()?;
+    Ok(Visit { id: home.id(), features, total: space.total, used: space.used, root: home.into_root() })
+}
+
 /// Whether the size of a directory volume must be enforced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Quota {

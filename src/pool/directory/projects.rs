@@ -39,20 +39,29 @@ struct Counter {
     covered: u32,
 }
 
+/// Whether limits hold here.
+///
+/// # Errors
+/// `Precondition` where they would not.
+pub(super) fn supported(home: &Home, setup: &Setup) -> Result<()> {
+    if let Support::No(why) = quota::supported(home.root())? {
+        return Err(Error::Precondition(format!(
+            "pool `{}` at `{}` cannot enforce sizes: {why}; mount it with the option prjquota, or set \
+             quota = \"none\" for it in the configuration, and no size is enforced",
+            setup.name,
+            setup.path.display()
+        )));
+    }
+    Ok(())
+}
+
 impl Projects {
     /// Starts where the last process stopped.
     ///
     /// # Errors
     /// `Precondition` where limits would not hold.
     pub(super) fn open(home: &Home, setup: &Setup) -> Result<Self> {
-        if let Support::No(why) = quota::supported(home.root())? {
-            return Err(Error::Precondition(format!(
-                "pool `{}` at `{}` cannot enforce sizes: {why}; mount it with the option prjquota, or set \
-                 quota = \"none\" for it in the configuration, and no size is enforced",
-                setup.name,
-                setup.path.display()
-            )));
-        }
+        supported(home, setup)?;
         let mut next = covered(home)?.max(first(home.id()));
         for name in home.volumes().names()? {
             // What is not a directory is not ours, and reported by a scan.

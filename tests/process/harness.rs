@@ -1,0 +1,135 @@
+//! A driver in directories of its own, ended and removed with its test.
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_rockpool");
+
+/// Directories for one driver, and its pool file with a pool in memory.
+pub(crate) struct Place {
+    pub(crate) dir: TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Place {
+        let dir = tempfile::Builder::new().prefix("rp").tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("kubelet")).unwrap();
+        let place = Place { dir };
+        place.configure("[[pool]]\nname = \"toy\"\nkind = \"sim\"\n");
+        place
+    }
+
+    pub(crate) fn configure(&self, text: &str) {
+        std::fs::write(self.path("config.toml"), text).unwrap();
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.path("run/csi.sock")
+    }
+
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command
+            .arg("standalone")
+            .env_clear()
+            .env("CSI_ENDPOINT", format!("unix://{}", self.socket().display()));
+        let set = |name: &str| (format!("ROCKPOOL_{name}"), self.path(&name.to_lowercase()));
+        command.envs([set("STATE_DIR"), ("ROCKPOOL_KUBELET_ROOT".into(), self.path("kubelet"))]);
+        command.env("ROCKPOOL_CONFIG", self.path("config.toml")).env("ROCKPOOL_NODE_ID", "node-1");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    pub(crate) fn start(&self) -> Driver {
+        self.start_with(&mut self.command())
+    }
+
+    pub(crate) fn start_with(&self, command: &mut Command) -> Driver {
+        let log = std::fs::File::create(self.path("log")).unwrap();
+        let child = command.stderr(log).spawn().unwrap();
+        let mut driver = Driver { child, log: self.path("log") };
+        let socket = self.socket();
+        until(&mut driver, "the socket answers", Duration::from_secs(20), || {
+            UnixStream::connect(&socket).is_ok()
+        });
+        driver
+    }
+
+    /// Expects that the driver does not start; answers what it said.
+    pub(crate) fn refusal(&self, command: &mut Command) -> String {
+        let log = self.path("refusal");
+        let child = command.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+        let mut driver = Driver { child, log };
+        let status = driver.ends_within(Duration::from_secs(30));
+        assert!(!status.success(), "{}", driver.log());
+        driver.log()
+    }
+
+    pub(crate) fn ctl(&self, words: &[&str]) -> Output {
+        let socket = self.socket();
+        Command::new(PROGRAM).arg("ctl").arg("--endpoint").arg(socket).args(words).output().unwrap()
+    }
+}
+
+/// A running driver, which is killed with the test.
+pub(crate) struct Driver {
+    pub(crate) child: Child,
+    pub(crate) log: PathBuf,
+}
+
+impl Driver {
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    pub(crate) fn ends_within(&mut self, limit: Duration) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < limit, "the driver still runs after {limit:?}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn until(driver: &mut Driver, what: &str, limit: Duration, mut look: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !look() {
+        if let Some(status) = driver.child.try_wait().unwrap() {
+            panic!("{what}: the driver has ended with {status}:\n{}", driver.log());
+        }
+        assert!(begun.elapsed() < limit, "in vain: {what}:\n{}", driver.log());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+pub(crate) fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,121 @@
+//! Pools from the command line, and who may have them.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::harness::{PROGRAM, Place};
+
+/// A mounted pool in a file, unmounted with the test.
+struct Pool<'a>(&'a Place);
+
+impl<'a> Pool<'a> {
+    fn init(place: &'a Place) -> Pool<'a> {
+        std::fs::remove_file(place.path("config.toml")).unwrap();
+        let pool = Pool(place);
+        let made = pool
+            .command("init", &["--kind", "image", "--size", "400MiB", "--sparse"])
+            .arg("--file")
+            .arg(place.path("pool.img"))
+            .arg("--mount-parent")
+            .arg(place.path("pools"))
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        pool
+    }
+
+    fn command(&self, verb: &str, words: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.args(["pool", verb, "fast"]).args(words).arg("--config").arg(self.0.path("config.toml"));
+        command
+    }
+}
+
+impl Drop for Pool<'_> {
+    fn drop(&mut self) {
+        let _ = self.command("unmount", &[]).output();
+    }
+}
+
+#[test]
+fn a_second_process_on_a_pool_gives_up_and_names_the_first() {
+    let place = Place::new();
+    let _pool = Pool::init(&place);
+    let first = place.start();
+    let begun = Instant::now();
+    let said = place.refusal(place.command().env("CSI_ENDPOINT", place.path("other.sock")));
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(
+        said.contains(&first.child.id().to_string()),
+        "the holder {} is not named: {said}",
+        first.child.id()
+    );
+    assert!(!place.path("other.sock").exists());
+    drop(first);
+    // What a dead process held, nobody holds.
+    let mut third = place.start();
+    third.signal(Signal::TERM);
+    assert!(third.ends_within(Duration::from_secs(5)).success());
+}
+
+#[test]
+fn a_pool_is_shown_while_a_driver_runs_on_it() {
+    let place = Place::new();
+    let pool = Pool::init(&place);
+    let _driver = place.start();
+    let made = place.ctl(&["volume", "create", "one", "--size", "64MiB"]);
+    assert!(made.status.success(), "{made:?}");
+    let shown = pool.command("show", &["-o", "json"]).output().unwrap();
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!((&shown["state"], &shown["promised_bytes"]), (&"here".into(), &(64 << 20).into()), "{shown}");
+    assert_eq!(
+        (&shown["objects"], &shown["features"]["snapshots"]["offered"]),
+        (&1.into(), &true.into()),
+        "{shown}"
+    );
+    assert!(place.ctl(&["plugin", "probe"]).status.success(), "the look disturbed the driver");
+}
+
+#[test]
+fn a_pool_whose_sizes_are_not_enforced_says_so() {
+    let place = Place::new();
+    std::fs::remove_file(place.path("config.toml")).unwrap();
+    std::fs::create_dir(place.path("plain")).unwrap();
+    let run = |words: &[&str]| {
+        let done = Command::new(PROGRAM)
+            .args(words)
+            .arg("--config")
+            .arg(place.path("config.toml"))
+            .output()
+            .unwrap();
+        (done.status.success(), String::from_utf8([done.stdout, done.stderr].concat()).unwrap())
+    };
+    let plain = place.path("plain");
+    let init = [
+        "pool",
+        "init",
+        "plain",
+        "--kind",
+        "directory",
+        "--quota",
+        "none",
+        "--directory",
+        plain.to_str().unwrap(),
+    ];
+    let (made, said) = run(&init);
+    assert!(made, "{said}");
+    let (_, shown) = run(&["pool", "show", "plain"]);
+    assert!(shown.contains("size: not enforced"), "{shown}");
+    assert!(shown.contains("no: a directory pool cannot cut a directory"), "{shown}");
+    let (_, listed) = run(&["pool", "list"]);
+    assert!(listed.contains("not enforced"), "{listed}");
+    let (again, said) = run(&init);
+    assert!(!again && said.contains("name `plain`"), "{said}");
+    let (known, said) = run(&["pool", "show", "plane"]);
+    assert!(!known && said.contains("plane") && said.contains("has plain"), "{said}");
+    std::fs::remove_file(plain.join("pool.json")).unwrap();
+    let (_, shown) = run(&["pool", "show", "plain"]);
+    assert!(shown.contains("away: ") && shown.contains("pool.json"), "{shown}");
+}
