@@ -3,6 +3,7 @@
 
 pub mod file;
 pub mod fs;
+mod fsxattr;
 pub mod label;
 pub mod loopdev;
 pub mod mount;

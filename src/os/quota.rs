@@ -14,8 +14,9 @@
 
 use rustix::io::Errno;
 
-use self::wire::{DiskQuota, fsxattr};
+use self::wire::DiskQuota;
 use super::file::Dir;
+use super::fsxattr;
 use crate::error::{Error, Result};
 
 mod wire;
@@ -95,16 +96,18 @@ fn not_mounted(name: &str) -> String {
 
 /// The project of a directory; 0 is no project.
 pub fn project(dir: &Dir) -> Result<u32> {
-    fsxattr(dir).map(|attributes| attributes.projid).map_err(|e| refused(dir, "read the project of", e))
+    fsxattr::read(dir)
+        .map(|attributes| attributes.project)
+        .map_err(|e| refused(dir, "read the project of", e))
 }
 
 /// Puts an empty directory into a project, and with it all that will be made in it. Durable after the directory's sync.
 pub fn set_project(dir: &Dir, project: u32) -> Result<()> {
     let project = real_project(project)?;
-    let mut attributes = fsxattr(dir).map_err(|e| refused(dir, "read the project of", e))?;
-    attributes.projid = project;
-    attributes.xflags |= INHERIT;
-    wire::set_fsxattr(dir, attributes).map_err(|e| refused(dir, "set the project of", e))
+    let mut attributes = fsxattr::read(dir).map_err(|e| refused(dir, "read the project of", e))?;
+    attributes.project = project;
+    attributes.flags |= INHERIT;
+    fsxattr::write(dir, attributes).map_err(|e| refused(dir, "set the project of", e))
 }
 
 /// Limits a project to so many bytes, rounded up to whole sectors of 512. Durable after the sync of a directory of the

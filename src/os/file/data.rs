@@ -6,24 +6,10 @@ use std::path::PathBuf;
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
-use rustix::ioctl::{Getter, Opcode, opcode};
 
 use super::{Dir, Temporary, host};
 use crate::error::{Error, Result};
-
-/// The kernel's `struct fsxattr`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(in crate::os) struct FsXattr {
-    pub(in crate::os) xflags: u32,
-    pub(in crate::os) extsize: u32,
-    pub(in crate::os) nextents: u32,
-    pub(in crate::os) projid: u32,
-    pub(in crate::os) cowextsize: u32,
-    pub(in crate::os) pad: [u8; 8],
-}
-
-const FS_IOC_FSGETXATTR: Opcode = opcode::read::<FsXattr>(b'X', 31);
+use crate::os::fsxattr;
 
 /// Makes sure that the first `len` bytes have blocks of their own, and that the file is at least that long.
 pub fn allocate(file: &File, len: u64) -> Result<()> {
@@ -75,17 +61,11 @@ pub fn reflink_works(dir: &Dir) -> Result<bool> {
 /// How many extents a file has: a clone takes about 7 µs for each, and stops writers meanwhile. `None` where the
 /// filesystem does not count them.
 pub fn extent_count(file: &File) -> Result<Option<u32>> {
-    match fsxattr(file) {
-        Ok(attributes) => Ok(Some(attributes.nextents)),
+    match fsxattr::read(file) {
+        Ok(attributes) => Ok(Some(attributes.extents)),
         Err(Errno::OPNOTSUPP | Errno::NOTTY) => Ok(None),
         Err(e) => Err(host("failed to count a file's extents", e)),
     }
-}
-
-#[expect(unsafe_code, reason = "FS_IOC_FSGETXATTR has no safe wrapper")]
-pub(in crate::os) fn fsxattr(file: impl std::os::fd::AsFd) -> rustix::io::Result<FsXattr> {
-    // SAFETY: the opcode belongs to `struct fsxattr`, of which `FsXattr` is the exact layout, and the kernel fills all of it.
-    unsafe { rustix::ioctl::ioctl(file, Getter::<FS_IOC_FSGETXATTR, FsXattr>::new()) }
 }
 
 /// A path by which a program that is run meanwhile reaches exactly this open file. Valid as long as `file` is open.

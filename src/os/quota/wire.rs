@@ -1,15 +1,13 @@
-//! quotactl_fd(2) with the commands of linux/dqblk_xfs.h, which the kernel's quota layer answers for ext4 as well, and
-//! the ioctl that puts a directory into a project.
-#![expect(unsafe_code, reason = "neither quotactl_fd nor FS_IOC_FSSETXATTR has a safe wrapper")]
+//! quotactl_fd(2) with the commands of linux/dqblk_xfs.h, which the kernel's quota layer answers for ext4 as well.
+//!
+//! Owns: their layouts and numbers. Never: decides what is limited.
+
+#![expect(unsafe_code, reason = "quotactl_fd has no safe wrapper")]
 
 use std::ffi::c_void;
 use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::io::{Errno, Result};
-use rustix::ioctl::{Getter, Opcode, Setter, ioctl, opcode};
-
-const FS_IOC_FSGETXATTR: Opcode = opcode::read::<FsXattr>(b'X', 31);
-const FS_IOC_FSSETXATTR: Opcode = opcode::write::<FsXattr>(b'X', 32);
 
 const PROJECT: u32 = 2;
 const Q_XGETQUOTA: u32 = command(3);
@@ -22,18 +20,6 @@ const SOFT_AND_HARD: u16 = 1 << 2 | 1 << 3;
 
 const fn command(number: u32) -> u32 {
     (((b'X' as u32) << 8) + number) << 8 | PROJECT
-}
-
-/// The kernel's `struct fsxattr`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct FsXattr {
-    pub(super) xflags: u32,
-    extent_size: u32,
-    extents: u32,
-    pub(super) projid: u32,
-    cow_extent_size: u32,
-    padding: [u8; 8],
 }
 
 /// The kernel's `fs_disk_quota_t`; blocks are of 512 bytes.
@@ -107,16 +93,6 @@ pub(super) fn set_quota(on: impl AsFd, mut quota: DiskQuota) -> Result<()> {
     unsafe { quotactl(on, Q_XSETQLIM, quota.id, (&raw mut quota).cast()) }
 }
 
-pub(super) fn fsxattr(of: impl AsFd) -> Result<FsXattr> {
-    // SAFETY: the opcode fills one `struct fsxattr`, of which `FsXattr` is the exact layout.
-    unsafe { ioctl(of, Getter::<FS_IOC_FSGETXATTR, FsXattr>::new()) }
-}
-
-pub(super) fn set_fsxattr(of: impl AsFd, attributes: FsXattr) -> Result<()> {
-    // SAFETY: the opcode reads one `struct fsxattr`, of which `FsXattr` is the exact layout.
-    unsafe { ioctl(of, Setter::<FS_IOC_FSSETXATTR, FsXattr>::new(attributes)) }
-}
-
 /// # Safety
 /// `argument` must point to what the command reads or writes.
 unsafe fn quotactl(on: impl AsFd, command: u32, id: u32, argument: *mut c_void) -> Result<()> {
@@ -137,10 +113,9 @@ mod tests {
 
     #[test]
     fn layouts_and_numbers_are_the_kernels() {
-        assert_eq!((size_of::<DiskQuota>(), size_of::<State>(), size_of::<FsXattr>()), (112, 160, 28));
+        assert_eq!((size_of::<DiskQuota>(), size_of::<State>()), (112, 160));
         assert_eq!((offset_of!(DiskQuota, block_count), offset_of!(DiskQuota, realtime)), (40, 72));
         assert_eq!((offset_of!(State, time_limits), offset_of!(State, future)), (80, 104));
         assert_eq!((Q_XGETQUOTA, Q_XSETQLIM, Q_XGETQSTATV), (0x58_0302, 0x58_0402, 0x58_0802));
-        assert_eq!((FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR), (0x801c_581f, 0x401c_5820));
     }
 }
