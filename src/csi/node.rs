@@ -106,10 +106,10 @@ impl Node for Services {
         let request = noted(request, |r| &r.volume_id);
         present("volume_id", &request.volume_id)?;
         let path = any_path("volume_path", &request.volume_path)?;
-        let staging = maybe_path("staging_target_path", &request.staging_target_path)?;
+        maybe_path("staging_target_path", &request.staging_target_path)?;
         let volume: VolumeId = id("volume_id", &request.volume_id)?;
         let plugin = self.plugin();
-        let job = move || plugin.engine.stats(&volume, &path, staging.as_deref());
+        let job = move || plugin.engine.stats(&volume, &path);
         let stats = ask(self.engine()?.workers(volume.pool()), PATIENCE, job).await?;
         Ok(csi::NodeGetVolumeStatsResponse { usage: usage(&stats) }.into())
     }

@@ -186,8 +186,8 @@ fn begun(pool: &dyn Pool, volumes: &[Arc<Volume>], want: &CreateGroup) -> Result
     Ok((group, members))
 }
 
-/// The members as the caller lists them, in any order, must be exactly those of the group (contract GS7).
-pub(super) fn refuse_mismatch(group: &Group, members: &[SnapshotId]) -> Result<()> {
+/// The members as the caller lists them, in any order, must be exactly those of the group.
+fn refuse_mismatch(group: &Group, members: &[SnapshotId]) -> Result<()> {
     let sorted = |ids: &[SnapshotId]| {
         let mut ids = ids.to_vec();
         ids.sort_unstable();

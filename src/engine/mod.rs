@@ -296,11 +296,6 @@ pub struct PoolView {
 }
 
 impl Engine {
-    /// The records, for lists and look-ups.
-    pub fn store(&self) -> &Store {
-        &self.store
-    }
-
     /// Whether the records of every configured pool were read since the start: a list without them would be short, and
     /// collectors delete what is not listed. Asks no disk.
     ///

@@ -103,7 +103,7 @@ fn begun(volume: &Volume, want: &CreateSnapshot) -> Result<Snapshot> {
 }
 
 /// What to answer a retry, or another request of the same name. Other parameters are a conflict: nobody would learn
-/// otherwise that they were ignored (contract SN2).
+/// otherwise that they were ignored.
 fn already(found: Arc<Snapshot>, want: &CreateSnapshot) -> Result<Arc<Snapshot>> {
     let conflict =
         |what: &str| Err(Error::Conflict(format!("snapshot {} exists with {what}", quoted(&want.name))));

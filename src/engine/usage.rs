@@ -15,7 +15,7 @@ impl Engine {
     ///
     /// # Errors
     /// `NotFound` for any other path.
-    pub fn stats(&self, id: &VolumeId, path: &Path, _staging: Option<&Path>) -> Result<Stats> {
+    pub fn stats(&self, id: &VolumeId, path: &Path) -> Result<Stats> {
         let volume = self.volume(id)?;
         let (place, mounted) = self.mounted_at(&volume, path)?;
         if let Some(why) = mounted.dead {

@@ -11,9 +11,9 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
-pub use grow::{Growth, grow_mounted, grow_unmounted_ext4, size_mounted};
-pub use make::{Check, check_ext4, make, make_pool_filesystem};
-pub use probe::{Emptiness, Found, probe, probe_path, provably_empty};
+pub use grow::{Growth, grow_mounted, grow_unmounted_ext4};
+pub use make::{make, make_pool_filesystem};
+pub use probe::{Emptiness, Found, probe, provably_empty};
 
 use std::fmt;
 use std::os::fd::AsFd;

@@ -107,11 +107,6 @@ pub fn unmount(setup: &Setup) -> Result<()> {
     unshare(&parent)
 }
 
-/// As [`unmount`], for a pool that was never finished.
-pub(super) fn undo(setup: &Setup) -> Result<()> {
-    unmount(setup)
-}
-
 /// The file of a sparse pool, whose filesystem must have the room; none where the pool was copied to a real device.
 pub(super) fn host_file(setup: &Setup, marker: &Marker, root: &Dir) -> Result<Option<File>> {
     let Some(below) = Loop::from_device(root.identity()?.device) else {

@@ -193,7 +193,7 @@ fn begin(setup: &Setup, marker: &Marker) -> Result<()> {
         fs::sync(&root)
     });
     begun.inspect_err(|_| {
-        if let Err(error) = mounted::undo(setup) {
+        if let Err(error) = unmount(setup) {
             tracing::warn!(error = crate::error::chain(&error), "failed to unmount the unfinished pool");
         }
     })

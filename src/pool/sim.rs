@@ -123,14 +123,9 @@ impl SimPool {
         Ok(SimPool { id, size, away: AtomicBool::new(false), shared: Arc::default() })
     }
 
-    /// For tests: the pool goes away, as a disk does that is pulled, and every verb fails until [`SimPool::plug`].
+    /// For tests: the pool goes away, as a disk does that is pulled, and every verb fails from now on.
     pub fn unplug(&self) {
         self.away.store(true, Ordering::SeqCst);
-    }
-
-    /// For tests: the pool is back, with all it held.
-    pub fn plug(&self) {
-        self.away.store(false, Ordering::SeqCst);
     }
 
     /// For tests: writes as a workload does. A frozen volume makes the caller wait until it thaws.

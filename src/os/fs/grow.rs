@@ -41,7 +41,8 @@ pub fn grow_mounted(root: impl AsFd, kind: FsKind, device_bytes: u64) -> Result<
 }
 
 /// The size of a mounted filesystem, its own tables included.
-pub fn size_mounted(root: impl AsFd, kind: FsKind) -> Result<u64> {
+#[cfg(test)]
+pub(super) fn size_mounted(root: impl AsFd, kind: FsKind) -> Result<u64> {
     let root = root.as_fd();
     match kind {
         FsKind::Ext4 => ext4_size(root),

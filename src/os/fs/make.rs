@@ -27,15 +27,6 @@ const CHECK_DEADLINE: Duration = Duration::from_secs(3600);
 /// The most characters of a check's findings that an error repeats.
 const MOST_SAID: usize = 300;
 
-/// What a check found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Check {
-    /// Nothing was wrong.
-    Clean,
-    /// Something was, and it is repaired now.
-    Repaired,
-}
-
 /// Makes the filesystem of a volume directly in its image file, before that is attached. Whatever is in there is gone.
 /// The caller syncs the file.
 pub fn make(kind: FsKind, image: &Path, uuid: &str, label: Option<&str>) -> Result<()> {
@@ -51,15 +42,11 @@ pub fn make_pool_filesystem(device: &Path, uuid: &str, label: Option<&str>) -> R
     make_xfs(device, &[], uuid, label)
 }
 
-/// Replays the journal and repairs what is safe, on an unmounted ext4. More damage than that is [`Error::Corrupt`].
-pub fn check_ext4(device: &Path) -> Result<Check> {
-    e2fsck(&["-p".as_ref(), device.as_os_str()])
-}
-
-/// Enlarges an unmounted ext4 to its device, after the full check that this needs.
+/// Enlarges an unmounted ext4 to its device, after the full check that this needs: it replays the journal and repairs what is
+/// safe. More damage than that is [`Error::Corrupt`].
 pub(super) fn resize_ext4(device: &Path) -> Result<()> {
     const WHAT: &str = "failed to grow the ext4 filesystem";
-    e2fsck(&["-f".as_ref(), "-p".as_ref(), device.as_os_str()])?;
+    check_ext4(device)?;
     let ended = process::run_within("resize2fs", &[device], WHAT, CHECK_DEADLINE)?;
     match ended.code {
         0 => Ok(()),
@@ -117,12 +104,17 @@ fn switched_off(usage: &str) -> Vec<String> {
 }
 
 /// e2fsck's exit code is a sum: 1 repaired, 2 repaired but reboot, 4 damage left, 8 and more it could not work.
-fn e2fsck(arguments: &[&OsStr]) -> Result<Check> {
+fn check_ext4(device: &Path) -> Result<()> {
     const WHAT: &str = "failed to check the ext4 filesystem";
-    let ended = process::run_within("e2fsck", arguments, WHAT, CHECK_DEADLINE)?;
+    let ended = process::run_within(
+        "e2fsck",
+        &["-f".as_ref(), "-p".as_ref(), device.as_os_str()],
+        WHAT,
+        CHECK_DEADLINE,
+    )?;
     match ended.code {
-        0 => Ok(Check::Clean),
-        1 => Ok(Check::Repaired),
+        // Clean, or repaired.
+        0 | 1 => Ok(()),
         code if code & !7 == 0 => Err(Error::Corrupt(format!(
             "the ext4 filesystem has damage that needs an operator: {}",
             findings(&ended.output)

@@ -5,7 +5,6 @@
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt};
-use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -57,12 +56,6 @@ pub enum Emptiness {
     },
     /// The kernel says that it is mounted or otherwise in use.
     InUse(String),
-}
-
-/// What lies at `path`.
-pub fn probe_path(path: &Path) -> Result<Found> {
-    let file = File::open(path).map_err(|error| Error::host(format!("failed to open {:?}", path), error))?;
-    probe(&file)
 }
 
 /// What lies in an open device or image file.

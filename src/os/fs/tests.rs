@@ -146,7 +146,6 @@ fn a_failed_read_is_an_error_and_a_short_file_is_not_a_panic() {
         assert_eq!(probe(&file).unwrap(), Found::Empty);
         assert_eq!(provably_empty(&file, length).unwrap(), Emptiness::Empty);
     }
-    assert!(matches!(probe_path(&scene.root().join("gone")), Err(Error::Host { .. })));
 }
 
 #[test]
@@ -168,7 +167,7 @@ fn a_pool_filesystem_is_not_made_over_something() {
     let (_, path) = image(&scene, "image", 512);
     let device = scene.attach_loop(&path);
     make_pool_filesystem(&device, UUID, Some("pool")).unwrap();
-    let found = probe_path(&device).unwrap();
+    let found = probe(&File::open(&device).unwrap()).unwrap();
     assert_eq!(found, Found::Xfs { uuid: UUID.to_owned(), size_bytes: 512 * MIB });
     assert!(matches!(make_pool_filesystem(&device, UUID, None), Err(Error::Program { .. })));
     drop(Tree::filesystem("xfs", &device, &[]).unwrap());
@@ -192,13 +191,13 @@ fn xfs_grows_while_it_is_mounted() {
     let device = scene.attach_loop(&path);
     let tree = Tree::filesystem("xfs", &device, &[]).unwrap();
     let root = tree.root().unwrap();
-    assert_eq!(size_mounted(&root, FsKind::Xfs).unwrap(), 300 * MIB);
+    assert_eq!(grow::size_mounted(&root, FsKind::Xfs).unwrap(), 300 * MIB);
     assert_eq!(grow_mounted(&root, FsKind::Xfs, 300 * MIB).unwrap(), Growth::Already);
     let before = space(&root).unwrap();
     enlarge(&path, &device, 700);
     assert_eq!(grow_mounted(&root, FsKind::Xfs, 700 * MIB).unwrap(), Growth::Now);
     assert_eq!(grow_mounted(&root, FsKind::Xfs, 700 * MIB).unwrap(), Growth::Already);
-    assert_eq!(size_mounted(&root, FsKind::Xfs).unwrap(), 700 * MIB);
+    assert_eq!(grow::size_mounted(&root, FsKind::Xfs).unwrap(), 700 * MIB);
     let after = space(&root).unwrap();
     assert!(after.total > before.total + 390 * MIB, "{before:?} {after:?}");
     // Beyond the device nothing grows, and it says so.
@@ -213,7 +212,7 @@ fn ext4_grows_offline_and_online_only_with_the_capability() {
     let device = scene.attach_loop(&path);
     let tree = Tree::filesystem("ext4", &device, &[]).unwrap();
     let root = tree.root().unwrap();
-    assert_eq!(size_mounted(&root, FsKind::Ext4).unwrap(), 300 * MIB);
+    assert_eq!(grow::size_mounted(&root, FsKind::Ext4).unwrap(), 300 * MIB);
     assert_eq!(grow_mounted(&root, FsKind::Ext4, 300 * MIB).unwrap(), Growth::Already);
     enlarge(&path, &device, 700);
     let capable = rustix::thread::capabilities(None).unwrap().effective;
@@ -225,12 +224,12 @@ fn ext4_grows_offline_and_online_only_with_the_capability() {
             matches!(&error, Error::Precondition(text) if text.contains("CAP_SYS_RESOURCE")),
             "{error:?}"
         );
-        assert_eq!(size_mounted(&root, FsKind::Ext4).unwrap(), 300 * MIB);
+        assert_eq!(grow::size_mounted(&root, FsKind::Ext4).unwrap(), 300 * MIB);
     }
     drop((root, tree));
     grow_unmounted_ext4(&device).unwrap();
     grow_unmounted_ext4(&device).unwrap();
-    let found = probe_path(&device).unwrap();
+    let found = probe(&File::open(&device).unwrap()).unwrap();
     assert_eq!(found, Found::Ext4 { uuid: UUID.to_owned(), size_bytes: 700 * MIB, clean: true });
     let tree = Tree::filesystem("ext4", &device, &[]).unwrap();
     assert_eq!(grow_mounted(tree.root().unwrap(), FsKind::Ext4, 700 * MIB).unwrap(), Growth::Already);
@@ -255,7 +254,7 @@ fn a_dirty_ext4_is_repaired_and_a_broken_one_is_left_alone() {
     let mut scene = Scene::new();
     let (file, path) = image(&scene, "image", 64);
     make(FsKind::Ext4, &path, UUID, None).unwrap();
-    assert_eq!(check_ext4(&path).unwrap(), Check::Clean);
+    grow_unmounted_ext4(&path).unwrap();
     let device = scene.attach_loop(&path);
     let tree = Tree::filesystem("ext4", &device, &[]).unwrap();
     let root = tree.root().unwrap();
@@ -264,7 +263,7 @@ fn a_dirty_ext4_is_repaired_and_a_broken_one_is_left_alone() {
     let (copy, copy_path) = image(&scene, "copy", 64);
     std::io::copy(&mut File::open(&path).unwrap(), &mut &copy).unwrap();
     assert!(matches!(probe(&copy).unwrap(), Found::Ext4 { clean: false, .. }));
-    check_ext4(&copy_path).unwrap();
+    grow_unmounted_ext4(&copy_path).unwrap();
     assert!(matches!(probe(&copy).unwrap(), Found::Ext4 { clean: true, .. }));
     drop((root, tree));
     // The inode table's root directory is gone: more than `-p` may repair.
@@ -273,7 +272,7 @@ fn a_dirty_ext4_is_repaired_and_a_broken_one_is_left_alone() {
             file.write_all_at(&[0xA5; 512], group * 4096).unwrap();
         }
     }
-    let broken = check_ext4(&path).unwrap_err();
+    let broken = grow_unmounted_ext4(&path).unwrap_err();
     assert!(matches!(broken, Error::Corrupt(_) | Error::Program { .. }), "{broken:?}");
 }
 

@@ -11,7 +11,8 @@ use super::{Place, Tree};
 use crate::error::{Error, Result};
 
 /// Whether mounts made below `dir` propagate.
-pub fn is_shared(dir: &Path) -> Result<bool> {
+#[cfg(test)]
+pub(crate) fn is_shared(dir: &Path) -> Result<bool> {
     Ok(holder(dir)?.shared)
 }
 

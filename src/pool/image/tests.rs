@@ -45,7 +45,7 @@ fn a_volume_is_made_once_and_never_formatted_again() {
     let stat = std::fs::metadata(&path).unwrap();
     assert_eq!((stat.len(), stat.mode() & 0o777), (want.size.get(), 0o600));
     assert!(stat.blocks() * 512 < 8 << 20, "sparse");
-    let found = fs::probe_path(&path).unwrap();
+    let found = fs::probe(&File::open(&path).unwrap()).unwrap();
     assert!(
         matches!(&found, fs::Found::Ext4 { uuid, .. } if *uuid == want.fs_uuid.unwrap().to_string()),
         "{found:?}"

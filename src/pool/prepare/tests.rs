@@ -157,7 +157,7 @@ fn a_device_is_taken_only_if_it_is_empty() {
     run("mkfs.ext4", &["-q".as_ref(), path.as_path()]);
     let said = prepare(&on(&path)).unwrap_err().to_string();
     assert!(said.contains("ext4") && said.contains("not empty"), "{said}");
-    assert!(matches!(fs::probe_path(&path).unwrap(), fs::Found::Ext4 { .. }));
+    assert!(matches!(fs::probe(&File::open(&path).unwrap()).unwrap(), fs::Found::Ext4 { .. }));
     run("blkdiscard", &[path.as_path()]);
     let setup = prepare(&on(&path)).unwrap();
     assert_eq!(setup.device.as_deref(), Some(path.as_path()));
