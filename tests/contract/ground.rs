@@ -46,6 +46,7 @@ pub(crate) struct Ground {
 
 /// Where a pool lies: a filesystem of its own, mounted below a directory of its own.
 struct Place {
+    id: String,
     root: PathBuf,
     temp: TempDir,
 }
@@ -53,16 +54,20 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let temp = tempfile::tempdir().unwrap();
-        Place { root: temp.path().join("pool"), temp }
+        Place { id: "none yet".to_owned(), root: temp.path().join("pool"), temp }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        // After a failure a raw block device may still be attached, which does not let go by itself.
+        for device in backed_by(format!("/v1.{}.", self.id)) {
+            let _ = Command::new("losetup").arg("-d").arg(device).output();
+        }
         unmount_below(self.temp.path());
         // Whatever the test mounted or detached lazily lets go a moment later.
-        let backing = self.temp.path().join("disk");
-        eventually("the pool's loop device goes", || !backed_by(&backing));
+        let disk = self.temp.path().join("disk");
+        eventually("the pool's loop device goes", || backed_by(disk.to_string_lossy()).is_empty());
     }
 }
 
@@ -79,6 +84,8 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
+        // After a failure it may still be frozen, and no unmount would ever return. Else this fails, and does nothing.
+        let _ = Command::new("fsfreeze").arg("-u").arg(self.path()).output();
         unmount_below(self.temp.path());
     }
 }
@@ -176,6 +183,9 @@ fn prepared(mut place: Place, kind: Kind, lies: Lies, quota: Quota) -> (Setup, P
     let request = Request { name, kind, place: lies, quota, mount_parent };
     let setup = prepare(&request).unwrap();
     place.root.clone_from(&setup.path);
+    let marker: serde_json::Value =
+        serde_json::from_slice(&fs::read(setup.path.join("pool.json")).unwrap()).unwrap();
+    place.id = marker["id"].as_str().unwrap().to_owned();
     (setup, place)
 }
 
@@ -361,13 +371,12 @@ pub(crate) fn length(device: &Device) -> u64 {
     File::open(&device.path).unwrap().seek(SeekFrom::End(0)).unwrap()
 }
 
-/// Whether any loop device lies on a file of which the path contains this.
-pub(crate) fn backed_by(path: impl AsRef<Path>) -> bool {
-    let wanted = path.as_ref().to_string_lossy().into_owned();
-    let loops = fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap().path());
-    loops
-        .filter_map(|dir| fs::read_to_string(dir.join("loop/backing_file")).ok())
-        .any(|on| on.contains(&wanted))
+/// The loop devices on a file of which the path contains this.
+pub(crate) fn backed_by(path: impl AsRef<str>) -> Vec<PathBuf> {
+    let on = |dir: &Path| fs::read_to_string(dir.join("loop/backing_file")).unwrap_or_default();
+    let all = fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap().path());
+    let found = all.filter(|dir| on(dir).contains(path.as_ref()));
+    found.map(|dir| Path::new("/dev").join(dir.file_name().unwrap())).collect()
 }
 
 /// Waits for what the kernel does a moment later.

@@ -431,11 +431,11 @@ pub(crate) fn attach_is_idempotent_and_detach_frees(on: &Ground) {
         Some(Attached::Device(device)) => assert_eq!(device.number, first.number),
         other => panic!("attached is {other:?}"),
     }
-    assert!(backed_by(volume.id.to_string()));
+    assert_eq!(backed_by(volume.id.to_string()), std::slice::from_ref(&first.path));
     drop((first, second));
     on.pool.detach(&volume.id).unwrap();
     on.pool.detach(&volume.id).unwrap();
-    eventually("the loop device goes", || !backed_by(volume.id.to_string()));
+    eventually("the loop device goes", || backed_by(volume.id.to_string()).is_empty());
     assert!(on.pool.attached(&volume.id, on.how()).unwrap().is_none());
 }
 
