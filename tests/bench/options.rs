@@ -1,0 +1,129 @@
+//! What can be asked of a run: `--only PART` (repeatable), `--quick`.
+
+use std::time::Duration;
+
+use crate::Outcome;
+
+const HELP: &str = "\
+usage: make bench ARGS='[--quick] [--only PART]...'
+  --quick      one round of everything, with at most 1,000 volumes present: for a look, not for figures
+  --only PART  lives, calls, copies, fio or restart; may be repeated";
+
+/// A part of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Lifecycles a second.
+    Lives,
+    /// Single calls.
+    Calls,
+    /// Snapshots and clones.
+    Copies,
+    /// fio.
+    Disk,
+    /// Start, list, memory.
+    Restart,
+}
+
+/// How much is to be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    Full,
+    Quick,
+}
+
+/// A run as asked for.
+pub(crate) struct Options {
+    depth: Depth,
+    only: Vec<Part>,
+}
+
+impl Options {
+    /// From the command line.
+    pub(crate) fn read() -> Outcome<Options> {
+        let mut options = Options { depth: Depth::Full, only: Vec::new() };
+        let mut words = std::env::args().skip(1);
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                // What cargo adds.
+                "--bench" => {}
+                "--quick" => options.depth = Depth::Quick,
+                "--only" => options.only.push(part(&words.next().unwrap_or_default())?),
+                "--help" | "-h" => {
+                    println!("{HELP}");
+                    std::process::exit(0);
+                }
+                other => return Err(format!("{other} is no option\n{HELP}").into()),
+            }
+        }
+        Ok(options)
+    }
+
+    /// Whether a part is to run.
+    pub(crate) fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+
+    /// Whether a part is to run that needs many volumes.
+    pub(crate) fn wants_volumes(&self) -> bool {
+        [Part::Lives, Part::Calls, Part::Restart].into_iter().any(|part| self.wants(part))
+    }
+
+    /// How many volumes are present, one after the other.
+    pub(crate) fn populations(&self) -> Vec<usize> {
+        match self.depth {
+            Depth::Full => vec![1000, 5000, 10_000],
+            Depth::Quick => vec![1000],
+        }
+    }
+
+    /// How often what alternates is repeated.
+    pub(crate) fn rounds(&self) -> usize {
+        match self.depth {
+            Depth::Full => 3,
+            Depth::Quick => 1,
+        }
+    }
+
+    /// How long one round of lifecycles takes.
+    pub(crate) fn round(&self) -> Duration {
+        Duration::from_millis(match self.depth {
+            Depth::Full => 1500,
+            Depth::Quick => 700,
+        })
+    }
+
+    /// How often a single call is made.
+    pub(crate) fn samples(&self) -> usize {
+        match self.depth {
+            Depth::Full => 300,
+            Depth::Quick => 60,
+        }
+    }
+
+    /// How often fio looks at each target, and for how many seconds.
+    pub(crate) fn fio(&self) -> (usize, u32) {
+        match self.depth {
+            Depth::Full => (5, 2),
+            Depth::Quick => (1, 1),
+        }
+    }
+
+    /// As the report names it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.depth {
+            Depth::Full => "full",
+            Depth::Quick => "quick",
+        }
+    }
+}
+
+fn part(word: &str) -> Outcome<Part> {
+    Ok(match word {
+        "lives" | "lifecycles" => Part::Lives,
+        "calls" => Part::Calls,
+        "copies" => Part::Copies,
+        "fio" => Part::Disk,
+        "restart" => Part::Restart,
+        other => return Err(format!("--only {other}: there is no such part\n{HELP}").into()),
+    })
+}
