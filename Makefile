@@ -19,7 +19,7 @@ lint: ## Check format, clippy, docs, licences, bans and sources
 	@tests/lint.sh
 
 fmt: ## Format the code
-	@tests/install.sh build lint
+	@tests/install.sh build fmt
 	@cargo fmt
 
 bench: ## Measure, print one table and write JSON to bench-results/ (root)

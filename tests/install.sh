@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # tests/install.sh GROUP...: installs what the groups need and this machine lacks, and says what and why.
-# Groups: build, test, lint, sanity, bench, guest. Installs nothing when everything is there.
+# Groups: build, fmt, test, lint, sanity, bench, guest. Installs nothing when everything is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/rockpool
@@ -68,7 +68,7 @@ check_deny() {
   cargo install --quiet --locked --root "$root" --version "$deny_version" cargo-deny
 }
 
-[ $# -gt 0 ] || die "usage: tests/install.sh GROUP..., groups: build test lint sanity bench guest"
+[ $# -gt 0 ] || die "usage: tests/install.sh GROUP..., groups: build fmt test lint sanity bench guest"
 for group in "$@"; do
   case $group in
     build) check_rust ;;
@@ -78,6 +78,7 @@ for group in "$@"; do
       need losetup util-linux "the tests check for loop devices left behind"
       need jq jq "the scripts read JSON answers with it"
       ;;
+    fmt) check_rust_component fmt rustfmt ;;
     lint)
       check_rust_component fmt rustfmt
       check_rust_component clippy clippy
@@ -93,7 +94,7 @@ for group in "$@"; do
       need mkfs.xfs xfsprogs "the guest makes its pools with it"
       need mkfs.ext4 e2fsprogs "the guest makes its volumes with it"
       ;;
-    *) die "unknown group $group: build, test, lint, sanity, bench or guest" ;;
+    *) die "unknown group $group: build, fmt, test, lint, sanity, bench or guest" ;;
   esac
 done
 install_packages
