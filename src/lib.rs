@@ -15,7 +15,8 @@
 //! ```
 //!
 //! A call comes in through `serve`, is checked field by field in `csi`, becomes a verb of `engine` on the threads of the
-//! pool it concerns, and ends as a few system calls in `os`. Whatever changes is on disk before the answer goes out.
+//! pool it concerns, and ends as a few system calls in `os`. Whatever must outlive a power cut is on disk before the answer
+//! goes out.
 //!
 //! # The layers
 //!
@@ -24,11 +25,13 @@
 //! | `main` [`cli`] [`config`] [`standalone`] [`ctl`] [`serve`] [`kubelet`] | processes, sockets, flags, the command line | – |
 //! | [`csi`] | the wire: field checks, page tokens, which gRPC code an error gets | pool kinds, programs, mounts |
 //! | [`engine`] | the life of a volume: records, claims, verbs, stage and publish, recovery | tonic, prost, programs |
-//! | [`pool`] | where bytes live; one file a kind, one contract for all | tonic, prost, the engine, other kinds |
-//! | [`os`] | what only Linux knows; the only home of `unsafe`, programs and raw file calls | all above |
-//! | [`model`] [`error`] | valid values, and every way to say no | everything |
+//! | [`pool`] | where bytes live; one module a kind, one contract for all | tonic, prost, the engine, other kinds |
+//! | [`os`] | what only Linux knows; the only home of `unsafe`, programs, mounts and file replacement | all above |
+//! | [`model`] [`error`] | valid values, and every way to say no | everything else |
+//! | [`proto`] | what `build.rs` makes of `proto/*.proto` | everything; below `csi` nobody sees it |
 //!
-//! `tests/layers.rs` reads the `use` lines and fails on a wrong one.
+//! `tests/layers.rs` reads every path in the sources and fails on a wrong one; `clippy.toml` keeps programs, mounts and file
+//! replacement in `os`.
 //!
 //! # Architecture invariants
 //!
@@ -37,17 +40,21 @@
 //! - A record is written only by the holder of its [`Claim`](engine::store::Store::claim).
 //! - Nothing decides to format by looking: mkfs runs once, on a temporary object, before that gets its name.
 //! - The mount table is the truth about mounts; a note about one is void when boot or mount id differ.
-//! - gRPC codes are chosen in one match, in [`csi`]; nothing below knows them.
+//! - gRPC codes are chosen in one match, in `csi::status`; nothing below knows them.
 //! - There is no mock of a system call. The seams for tests are the [`Pool`](pool::Pool) trait and the process.
 //!
 //! # To add …
 //!
-//! - a pool kind: implement [`Pool`](pool::Pool), add it to `pool::open` and [`Kind`](pool::Kind), run `tests/contract.rs` on it.
-//! - a StorageClass parameter: `csi::parse`, then [`CreateVolume`](engine::CreateVolume).
-//! - an error: a variant of [`Error`](error::Error); the compiler names the match in `csi` that must place it.
+//! - a pool kind: implement [`Pool`](pool::Pool), add it to [`pool::open`] and [`Kind`](pool::Kind), name its module in
+//!   `tests/layers.rs`, give it a ground in `tests/contract.rs`.
+//! - a CSI call: its messages in `proto/csi.proto`, a checked request in [`engine`] with a verb for it, a handler in [`csi`], and
+//!   the capability that advertises it in `csi::offers`.
+//! - a StorageClass parameter: `csi::class`, then [`CreateVolume`](engine::CreateVolume).
+//! - an error: a variant of [`Error`](error::Error); the compiler names the match in `csi::status` that must place it.
 //! - a phase: [`Phase`](model::Phase); the compiler leads to `engine::recover::settle`.
 //! - a system call: `os`, with a `SAFETY` line if it needs `unsafe`.
-//! - a flag: [`cli`] and [`config`].
+//! - a flag: [`cli`], checked in [`config`]; one of `rockpool ctl`: `ctl::args`. A key of the pool file: `config::file`.
+//! - a test: `tests/README.md` says which suite.
 //!
 //! # Words
 //!

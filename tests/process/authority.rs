@@ -1,4 +1,4 @@
-//! Rule PR8: which `:authority` a call may carry.
+//! Which `:authority` a call may carry.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

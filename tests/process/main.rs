@@ -1,4 +1,4 @@
-//! The process: its socket, its signals, its log, and what it says when it cannot start. Rules PR1 to PR11 and PR18.
+//! The process: its socket, its signals, its log, and what it says when it cannot start.
 
 #![allow(
     clippy::disallowed_methods,
