@@ -157,8 +157,9 @@ pub fn run(cli: Cli) -> ExitCode {
         Mode::Pool(verb) => pool::run(&verb),
         Mode::Config(ConfigVerb::Check { file }) => check(&file),
         Mode::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "rockpool", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "rockpool", &mut script);
+            ctl::answer::print_text(&script)
         }
     };
     match outcome {

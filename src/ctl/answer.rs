@@ -126,13 +126,18 @@ impl Answer {
     }
 }
 
-/// Prints one of both. A reader that has gone away (`| head`) is no failure.
+/// Prints one of both.
 pub(crate) fn print(table: &Table, json: &Value, format: Format) -> crate::error::Result<()> {
     let text = match format {
         Format::Table => table.text(),
         Format::Json => format!("{json:#}\n"),
     };
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
+    print_text(text.as_bytes())
+}
+
+/// Prints what is ready to be printed. A reader that has gone away (`| head`) is no failure.
+pub(crate) fn print_text(text: &[u8]) -> crate::error::Result<()> {
+    match std::io::stdout().lock().write_all(text) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(crate::error::Error::host("failed to print the answer", error))
         }

@@ -2,7 +2,6 @@
 
 use clap::Subcommand;
 use serde_json::json;
-use tonic::Code;
 
 use super::answer::{Answer, moment, present};
 use super::args::{Pair, map, pair};
@@ -10,6 +9,7 @@ use super::driver::Driver;
 use super::failure::{Failure, Outcome};
 use super::snapshot;
 use crate::proto::csi;
+use csi::controller_service_capability::rpc::Type as Rpc;
 use csi::plugin_capability::service::Type as Service;
 
 /// What to do.
@@ -30,7 +30,7 @@ pub(super) enum Verb {
     Delete {
         /// Its id.
         id: String,
-        /// A member, to compare with what the driver knows; without any, the driver is asked for them first.
+        /// A member; without any, the driver's list of snapshots tells them.
         #[arg(long = "snapshot", value_name = "SNAPSHOT")]
         snapshots: Vec<String>,
     },
@@ -38,7 +38,7 @@ pub(super) enum Verb {
     Get {
         /// Its id.
         id: String,
-        /// A member, to compare with what the driver knows.
+        /// A member; without any, the driver's list of snapshots tells them.
         #[arg(long = "snapshot", value_name = "SNAPSHOT")]
         snapshots: Vec<String>,
     },
@@ -72,22 +72,20 @@ pub(super) async fn run(driver: &Driver, verb: &Verb) -> Outcome<Answer> {
     }
 }
 
-/// The members that a delete has to name. A group that is gone has none, and its delete succeeds.
+/// The members that a call has to name: as given, else as the driver lists them. A group that is gone has none.
 async fn members(driver: &Driver, id: &str, given: &[String]) -> Outcome<Vec<String>> {
-    if !given.is_empty() {
+    if !given.is_empty() || !driver.controller_can(Rpc::ListSnapshots).await? {
         return Ok(given.to_vec());
     }
-    match find(driver, id, &[]).await {
-        Ok(group) => Ok(group.snapshots.into_iter().map(|one| one.snapshot_id).collect()),
-        Err(failure) if failure.code() == Some(Code::NotFound) => Ok(Vec::new()),
-        Err(failure) => Err(failure),
-    }
+    let all = snapshot::list(driver, Default::default()).await?;
+    let ours = all.into_iter().filter(|one| one.group_snapshot_id == id);
+    Ok(ours.map(|one| one.snapshot_id).collect())
 }
 
 async fn find(driver: &Driver, id: &str, snapshots: &[String]) -> Outcome<csi::VolumeGroupSnapshot> {
     let request = csi::GetVolumeGroupSnapshotRequest {
         group_snapshot_id: id.to_owned(),
-        snapshot_ids: snapshots.to_vec(),
+        snapshot_ids: members(driver, id, snapshots).await?,
         secrets: driver.secrets(),
     };
     let answer = driver.group().get_volume_group_snapshot(request).await;

@@ -94,7 +94,8 @@ async fn find(driver: &Driver, id: &str) -> Outcome<csi::Snapshot> {
     found.ok_or_else(|| Failure::of("ListSnapshots")(missing()))
 }
 
-async fn list(driver: &Driver, filter: csi::ListSnapshotsRequest) -> Outcome<Vec<csi::Snapshot>> {
+/// All snapshots that a filter lets through, page after page.
+pub(super) async fn list(driver: &Driver, filter: csi::ListSnapshotsRequest) -> Outcome<Vec<csi::Snapshot>> {
     let mut request = filter;
     request.secrets = driver.secrets();
     let mut all = Vec::new();

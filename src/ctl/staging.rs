@@ -236,8 +236,14 @@ async fn stage(driver: &Driver, asked: &Stage) -> Outcome<Answer> {
         secrets: driver.secrets(),
         volume_context: context(driver, &asked.id, &asked.contexts.volume).await?,
     };
+    let new = !asked.staging.exists();
     make_directory(&asked.staging)?;
-    driver.node().node_stage_volume(request).await.map_err(Failure::of("NodeStageVolume"))?;
+    let staged = driver.node().node_stage_volume(request).await;
+    if staged.is_err() && new {
+        // Only an empty directory goes: where the volume is mounted in spite of the error, it stays.
+        let _ = std::fs::remove_dir(&asked.staging);
+    }
+    staged.map_err(Failure::of("NodeStageVolume"))?;
     Ok(Answer::done("staged volume", &asked.id))
 }
 
@@ -332,8 +338,11 @@ pub(super) async fn health_of(driver: &Driver, id: &str, asked: &Health) -> Outc
     Ok(health(std::iter::once(&present(found, "volume_health")?)))
 }
 
-/// As kubelet makes them: for root and its group.
+/// As kubelet makes them: for root and its group. A relative path is the driver's to refuse.
 fn make_directory(path: &Path) -> Outcome<()> {
+    if !path.is_absolute() {
+        return Ok(());
+    }
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path);
     made.map_err(|error| Failure::Other(format!("failed to make {}: {error}", path.display())))
 }

@@ -8,6 +8,7 @@
 
 mod authority;
 mod harness;
+mod life;
 mod pools;
 
 use std::io::Write;
@@ -159,6 +160,18 @@ fn config_check_says_the_same_without_a_start() {
 fn the_version_is_told() {
     let told = Command::new(PROGRAM).arg("--version").output().unwrap();
     assert_eq!(String::from_utf8(told.stdout).unwrap(), format!("rockpool {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn completions_are_printed_for_every_shell() {
+    for shell in ["bash", "zsh", "fish"] {
+        let printed = Command::new(PROGRAM).args(["completions", shell]).output().unwrap();
+        let script = String::from_utf8(printed.stdout).unwrap();
+        assert!(
+            printed.status.success() && script.contains("standalone") && script.contains("node-expand"),
+            "{shell}"
+        );
+    }
 }
 
 #[test]
