@@ -77,7 +77,11 @@ pub fn run(config: Standalone) -> Result<()> {
         });
         let served = serve(socket, routes, stop.wanted()).await;
         if let Some(registering) = registering {
-            // It hears the same signal; its socket has to go before the process does.
+            if served.is_err() {
+                // No signal has come that would end it.
+                registering.abort();
+            }
+            // Else it hears the same signal; in both cases its socket has to go before the process does.
             let _ = registering.await;
         }
         served
