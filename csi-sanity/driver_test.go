@@ -24,18 +24,27 @@ const (
 	stopWithin  = 30 * time.Second
 )
 
+// ground is where a pool lies.
+type ground int
+
+const (
+	inFile ground = iota
+	inDirectory
+	onDisk
+)
+
 // driver is one `rockpool standalone` with one pool, all of it below one directory.
 type driver struct {
 	t                                 *testing.T
 	program, dir                      string
-	pool, config, socket, kubelet, at string // at: the file or directory of the pool
+	pool, config, socket, kubelet, at string // at: the file, directory or disk of the pool
 	process                           *exec.Cmd
 	exited                            chan error
 	conn                              *grpc.ClientConn
 }
 
 // newDriver prepares the pool; nothing runs yet.
-func newDriver(t *testing.T, program string, kind string) *driver {
+func newDriver(t *testing.T, program, kind string, on ground) *driver {
 	t.Helper()
 	dir := workDir(t)
 	d := &driver{
@@ -48,12 +57,18 @@ func newDriver(t *testing.T, program string, kind string) *driver {
 			t.Fatal(err)
 		}
 	}
-	arguments := []string{"--file", d.at, "--size", poolSize}
-	if kind == "directory" {
+	var arguments []string
+	switch on {
+	case inFile:
+		arguments = []string{"--file", d.at, "--size", poolSize}
+	case inDirectory:
 		if err := os.Mkdir(d.at, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		arguments = []string{"--directory", d.at, "--quota", "none"}
+	case onDisk:
+		d.at = os.Getenv("SANITY_DISK")
+		arguments = []string{"--device", d.at, "--mount-parent", filepath.Join(dir, "pools")}
 	}
 	d.run(append([]string{"pool", "init", d.pool, "--kind", kind, "--config", d.config}, arguments...)...)
 	return d
@@ -185,7 +200,7 @@ func (d *driver) listed() []string {
 // home is where the pool's files can be seen while it is mounted.
 func (d *driver) home() string {
 	for _, one := range mounts(d.t, d.dir) {
-		if loops(d.t, d.dir, nil)[one.source] == d.at {
+		if one.source == d.at || loops(d.t, d.dir, nil)[one.source] == d.at {
 			return one.point
 		}
 	}
