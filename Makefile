@@ -30,6 +30,6 @@ sanity: ## Run csi-sanity over every pool kind (root)
 	@tests/install.sh build test sanity
 	@tests/no-leaks.sh tests/sanity.sh
 
-test-guest: ## Run what this kernel lacks under a stock Debian kernel in qemu
-	@tests/install.sh build test guest
+test-guest: ## Run what this kernel lacks under a stock Debian kernel in qemu (minutes)
+	@tests/install.sh build test guest sanity
 	@tests/guest/test.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# tests/guest/test.sh: runs tests/guest.rs, the pool contract on a directory with quota, and what the library's own tests leave
-# to the guest (#[ignore]) under its kernel.
+# tests/guest/test.sh: runs under the guest's kernel tests/guest/main.rs, the pool contract and csi-sanity on a directory with
+# quota, and what the library's own tests leave to the guest (#[ignore]).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 tests/guest/setup.sh
@@ -16,6 +16,8 @@ guest=$(binary guest)
 contract=$(binary contract)
 [ -x "$library" ] && [ -x "$guest" ] && [ -x "$contract" ] || { echo "guest: cargo named no test binaries" >&2; exit 1; }
 
-# A scratch disk for each test of guest.rs. One thread: the processors are emulated, and slow.
-inside='failed=0; "$1" --ignored --test-threads=1 || failed=1; "$3" directory_with_quota:: --test-threads=1 || failed=1; "$2" --test-threads=1 || failed=1; exit $failed'
-exec tests/guest/run.sh -d 2G -d 2G -d 2G -t 1200 -- sh -c "$inside" guest-tests "$library" "$guest" "$contract"
+# There is no Go in the guest: both programs of csi-sanity are built here, without libraries of this system.
+target=$(realpath "${CARGO_TARGET_DIR:-target}")
+(cd csi-sanity && export CGO_ENABLED=0 && go test -c -o "$target/guest-sanity" . && go build -o "$target/guest-suite" ./suite)
+
+exec tests/guest/run.sh -d 2G -d 2G -d 2G -d 8G -t 1200 -- tests/guest/inside.sh "$target" "$library" "$contract" "$guest"
