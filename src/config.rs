@@ -89,15 +89,6 @@ pub(crate) fn absolute(text: &str) -> std::result::Result<PathBuf, &'static str>
     Ok(path.components().collect())
 }
 
-/// Whether a text can name a pool: it ends up in StorageClasses and messages.
-pub(crate) fn pool_name(name: &str) -> std::result::Result<(), &'static str> {
-    let inner = name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-    if inner && !name.is_empty() && name.len() <= 63 && !name.starts_with('-') && !name.ends_with('-') {
-        return Ok(());
-    }
-    Err("want at most 63 of a-z, 0-9 and `-`, beginning and ending with a letter or digit")
-}
-
 /// An absolute directory given by a flag.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ use crate::engine::PoolConfig;
 use crate::error::{Error, Result};
 use crate::model::Bytes;
 use crate::pool::prepare::{self, MOUNT_PARENT, Place, Request};
-use crate::pool::{Kind, Quota};
+use crate::pool::{Kind, Quota, check_name};
 
 /// What to do.
 #[derive(Subcommand, Debug)]
@@ -154,7 +154,7 @@ impl Init {
     }
 
     fn request(&self) -> Result<Request> {
-        config::pool_name(&self.name).map_err(|want| Error::invalid("NAME", &self.name, want))?;
+        check_name(&self.name).map_err(|want| Error::invalid("NAME", &self.name, want))?;
         if self.kind == Kind::Sim {
             let hint =
                 "want `image` or `directory`: a pool of kind `sim` lies in memory, write its entry by hand";

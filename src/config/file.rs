@@ -10,7 +10,7 @@ use super::words::closest;
 use crate::engine::PoolConfig;
 use crate::error::{Error, Result, quoted};
 use crate::model::Bytes;
-use crate::pool::{Kind, Quota, Setup};
+use crate::pool::{Kind, Quota, Setup, check_name};
 
 /// The keys of an entry, in the order in which they are written.
 const KEYS: [&str; 9] = ["name", "kind", "path", "file", "device", "overcommit", "reserve", "quota", "size"];
@@ -136,7 +136,7 @@ impl Entry<'_> {
             }
             return None;
         };
-        match super::pool_name(&name) {
+        match check_name(&name) {
             Ok(()) => Some(name),
             Err(want) => self.refuse("name", Some(&name), want),
         }

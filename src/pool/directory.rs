@@ -28,7 +28,7 @@ use self::projects::Projects;
 use super::home::Home;
 use super::{
     Attach, Attached, Consumed, Features, Found, Kind, Offer, Pool, Problem, Quota, Setup, Severity, Thaw,
-    UNIT, Usage,
+    Usage, whole,
 };
 use crate::error::{Error, Result, chain};
 use crate::model::{Bytes, PoolId, SnapshotId, Volume, VolumeId};
@@ -134,10 +134,6 @@ fn noted_size(volume: &Dir) -> Result<Bytes> {
         let (at, text) = (volume.path().display(), crate::error::quoted(&text));
         Error::Corrupt(format!("the size noted on `{at}` is {text}, not a number of bytes"))
     })
-}
-
-fn whole(size: Bytes) -> Result<Bytes> {
-    size.checked_round_up(UNIT).ok_or_else(|| Error::OutOfRange(format!("{size} is too large for any pool")))
 }
 
 fn id_of(name: &OsStr) -> Option<VolumeId> {

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use super::home::Home;
 use super::patience::Patience;
-use super::{Attach, Attached, Features, Found, Kind, Offer, Pool, Problem, Setup, Thaw, UNIT, Usage};
+use super::{Attach, Attached, Features, Found, Kind, Offer, Pool, Problem, Setup, Thaw, Usage, whole};
 use crate::error::{Error, Result};
 use crate::model::{Access, Allocation, Bytes, Filesystem, PoolId, SnapshotId, Source, Volume, VolumeId};
 use crate::os::file::{self, Dir, Stat};
@@ -195,9 +195,7 @@ impl Pool for ImagePool {
 
     fn grow(&self, id: &VolumeId, size: Bytes) -> Result<Bytes> {
         self.images.home.present()?;
-        let size = size
-            .checked_round_up(UNIT)
-            .ok_or_else(|| Error::OutOfRange(format!("size {} is larger than any disk", size.get())))?;
+        let size = whole(size)?;
         let name = id.to_string();
         let file = writable(self.images.home.volumes(), &name)?;
         if file::stat(&file)?.size < size.get() {

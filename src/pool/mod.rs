@@ -58,7 +58,7 @@ impl Kind {
     pub fn features(self) -> Features {
         let no = |why: &str| Offer::No(why.to_owned());
         match self {
-            Kind::Image => Features {
+            Kind::Image | Kind::Sim => Features {
                 filesystems: &[Filesystem::Ext4, Filesystem::Xfs],
                 block: Offer::Yes,
                 size_limit: Offer::Yes,
@@ -73,14 +73,6 @@ impl Kind {
                 snapshots: no("a directory pool cannot cut a directory at one moment"),
                 groups: no("a directory pool cannot cut a directory at one moment"),
                 reserved: no("a quota limits a directory, it reserves nothing"),
-            },
-            Kind::Sim => Features {
-                filesystems: &[Filesystem::Ext4, Filesystem::Xfs],
-                block: Offer::Yes,
-                size_limit: Offer::Yes,
-                snapshots: Offer::Yes,
-                groups: Offer::Yes,
-                reserved: Offer::Yes,
             },
         }
     }
@@ -176,6 +168,23 @@ impl Features {
 
 /// Sizes are multiples of this many bytes, in every kind: the sector size of the devices.
 pub const UNIT: Bytes = Bytes::new(4096);
+
+/// A size as every kind makes it: rounded up to whole units.
+fn whole(size: Bytes) -> Result<Bytes> {
+    size.checked_round_up(UNIT).ok_or_else(|| Error::OutOfRange(format!("{size} is too large for any pool")))
+}
+
+/// Whether a text can name a pool: it becomes a part of a path, and ends up in StorageClasses and messages.
+///
+/// # Errors
+/// What would be right.
+pub fn check_name(name: &str) -> std::result::Result<(), &'static str> {
+    let inner = name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+    if inner && !name.is_empty() && name.len() <= 63 && !name.starts_with('-') && !name.ends_with('-') {
+        return Ok(());
+    }
+    Err("want at most 63 of a-z, 0-9 and `-`, beginning and ending with a letter or digit")
+}
 
 /// How full the place is where a pool lies, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

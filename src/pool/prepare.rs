@@ -18,7 +18,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::home::{LOST_AND_FOUND, MARKER, Marker, free_at};
-use super::{Kind, Quota, Setup, UNIT, mounted};
+use super::{Kind, Quota, Setup, UNIT, check_name, mounted};
 use crate::error::{Error, Result, quoted};
 use crate::model::{Bytes, FsUuid, PoolId};
 use crate::os::file::{self, Dir};
@@ -31,7 +31,6 @@ pub use super::mounted::unmount;
 pub const MOUNT_PARENT: &str = "/var/lib/rockpool/pools";
 /// The smallest filesystem that mkfs.xfs makes.
 pub const SMALLEST: Bytes = Bytes::MIB.times(300);
-const LONGEST_NAME: usize = 63;
 
 /// What an operator wants a pool to be.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,7 +70,7 @@ pub enum Place {
 /// # Errors
 /// `Invalid` and `OutOfRange` name the flag; `Precondition` says what was found where nothing should be.
 pub fn prepare(request: &Request) -> Result<Setup> {
-    check_name(&request.name)?;
+    check_name(&request.name).map_err(|want| Error::invalid("pool name", &request.name, want))?;
     if request.kind == Kind::Sim {
         return Err(Error::invalid("--kind", "sim", "a pool in memory needs no preparation"));
     }
@@ -237,16 +236,6 @@ fn enforceable(root: &Dir) -> Result<()> {
 
 fn uuid() -> Result<FsUuid> {
     file::random().map(FsUuid::new)
-}
-
-/// The name becomes a part of a path and of messages.
-fn check_name(name: &str) -> Result<()> {
-    let fit = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if name.is_empty() || name.len() > LONGEST_NAME || name.starts_with('-') || !name.chars().all(fit) {
-        let want = "want 1 to 63 lower-case letters, digits and hyphens, not beginning with a hyphen";
-        return Err(Error::invalid("pool name", name, want));
-    }
-    Ok(())
 }
 
 fn absolute(flag: &str, path: &Path) -> Result<()> {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Attach, Attached, Features, Found, Kind, Pool, Problem, Setup, Severity, Thaw, Thawed, UNIT, Usage,
+    Attach, Attached, Features, Found, Kind, Pool, Problem, Setup, Severity, Thaw, Thawed, UNIT, Usage, whole,
 };
 use crate::error::{Error, Result};
 use crate::model::{Allocation, Bytes, PoolId, SnapshotId, Source, Volume, VolumeId};
@@ -210,10 +210,6 @@ fn pieces(offset: u64, len: usize) -> impl Iterator<Item = Piece> {
 
 fn gone(noun: &str, id: impl std::fmt::Display) -> Error {
     Error::NotFound(format!("{noun} {id} is not in this pool"))
-}
-
-fn whole(size: Bytes) -> Result<Bytes> {
-    size.checked_round_up(UNIT).ok_or_else(|| Error::OutOfRange(format!("{size} is too large for any pool")))
 }
 
 impl Pool for SimPool {

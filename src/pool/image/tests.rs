@@ -1,3 +1,5 @@
+//! What only image pools do, on real loop devices; `tests/contract.rs` has what every kind promises.
+
 #![allow(clippy::disallowed_methods, reason = "the test makes its own files and runs programs")]
 
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -7,7 +9,7 @@ use super::*;
 use crate::os::loopdev;
 use crate::os::process;
 use crate::pool::rig::{EXT4, Rig, XFS, run, volume};
-use crate::pool::{Device, Severity};
+use crate::pool::{Device, Severity, UNIT};
 
 /// The pool comes last, so that it is dropped first: it keeps the rig's mount busy.
 fn pool() -> (Rig, ImagePool) {
