@@ -3,6 +3,7 @@
 //! Owns: the keys that mean something to us. A StorageClass may say `pool`, `allocation` and `csi.storage.k8s.io/fstype`; what
 //! the sidecars add under `csi.storage.k8s.io/` is accepted; anything else is refused by name, because a parameter that is
 //! silently ignored is a promise silently broken. A volume context carries `pool` and, where a pool cannot limit sizes, `size`.
+//! Never: prints a value of a context, which may hold a token.
 
 use crate::engine::Asked;
 use crate::error::{Error, Result, quoted};

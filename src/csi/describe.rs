@@ -1,7 +1,7 @@
 //! Records as a CO sees them.
 //!
 //! Owns: the translation of volumes, snapshots, groups and problems into wire messages. It depends only on the record and
-//! the configuration, so a retry reads the same.
+//! the configuration, so a retry reads the same. Never: asks a disk.
 
 use std::collections::HashSet;
 

@@ -2,7 +2,7 @@
 //!
 //! Owns: the one table from the pools' features to capabilities, so that what is advertised and what is implemented cannot
 //! drift. It is the union over the configured pools and the same on every socket: sidecars read it once, before any pool
-//! needs to be there. A pool that lacks something refuses per call.
+//! needs to be there. Never: asks whether a pool is there; one that lacks something refuses per call.
 
 use crate::engine::{Features, Offer};
 use crate::proto::csi;

@@ -1,4 +1,7 @@
 //! What only Linux knows.
+//!
+//! Owns: every program that is run, every mount, every durable change of a file, and all `unsafe`. Never: knows what a volume is.
+
 #![allow(clippy::disallowed_methods, reason = "clippy.toml keeps these calls out of every other layer")]
 
 pub mod file;

@@ -1,4 +1,6 @@
 //! What is done to the bytes of an open file: allocation, length, sync, clones.
+//!
+//! Owns: these calls and what their failures mean. Never: opens anything by a path.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;

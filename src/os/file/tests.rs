@@ -1,3 +1,5 @@
+//! Files and directories on real filesystems, hostile trees included.
+
 use super::*;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::Duration;

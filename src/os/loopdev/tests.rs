@@ -1,3 +1,5 @@
+//! Real loop devices, as root.
+
 use std::os::unix::fs::FileExt;
 
 use super::*;

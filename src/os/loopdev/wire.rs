@@ -1,4 +1,7 @@
 //! The ioctls of linux/loop.h.
+//!
+//! Owns: their layouts and numbers. Never: decides which device is taken.
+
 #![expect(unsafe_code, reason = "the loop ioctls have no safe wrappers")]
 
 use std::ffi::c_void;

@@ -1,3 +1,5 @@
+//! Project quota where the kernel has it, which is in the guest, and what is said where it has not.
+
 use std::os::unix::fs::FileExt;
 
 use super::*;

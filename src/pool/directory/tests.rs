@@ -1,3 +1,5 @@
+//! What only directory pools do; `tests/contract.rs` has what every kind promises.
+
 #![allow(clippy::disallowed_methods, reason = "the test makes its own files")]
 
 use std::os::unix::fs::{MetadataExt, symlink};

@@ -1,3 +1,5 @@
+//! Whether a pool is the one that was opened, and still there.
+
 #![allow(clippy::disallowed_methods, reason = "the test makes its own files")]
 
 use super::*;

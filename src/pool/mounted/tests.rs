@@ -1,3 +1,5 @@
+//! Mounting and unmounting pools in files, as root.
+
 #![allow(clippy::disallowed_methods, reason = "the test makes its own files and runs programs")]
 
 use super::*;

@@ -1,3 +1,5 @@
+//! `pool init` on real files, devices and directories, as root.
+
 #![allow(clippy::disallowed_methods, reason = "the test makes its own files and runs programs")]
 
 use std::os::unix::fs::MetadataExt;
