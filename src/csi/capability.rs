@@ -1,7 +1,7 @@
 //! Volume capabilities: how a volume is to be used.
 //!
 //! Owns: which of them this driver can ever satisfy, and that those of one call agree. Never: prints a mount flag, which
-//! may hold a secret; whether a flag is allowed is decided where it is mounted.
+//! may hold a secret; which flags are allowed is the engine's to say.
 
 use crate::engine::{Asked, Capability, Mode};
 use crate::error::{Error, Result, quoted};
@@ -24,6 +24,16 @@ pub(super) enum Judged {
     Usable(Capability),
     /// Never, for this reason.
     Unsupported(Error),
+}
+
+impl Judged {
+    /// The mount flags of a usable one. Never logged.
+    pub(super) fn flags(&self) -> &[String] {
+        match self {
+            Judged::Usable(capability) => &capability.flags,
+            Judged::Unsupported(_) => &[],
+        }
+    }
 }
 
 /// Checks that a capability is whole and says whether it can be satisfied.
@@ -145,7 +155,11 @@ fn asked(field: &str, access: &AccessType) -> Result<(Asked, Vec<String>)> {
         ));
     }
     let fs = filesystem(&format!("{field}.mount.fs_type"), fs_type)?;
-    Ok((Asked::Mount(fs), mount_flags.clone()))
+    let asked = Asked::Mount(fs);
+    match asked.allows(mount_flags) {
+        Ok(()) => Ok((asked, mount_flags.clone())),
+        Err(why) => Err(Error::Invalid(format!("{field}.mount.{why}"))),
+    }
 }
 
 const MODES: &str = "want SINGLE_NODE_WRITER, SINGLE_NODE_READER_ONLY, SINGLE_NODE_SINGLE_WRITER or \
@@ -271,8 +285,8 @@ mod tests {
                 "{text}"
             );
         }
-        let good = usable("c", Some(&wire(mount("", &["noatime", "errors=remount-ro"]), 1))).unwrap();
-        assert_eq!(good.flags, ["noatime", "errors=remount-ro"]);
+        let good = usable("c", Some(&wire(mount("", &["noatime", "commit=5"]), 1))).unwrap();
+        assert_eq!(good.flags, ["noatime", "commit=5"]);
     }
 
     #[test]

@@ -143,7 +143,13 @@ impl Plugin {
         name("name", &request.name)?;
         let judged = judge_all(&request.volume_capabilities)?;
         let class = Class::parse(&request.parameters)?;
+        let flags: Vec<_> = judged.iter().map(Judged::flags).map(<[String]>::to_vec).collect();
         let asked = class.complete(common(judged)?)?;
+        for (n, flags) in flags.iter().enumerate() {
+            asked
+                .allows(flags)
+                .map_err(|why| Error::Invalid(format!("volume_capabilities[{n}].mount.{why}")))?;
+        }
         map("secrets", &request.secrets)?;
         if !request.mutable_parameters.is_empty() {
             let field = "mutable_parameters";

@@ -31,6 +31,7 @@ use crate::model::{
     Access, Allocation, Bytes, Claim, Filesystem, Group, ObjectId, Parameters, PoolId, Snapshot, SnapshotId,
     Source, Volume, VolumeId,
 };
+use crate::os::mount::MountOption;
 pub use crate::pool::{Features, Offer, Problem, Severity};
 use crate::pool::{Pool, Setup};
 
@@ -458,6 +459,22 @@ impl Range {
 }
 
 impl Asked {
+    /// Checks mount flags against the allow-list; where no filesystem is asked for, against that of every one.
+    ///
+    /// # Errors
+    /// `Invalid` with the flag's position.
+    pub fn allows(self, flags: &[String]) -> Result<()> {
+        let allowed = |fs: Filesystem| MountOption::parse_all(flags, fs.name()).map(drop);
+        match self {
+            Asked::Mount(Some(fs)) => allowed(fs),
+            Asked::Mount(None) => allowed(Filesystem::Ext4).or_else(|_| allowed(Filesystem::Xfs)),
+            Asked::Block if flags.is_empty() => Ok(()),
+            Asked::Block => {
+                Err(Error::Invalid("mount_flags: want none, a block volume is not mounted".to_owned()))
+            }
+        }
+    }
+
     /// Whether a volume of this access satisfies it.
     pub fn fits(self, access: Access) -> bool {
         match (self, access) {

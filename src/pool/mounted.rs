@@ -201,7 +201,7 @@ fn open_file(setup: &Setup, path: &Path) -> Result<(File, Stat)> {
 fn options(setup: &Setup) -> Result<Vec<MountOption>> {
     match setup.kind {
         // Nothing in it is a program or is ever opened by name but by Rockpool.
-        Kind::Image | Kind::Sim => Ok(vec![MountOption::parse("noexec", FILESYSTEM)?]),
+        Kind::Image | Kind::Sim => Ok(vec![MountOption::no_exec()]),
         Kind::Directory if setup.quota == Quota::Project => Ok(vec![MountOption::project_quota()]),
         Kind::Directory => Ok(Vec::new()),
     }

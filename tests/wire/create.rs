@@ -54,6 +54,24 @@ async fn bad_creates_are_refused_by_field_and_value() {
             &["mount_flags[0]"],
         ),
         (
+            |r| r.volume_capabilities = vec![with_flags(&["ro", "s3cret"])],
+            Code::InvalidArgument,
+            &["volume_capabilities[0].mount.mount_flags[1]", "noatime"],
+        ),
+        (
+            |r| r.volume_capabilities = vec![with_flags(&["suid"])],
+            Code::InvalidArgument,
+            &["volume_capabilities[0].mount.mount_flags[0] `suid`"],
+        ),
+        (
+            |r| {
+                r.volume_capabilities = vec![with_flags(&["logbsize=64k"])];
+                r.parameters = map(&[("csi.storage.k8s.io/fstype", "ext4")]);
+            },
+            Code::InvalidArgument,
+            &["mount_flags[0] `logbsize`", "xfs"],
+        ),
+        (
             |r| r.parameters = map(&[("tier", "gold")]),
             Code::InvalidArgument,
             &["parameters", "`tier`", "`pool`"],

@@ -154,7 +154,7 @@ fn xfs_and_its_clone_mount_together_only_without_uuid() {
     let mut scene = Scene::new();
     let first = scene.device("one", filesystems::FsKind::Xfs, 300);
     let second = scene.device("two", filesystems::FsKind::Xfs, 300);
-    let logsize = MountOption::parse("logbsize=64k", "xfs").unwrap();
+    let logsize = MountOption::parse_all(&["logbsize=64k".to_owned()], "xfs").unwrap()[0];
     let _tree = Tree::filesystem("xfs", &first, &[logsize]).unwrap();
     Tree::filesystem("xfs", &second, &[]).unwrap_err();
     Tree::filesystem("xfs", &second, &[MountOption::no_uuid()]).unwrap();
