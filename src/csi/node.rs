@@ -12,7 +12,7 @@ use crate::proto::csi::volume_usage::Unit;
 use super::bridge::{PATIENCE, ask};
 use super::capability::usable;
 use super::class::{contradiction, not_inline};
-use super::parse::{any_path, id, maybe_path, path, present, range};
+use super::parse::{any_path, id, map, maybe_path, path, present, range};
 use super::topology::place;
 use super::{Plugin, Reply, Services, noted, offers};
 
@@ -43,6 +43,9 @@ impl Node for Services {
         present("volume_id", &request.volume_id)?;
         let staging = path("staging_target_path", &request.staging_target_path)?;
         let capability = usable("volume_capability", request.volume_capability.as_ref())?;
+        map("secrets", &request.secrets)?;
+        map("publish_context", &request.publish_context)?;
+        map("volume_context", &request.volume_context)?;
         not_inline(&request.volume_context)?;
         let volume = id("volume_id", &request.volume_id)?;
         let context = request.volume_context.clone();
@@ -122,6 +125,7 @@ impl Node for Services {
         present("volume_id", &request.volume_id)?;
         let path = any_path("volume_path", &request.volume_path)?;
         maybe_path("staging_target_path", &request.staging_target_path)?;
+        map("secrets", &request.secrets)?;
         let capability = request.volume_capability.as_ref();
         let asked =
             capability.map(|one| usable("volume_capability", Some(one))).transpose()?.map(|one| one.asked);
@@ -168,6 +172,9 @@ impl Publishing {
         let staging = Some(&request.staging_target_path).filter(|staging| !staging.is_empty());
         let staging = staging.map(|staging| path(field, staging)).transpose()?;
         let capability = usable("volume_capability", request.volume_capability.as_ref())?;
+        map("secrets", &request.secrets)?;
+        map("publish_context", &request.publish_context)?;
+        // The volume context has no limit here: kubelet adds the tokens of service accounts to it.
         not_inline(&request.volume_context)?;
         let volume = id("volume_id", &request.volume_id)?;
         let writes = if request.readonly { Writes::Refused } else { Writes::Allowed };

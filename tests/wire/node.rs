@@ -88,13 +88,21 @@ async fn bad_stages_are_refused_and_leave_the_directory_empty() {
         (
             |r| r.volume_capability = Some(with_flags(&["nosuch=s3cret"])),
             Code::InvalidArgument,
-            &["mount_flags", "`nosuch`"],
+            &["volume_capability.mount.mount_flags[0]", "noatime"],
         ),
         (
             |r| r.volume_capability = Some(with_flags(&[&"s3cret".repeat(700)])),
             Code::InvalidArgument,
             &["4096"],
         ),
+        (|r| r.secrets = map(&[("k", &"s3cret".repeat(700))]), Code::InvalidArgument, &["secrets", "4096"]),
+        (
+            |r| r.publish_context = map(&[("k", &"v".repeat(4096))]),
+            Code::InvalidArgument,
+            &["publish_context"],
+        ),
+        (|r| r.volume_context = map(&[("k", &"v".repeat(4096))]), Code::InvalidArgument, &["volume_context"]),
+        (|r| r.volume_id.replace_range(24.., "00000000"), Code::NotFound, &["volume_id", "00000000"]),
         (
             |r| drop(r.volume_context.insert("pool".into(), "s3cret".into())),
             Code::InvalidArgument,
