@@ -133,7 +133,7 @@ impl Engine {
         let absent = || {
             let path = quoted(&path.to_string_lossy());
             Error::NotFound(format!(
-                "volume {} is not at {path}: it is neither staged nor published there",
+                "volume_path {path}: volume {} is neither staged nor published there; want its staging or target path",
                 volume.id
             ))
         };

@@ -52,7 +52,15 @@ impl Engine {
                 "the record of {id} cannot be read and is quarantined: {why}"
             ));
         }
-        self.pool(id.pool()).err().unwrap_or_else(|| Error::NotFound(format!("{id} does not exist")))
+        // Every field that names an object ends in the same word, be it `source_volume_id` or `volume_id`.
+        let (field, thing) = match id {
+            ObjectId::Volume(_) => ("volume_id", "volume"),
+            ObjectId::Snapshot(_) => ("snapshot_id", "snapshot"),
+            ObjectId::Group(_) => ("group_snapshot_id", "group snapshot"),
+        };
+        self.pool(id.pool()).err().unwrap_or_else(|| {
+            Error::NotFound(format!("{field} `{id}` does not exist: want the id of a {thing} that is there"))
+        })
     }
 
     /// Whether it is certain that an object without a record does not exist.
