@@ -46,20 +46,47 @@ pub(super) struct Wish {
     block: bool,
     writes: Writes,
     flags: u32,
+    step: Step,
+}
+
+/// By which call a volume came to a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Step {
+    /// NodeStageVolume.
+    Staged,
+    /// NodePublishVolume.
+    Published,
 }
 
 impl Wish {
-    pub(super) fn new(capability: &Capability, writes: Writes) -> Wish {
+    /// What NodeStageVolume asked for.
+    pub(super) fn staged(capability: &Capability) -> Wish {
+        Wish::new(capability, Writes::Allowed, Step::Staged)
+    }
+
+    /// What NodePublishVolume asked for.
+    pub(super) fn published(capability: &Capability, writes: Writes) -> Wish {
+        Wish::new(capability, writes, Step::Published)
+    }
+
+    /// Whether it came from NodeStageVolume.
+    pub(super) fn is_staged(&self) -> bool {
+        self.step == Step::Staged
+    }
+
+    fn new(capability: &Capability, writes: Writes, step: Step) -> Wish {
         let flags = capability.flags.iter().fold(0, |sum, flag| {
             let sum = crc32c::crc32c_append(sum, flag.as_bytes());
             crc32c::crc32c_append(sum, &[0])
         });
-        Wish { mode: capability.mode, block: capability.asked == Asked::Block, writes, flags }
+        Wish { mode: capability.mode, block: capability.asked == Asked::Block, writes, flags, step }
     }
 
     /// In what it differs from another one, in words.
     pub(super) fn difference(&self, asked: &Wish) -> Option<&'static str> {
         let differs = [
+            (self.step != asked.step, "the other of stage and publish"),
             (self.block != asked.block, "another access type"),
             (self.mode != asked.mode, "another access mode"),
             (self.writes != asked.writes, "another readonly"),

@@ -27,8 +27,9 @@ impl Engine {
         let options = options(&volume, &want.capability)?;
         let pool = self.pool(volume.id.pool())?;
         let staged = self.staged_place(&volume, &want.staging)?;
+        refuse_overlap(want)?;
         let place = self.place("target_path", &want.target)?;
-        let wish = Wish::new(&want.capability, want.writes);
+        let wish = Wish::published(&want.capability, want.writes);
         let read_only = read_only(want, &options);
         let here = place.look()?;
         if let Here::Mounted(mounted) = here {
@@ -72,6 +73,7 @@ impl Engine {
             Here::Nothing => return Ok(()),
             Here::Mounted(mounted) => {
                 self.refuse_foreign(id, &place, &mounted)?;
+                self.refuse_staged(id, &place, &mounted)?;
                 place.unmount_all()?;
                 self.notes.forget(target)?;
             }
@@ -88,6 +90,17 @@ impl Engine {
             }
         }
         place.remove()
+    }
+
+    /// Refuses to take the staging mount, and the CO's directory below it, for a target.
+    fn refuse_staged(&self, id: &VolumeId, place: &Place, mounted: &Mounted) -> Result<()> {
+        if !self.notes.about(place.path(), mounted).is_some_and(|note| note.wish.is_staged()) {
+            return Ok(());
+        }
+        let path = quoted(&place.path().to_string_lossy());
+        Err(Error::Precondition(format!(
+            "target_path {path}: volume {id} is staged there, not published; want its target path, or NodeUnstageVolume"
+        )))
     }
 
     /// The place where the volume is staged.
@@ -186,6 +199,15 @@ fn tree(pool: &dyn Pool, volume: &Volume, staged: &Place, read_only: ReadOnly) -
 fn read_only(want: &Publish, options: &[MountOption]) -> ReadOnly {
     let refused = want.writes == Writes::Refused || want.capability.mode == Mode::Reader;
     if refused || options.iter().any(|option| option.is_read_only()) { ReadOnly::Yes } else { ReadOnly::No }
+}
+
+/// Refuses a target at or below the staging path: there it would lie in the volume itself, or hide it.
+fn refuse_overlap(want: &Publish) -> Result<()> {
+    if !want.target.starts_with(&want.staging) && !want.staging.starts_with(&want.target) {
+        return Ok(());
+    }
+    let right = "want a path apart from staging_target_path";
+    Err(Error::invalid("target_path", want.target.display(), right))
 }
 
 /// Refuses a target that is used for something else.

@@ -17,7 +17,7 @@ use std::path::Path;
 use crate::engine::mounts::{Face, STAGED_DEVICE, fs_name};
 use crate::engine::notes::Wish;
 use crate::engine::volumes::show;
-use crate::engine::{Asked, Capability, Engine, Key, Stage, Writes};
+use crate::engine::{Asked, Capability, Engine, Key, Stage};
 use crate::error::{Error, Result, quoted};
 use crate::model::{Access, Filesystem, ObjectId, Volume, VolumeId};
 use crate::os::fs::{self, Found, FsKind};
@@ -40,7 +40,7 @@ impl Engine {
         let options = options(&volume, &want.capability)?;
         let pool = self.pool(volume.id.pool())?;
         let place = self.staging_place(&volume, &want.staging)?;
-        let wish = Wish::new(&want.capability, Writes::Allowed);
+        let wish = Wish::staged(&want.capability);
         if let Here::Mounted(mounted) = place.look()? {
             return self.staged_already(&volume, &place, &mounted, &wish);
         }

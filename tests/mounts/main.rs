@@ -208,6 +208,28 @@ fn a_target_that_is_not_ours_stays_as_it_is() {
     assert!(link.is_symlink() && file.is_file());
 }
 
+#[test]
+fn a_staging_path_is_no_target() {
+    for (asked, staged) in [(EXT4, ""), (BLOCK, "device")] {
+        let rig = Rig::image();
+        let volume = rig.create("a", asked, 64);
+        let staging = rig.staging("a");
+        rig.engine().stage(&rig.stage_of("a", &volume, asked)).unwrap();
+        let before = rig.mounts();
+        for target in [staging.clone(), staging.join("below"), staging.parent().unwrap().to_owned()] {
+            let mut publish = rig.publish_of("a", "x", &volume, asked);
+            publish.target = target;
+            let error = rig.engine().publish(&publish).unwrap_err();
+            assert!(matches!(&error, Error::Invalid(text) if text.contains("target_path")), "{error}");
+        }
+        let error = rig.engine().unpublish(&volume.id, &staging.join(staged)).unwrap_err();
+        assert!(matches!(&error, Error::Precondition(text) if text.contains("staged there")), "{error}");
+        assert_eq!(rig.mounts(), before);
+        rig.engine().unstage(&volume.id, &staging).unwrap();
+        assert!(staging.is_dir());
+    }
+}
+
 fn fs_dir(rig: &Rig, name: &str) -> std::path::PathBuf {
     let path = rig.target(name);
     fs::create_dir(&path).unwrap();
