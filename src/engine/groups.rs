@@ -80,7 +80,7 @@ impl Engine {
             .extend(&without(keys(&Record::Group(Arc::clone(&group))), &Key::Object(ObjectId::Group(*id))))?;
         let deleting = Record::Group(Arc::new(Group { phase: Phase::Deleting, ..Group::clone(&group) }));
         if group.phase != Phase::Deleting {
-            self.store.put(&claim, deleting.clone())?;
+            self.store.condemn(&claim, deleting.clone())?;
         }
         self.settle(&claim, pool.as_ref(), &deleting)
     }

@@ -77,7 +77,7 @@ impl Engine {
             Record::Snapshot(Arc::new(Snapshot { phase: Phase::Deleting, ..Snapshot::clone(&snapshot) }));
         if snapshot.phase != Phase::Deleting {
             claim.extend(&[Key::SnapshotName(snapshot.name.clone())])?;
-            self.store.put(&claim, deleting.clone())?;
+            self.store.condemn(&claim, deleting.clone())?;
         }
         self.settle(&claim, pool.as_ref(), &deleting)
     }

@@ -223,6 +223,21 @@ impl Store {
         Ok(())
     }
 
+    /// Writes the record of what is about to be destroyed. On a disk that has no room even for that, memory alone says so:
+    /// only the delete can make room. After a crash then, the record says what it said before, no caller was told that
+    /// the delete is done, and its retry finishes it.
+    pub(crate) fn condemn(&self, claim: &Claim, record: Record) -> Result<()> {
+        let why = match self.write(claim, record.clone(), None) {
+            Err(Error::Full(why)) => why,
+            written => return written,
+        };
+        tracing::warn!(id = %record.id(), error = why, "no room to note the delete; it goes on without");
+        let mut index = self.lock();
+        let (generation, _) = index.promise(&record, None)?;
+        index.place(Entry { generation, record });
+        Ok(())
+    }
+
     /// Erases a record durably; then memory forgets it. Absent is `Ok`.
     pub(crate) fn erase(&self, claim: &Claim, id: ObjectId) -> Result<()> {
         assert!(claim.owns(&Key::Object(id)), "{id} is erased without its claim");

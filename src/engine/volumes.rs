@@ -122,7 +122,7 @@ impl Engine {
             claim.extend(&[Key::VolumeName(volume.name.clone())])?;
             self.refuse_if_used(pool.as_ref(), &volume)?;
             let deleting = Volume { phase: Phase::Deleting, ..Volume::clone(&volume) };
-            self.store.put(&claim, Record::Volume(Arc::new(deleting)))?;
+            self.store.condemn(&claim, Record::Volume(Arc::new(deleting)))?;
         }
         let deleting = Volume { phase: Phase::Deleting, ..Volume::clone(&volume) };
         self.settle(&claim, pool.as_ref(), &Record::Volume(Arc::new(deleting)))

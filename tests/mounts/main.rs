@@ -7,6 +7,7 @@
 mod rig;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
@@ -512,6 +513,37 @@ fn a_full_pool_says_so_and_still_deletes() {
     rig.engine().delete_volume(&largest.id).unwrap();
     assert_eq!(rig.engine().capacity(&Default::default()).unwrap(), room);
     want("more", Bytes::MIB.times(64)).unwrap();
+}
+
+#[test]
+fn a_pool_without_a_free_block_still_deletes() {
+    let rig = Rig::image();
+    let volume = rig.create("a", EXT4, 64);
+    let snapshot = CreateSnapshot { name: "s".into(), source: volume.id, parameters: Default::default() };
+    let snapshot = rig.engine().create_snapshot(&snapshot).unwrap();
+    let mut filler = fs::File::create(rig.setup.path.join("filler")).unwrap();
+    for chunk in [1 << 20, 4096] {
+        while filler.write_all(&vec![1; chunk]).is_ok() {}
+    }
+    drop(filler.sync_all());
+    drop(filler);
+    let before = rig.objects();
+    assert!(matches!(rig.engine().create_volume(&wanted("more", BLOCK, 16)), Err(Error::Full(_))));
+    assert_eq!(rig.objects(), before);
+    rig.engine().delete_snapshot(&snapshot.id).unwrap();
+    rig.engine().delete_volume(&volume.id).unwrap();
+    assert!(rig.engine().volumes(None, 10).is_empty());
+    fs::remove_file(rig.setup.path.join("filler")).unwrap();
+    // xfs gives the blocks of a removed file back a little later.
+    let mut made = rig.engine().create_volume(&wanted("a", EXT4, 64));
+    for _ in 0..100 {
+        if made.is_ok() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        made = rig.engine().create_volume(&wanted("a", EXT4, 64));
+    }
+    made.unwrap();
 }
 
 #[test]
