@@ -156,6 +156,7 @@ impl Home {
         let home = Self::enter(setup, root, marker, Some(lock))?;
         sweep(&home.root)?;
         sweep(&home.tmp)?;
+        sweep(&home.root.sub(RECORDS)?)?;
         Ok(home)
     }
 

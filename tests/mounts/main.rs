@@ -595,7 +595,10 @@ fn what_a_crash_left_is_settled_at_the_next_start() {
     rewrite(&rig, &half, "\"ready\"", "\"creating\"");
     rewrite(&rig, &gone, "\"ready\"", "\"deleting\"");
     put(&rig.setup.path.join("tmp").join(half.id.to_string()), "half made");
+    let unfinished = rig.setup.path.join("records/.new.0123456789abcdef");
+    put(&unfinished, "half written");
     rig.restart();
+    assert!(!unfinished.exists());
     let ids: Vec<_> = rig.engine().volumes(None, 10).iter().map(|volume| volume.id).collect();
     assert_eq!(ids, [keep.id]);
     assert_eq!(rig.objects().len(), 2, "{:?}", rig.objects());
