@@ -142,6 +142,8 @@ fn identity(mounted: &Mounted) -> u64 {
 
 /// Two checksums of the path: it may hold any byte, and be longer than a file name may be. The note says which path it means.
 fn file_name(path: &Path) -> String {
+    // A slash more or less is the same path.
+    let path: PathBuf = path.components().collect();
     let bytes = path.as_os_str().as_encoded_bytes();
     let reversed: Vec<u8> = bytes.iter().rev().copied().collect();
     format!("{:08x}{:08x}", crc32c::crc32c(bytes), crc32c::crc32c(&reversed))
