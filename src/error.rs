@@ -64,6 +64,24 @@ impl Error {
         }
     }
 
+    /// What undoing a failure left behind is not known, since that failed as well: the caller must ask again.
+    pub fn undone_in_part(cause: &Error, undoing: &Error) -> Self {
+        Error::Unavailable(format!(
+            "{}; and undoing it failed as well, so something may be left until a retry or restart: {}",
+            chain(cause),
+            chain(undoing)
+        ))
+    }
+
+    /// As the failure of something that is recorded and will be finished: no code may say that it is over.
+    pub fn unfinished(self) -> Self {
+        if matches!(self, Error::Host { .. } | Error::Program { .. } | Error::Corrupt(_)) {
+            Error::Unavailable(format!("{}; it is recorded and will be finished, ask again", chain(&self)))
+        } else {
+            self
+        }
+    }
+
     /// A wrong field: its name as in the CSI message, the value as sent, and what would be right.
     pub fn invalid(field: &str, value: impl fmt::Display, want: impl fmt::Display) -> Self {
         Error::Invalid(format!("{field} {}: {want}", quoted(&value.to_string())))

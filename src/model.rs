@@ -184,6 +184,16 @@ pub struct Volume {
     pub created: Time,
 }
 
+impl Volume {
+    /// The most that its bytes may be long: while it grows, or where that was interrupted, the size that it is to get.
+    pub fn reach(&self) -> Bytes {
+        match self.phase {
+            Phase::Growing { to } => to.max(self.size),
+            Phase::Creating | Phase::Ready | Phase::Deleting => self.size,
+        }
+    }
+}
+
 /// A snapshot, as its record says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {

@@ -6,7 +6,7 @@
 //!  1. claim the name, share the volumes                      –
 //!  2. record the group `Creating`, which names its members   disband
 //!  3. record every member `Creating`                         disband
-//!  4. freeze all, cut all, thaw all                          disband
+//!  4. freeze all, cut all, thaw all                          thaw, disband
 //!  5. record every member `Ready`                            disband
 //!  6. record the group `Ready`: now the members appear       the retry finds it
 
@@ -82,7 +82,7 @@ impl Engine {
         if group.phase != Phase::Deleting {
             self.store.condemn(&claim, deleting.clone())?;
         }
-        self.settle(&claim, pool.as_ref(), &deleting)
+        self.settle(&claim, pool.as_ref(), &deleting).map_err(Error::unfinished)
     }
 
     /// The members of a group in the order of its sources.
@@ -162,7 +162,7 @@ fn begun(pool: &dyn Pool, volumes: &[Arc<Volume>], want: &CreateGroup) -> Result
             name: member.to_string(),
             phase: Phase::Creating,
             source: volume.id,
-            size: volume.size,
+            size: volume.reach(),
             held: Bytes::ZERO,
             access: volume.access,
             fs_uuid: volume.fs_uuid,

@@ -298,7 +298,7 @@ pub struct PoolView {
 
 impl Engine {
     /// Whether the records of every configured pool were read since the start: a list without them would be short, and
-    /// collectors delete what is not listed. Asks no disk.
+    /// collectors delete what is not listed; a name that is not found may be there. Asks no disk.
     ///
     /// # Errors
     /// `Unavailable` with the pool that is missing and why.
@@ -306,7 +306,7 @@ impl Engine {
         let unread = self.pools.iter().find(|slot| slot.id().is_none());
         unread.map_or(Ok(()), |slot| {
             let why = slot.open().err().map_or_else(String::new, |error| crate::error::chain(&error));
-            Err(Error::Unavailable(format!("a list would lack what lies in a pool that is away: {why}")))
+            Err(Error::Unavailable(format!("what lies in a pool that is away is not known: {why}")))
         })
     }
 

@@ -158,13 +158,14 @@ impl Engine {
     }
 }
 
-/// What the table can tell: it shows no inodes, so a directory is told by its name, which is the volume's random id.
+/// What the table can tell: it shows no inodes, so a directory is told by its name, which is the volume's random id. It may
+/// be shown in part: kubelet binds a directory within it for a `subPath`. A name that a tenant chose comes after it.
 fn could_show(face: Face, mount: &Mount, id: &VolumeId) -> bool {
     match face {
         Face::Filesystem(device) => mount.device == device,
         Face::Directory(device, _) => {
             mount.device == device
-                && mount.root.file_name().is_some_and(|name| name == id.to_string().as_str())
+                && mount.root.iter().find_map(|part| part.to_str()?.parse::<VolumeId>().ok()) == Some(*id)
         }
         Face::Device(number) => mount.binds_loop(number),
     }

@@ -35,7 +35,9 @@ impl Engine {
         for slot in &engine.pools {
             match engine.connect(slot) {
                 Ok(()) => {}
-                Err(Error::Unavailable(why)) => {
+                // A disk that fails is not the operator's to mend in the configuration: the other pools serve.
+                Err(error @ (Error::Unavailable(_) | Error::Host { .. } | Error::Corrupt(_))) => {
+                    let why = chain(&error);
                     tracing::warn!(
                         pool = slot.name(),
                         why,
@@ -106,6 +108,10 @@ impl Engine {
                     orphans.push(format!("pool {}: {id} has no record", quoted(slot.name())));
                 }
             }
+            let lost = self.store.finished(pool.id()).into_iter().filter(|id| !seen.contains(id));
+            orphans.extend(
+                lost.map(|id| format!("pool {}: {id} has a record, but no bytes", quoted(slot.name()))),
+            );
         }
         Ok(orphans)
     }

@@ -47,15 +47,16 @@ impl Engine {
             Access::Block => place.make_file(0o600)?,
             Access::Mount { .. } => place.make_directory(0o750)?,
         }
-        let shown = self.show_at(&volume.id, tree, &place, wish);
-        if shown.is_err() {
+        self.show_at(&volume.id, tree, &place, wish).map_err(|cause| {
             // What was asked for did not come about, so nothing of it may stay.
-            place.unmount_all()?;
-            if matches!(here, Here::Nothing) {
-                place.remove()?;
+            let undone = place.unmount_all();
+            let undone =
+                undone.and_then(|_| if matches!(here, Here::Nothing) { place.remove() } else { Ok(()) });
+            match undone {
+                Ok(()) => cause,
+                Err(error) => Error::undone_in_part(&cause, &error),
             }
-        }
-        shown
+        })
     }
 
     /// Nothing at the target any more, whoever removed it.

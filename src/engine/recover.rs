@@ -5,7 +5,7 @@
 //!
 //! | phase | what is done |
 //! |---|---|
-//! | `Creating` | no bytes, then no record |
+//! | `Creating` | no bytes, then no record; of a group at an opening, its volumes are thawed first |
 //! | `Deleting` | no bytes, then no record |
 //! | `Growing` | grown, then `Ready` with the new size; where there is no room, `Ready` with the old one |
 
@@ -23,6 +23,7 @@ impl Engine {
     /// start tries again.
     pub(super) fn recover(&self, pool: &dyn Pool) {
         for record in self.store.interrupted(pool.id()) {
+            thaw(pool, &record);
             let settled = self.store.claim(&keys(&record), &[]).and_then(|claim| {
                 // An earlier one of this list, a group, may have settled it.
                 self.store.record(record.id()).map_or(Ok(()), |record| self.settle(&claim, pool, &record))
@@ -62,11 +63,7 @@ impl Engine {
     pub(super) fn undo(&self, claim: &Claim, pool: &dyn Pool, record: &Record, cause: Error) -> Error {
         match self.settle(claim, pool, record) {
             Ok(()) => cause,
-            Err(error) => Error::Unavailable(format!(
-                "{}; and undoing it failed as well, so something may be left until a retry or restart: {}",
-                chain(&cause),
-                chain(&error)
-            )),
+            Err(error) => Error::undone_in_part(&cause, &error),
         }
     }
 
@@ -107,6 +104,17 @@ impl Engine {
         let ready = Arc::new(Volume { phase: Phase::Ready, size, ..volume.clone() });
         self.store.put(claim, Record::Volume(Arc::clone(&ready)))?;
         grown.map(|_| ready)
+    }
+}
+
+/// A group that is still `Creating` at an opening may have died with its volumes frozen, which nothing else would thaw.
+/// Only here: in a process that lives the freeze ends with its guard, and what is frozen then is somebody else's.
+fn thaw(pool: &dyn Pool, record: &Record) {
+    if let Record::Group(group) = record
+        && group.phase == Phase::Creating
+        && let Err(error) = pool.unfreeze(&group.sources)
+    {
+        tracing::error!(id = %group.id, error = chain(&error), "failed to thaw what a killed group snapshot froze");
     }
 }
 

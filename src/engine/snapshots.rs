@@ -79,7 +79,7 @@ impl Engine {
             claim.extend(&[Key::SnapshotName(snapshot.name.clone())])?;
             self.store.condemn(&claim, deleting.clone())?;
         }
-        self.settle(&claim, pool.as_ref(), &deleting)
+        self.settle(&claim, pool.as_ref(), &deleting).map_err(Error::unfinished)
     }
 }
 
@@ -90,7 +90,7 @@ fn begun(volume: &Volume, want: &CreateSnapshot) -> Result<Snapshot> {
         name: want.name.clone(),
         phase: Phase::Creating,
         source: volume.id,
-        size: volume.size,
+        size: volume.reach(),
         held: Bytes::ZERO,
         access: volume.access,
         fs_uuid: volume.fs_uuid,

@@ -51,6 +51,18 @@ impl Engine {
                 volume.id
             )));
         }
+        let shown = self.show(pool.as_ref(), &volume, &place, (options, wish));
+        shown.map_err(|cause| self.unshow(pool.as_ref(), &volume, &place, cause))
+    }
+
+    /// Steps 2 to 7.
+    fn show(
+        &self,
+        pool: &dyn Pool,
+        volume: &Volume,
+        place: &Place,
+        (options, wish): (Vec<MountOption>, Wish),
+    ) -> Result<()> {
         let tree = match (pool.attach(&volume.id, attach_for(volume.access))?, volume.access) {
             (Attached::Directory(dir), _) => {
                 let tree = Tree::clone_of(&dir)?;
@@ -63,11 +75,32 @@ impl Engine {
                 place.make_file(0o600)?;
                 tree
             }
-            (Attached::Device(device), Access::Mount { .. }) => {
-                checked_filesystem(&volume, &device, options)?
-            }
+            (Attached::Device(device), Access::Mount { .. }) => checked_filesystem(volume, &device, options)?,
         };
-        self.show_at(&volume.id, tree, &place, wish)
+        self.show_at(&volume.id, tree, place, wish)
+    }
+
+    /// Takes back what a stage that failed has done, since nobody unstages what was never staged; answers `cause`, or that
+    /// the outcome is open.
+    fn unshow(&self, pool: &dyn Pool, volume: &Volume, place: &Place, cause: Error) -> Error {
+        let undone = place.look().and_then(|here| match here {
+            Here::Mounted(mounted) if self.is_ours(&volume.id, place, &mounted)? => {
+                place.unmount_all().map(drop)
+            }
+            Here::Nothing | Here::Directory { .. } | Here::File { .. } | Here::Other | Here::Mounted(_) => {
+                Ok(())
+            }
+        });
+        let removed = undone.and_then(|()| match place.look()? {
+            Here::File { empty: true } if volume.access == Access::Block => place.remove(),
+            Here::Nothing | Here::Directory { .. } | Here::File { .. } | Here::Other | Here::Mounted(_) => {
+                Ok(())
+            }
+        });
+        match removed.and_then(|()| pool.detach(&volume.id)) {
+            Ok(()) => cause,
+            Err(error) => Error::undone_in_part(&cause, &error),
+        }
     }
 
     /// Nothing of the volume at its staging path any more, and no device. The directory stays: it is the CO's.
@@ -217,7 +250,7 @@ fn checked_filesystem(volume: &Volume, device: &Device, mut options: Vec<MountOp
     let size = volume.size.get();
     let kind = match (filesystem, fs::probe(&device.file)?) {
         (Filesystem::Ext4, Found::Ext4 { uuid, size_bytes, .. }) if is_the_one(volume, &uuid) => {
-            if size_bytes < size {
+            if !fs::ext4_fills(size_bytes, size) {
                 fs::grow_unmounted_ext4(&device.path)?;
             }
             FsKind::Ext4

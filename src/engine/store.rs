@@ -144,10 +144,7 @@ impl Record {
     /// What it takes of its pool's budget: a volume its full size, a snapshot what it held at its cut.
     fn promise(&self) -> u64 {
         match self {
-            Record::Volume(volume) => match volume.phase {
-                Phase::Growing { to } => to.max(volume.size).get(),
-                Phase::Creating | Phase::Ready | Phase::Deleting => volume.size.get(),
-            },
+            Record::Volume(volume) => volume.reach().get(),
             Record::Snapshot(snapshot) => snapshot.held.get(),
             Record::Group(_) => 0,
         }
@@ -319,6 +316,13 @@ impl Store {
         let unfinished = index.objects.values().map(|entry| &entry.record);
         let unfinished = unfinished.filter(|r| r.id().pool() == pool && r.phase() != Phase::Ready);
         unfinished.cloned().collect()
+    }
+
+    /// The volumes and snapshots of a pool that are whole, and so must have bytes.
+    pub(crate) fn finished(&self, pool: PoolId) -> Vec<ObjectId> {
+        let index = self.lock();
+        let whole = index.objects.iter().filter(|(_, entry)| entry.record.phase() == Phase::Ready);
+        whole.map(|(id, _)| *id).filter(|id| id.pool() == pool && !matches!(id, ObjectId::Group(_))).collect()
     }
 
     /// Why the record of this id cannot be read, where that is so.

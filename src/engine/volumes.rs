@@ -24,7 +24,7 @@ use crate::model::{
     Access, Allocation, Bytes, Filesystem, FsUuid, ObjectId, Phase, Snapshot, Source, Time, Volume, VolumeId,
 };
 use crate::os::file::random;
-use crate::pool::{Features, Offer, Pool};
+use crate::pool::{Attach, Attached, Features, Offer, Pool};
 
 /// What a volume will be cut from: the parts of a volume's or a snapshot's record that it inherits.
 struct Origin {
@@ -78,7 +78,9 @@ impl Engine {
         let name = Key::VolumeName(want.name.clone());
         let source = source_key(&want.source);
         let mut claim = self.store.claim(std::slice::from_ref(&name), source.as_slice())?;
-        if let Some(Record::Volume(found)) = self.store.named(&name) {
+        if let Some(Record::Volume(found)) =
+            self.store.named(&name).filter(|found| found.phase() != Phase::Ready)
+        {
             claim.extend(&[Key::Object(ObjectId::Volume(found.id))])?;
             let pool = self.pool(found.id.pool())?;
             let record = Record::Volume(found);
@@ -91,6 +93,10 @@ impl Engine {
                     Err(Error::Conflict(format!("volume {} exists with {what}", quoted(&want.name))))
                 }
             };
+        }
+        if want.pool.is_none() && want.source == Source::Blank {
+            // It may lie, under this name, in a pool whose records nobody has read yet.
+            self.complete()?;
         }
         let origin = self.origin(&want.source)?;
         let (slot, volume) = self.plan(want, origin.as_ref())?;
@@ -118,14 +124,13 @@ impl Engine {
             return self.known_gone(ObjectId::Volume(*id));
         };
         let pool = self.pool(id.pool())?;
+        let deleting = Record::Volume(Arc::new(Volume { phase: Phase::Deleting, ..Volume::clone(&volume) }));
         if volume.phase != Phase::Deleting {
             claim.extend(&[Key::VolumeName(volume.name.clone())])?;
             self.refuse_if_used(pool.as_ref(), &volume)?;
-            let deleting = Volume { phase: Phase::Deleting, ..Volume::clone(&volume) };
-            self.store.condemn(&claim, Record::Volume(Arc::new(deleting)))?;
+            self.store.condemn(&claim, deleting.clone())?;
         }
-        let deleting = Volume { phase: Phase::Deleting, ..Volume::clone(&volume) };
-        self.settle(&claim, pool.as_ref(), &Record::Volume(Arc::new(deleting)))
+        self.settle(&claim, pool.as_ref(), &deleting).map_err(Error::unfinished)
     }
 
     /// At least as large as asked for.
@@ -150,14 +155,14 @@ impl Engine {
         let slot = self.slot_of(id.pool()).ok_or_else(|| self.absent(ObjectId::Volume(*id)))?;
         let (pool, budget) = slot.ready()?;
         if let Phase::Growing { to } = volume.phase {
-            volume = self.grow(&claim, pool.as_ref(), &volume, to)?;
+            volume = self.grow(&claim, pool.as_ref(), &volume, to).map_err(Error::unfinished)?;
         }
         let size = range.settle(volume.size, volume.size)?;
         if size > volume.size {
             refuse_beyond(size, budget)?;
             let growing = Volume { phase: Phase::Growing { to: size }, ..Volume::clone(&volume) };
             self.store.admit(&claim, Record::Volume(Arc::new(growing.clone())), budget)?;
-            volume = self.grow(&claim, pool.as_ref(), &growing, size)?;
+            volume = self.grow(&claim, pool.as_ref(), &growing, size).map_err(Error::unfinished)?;
         }
         let left = match volume.access {
             Access::Mount { fs: Filesystem::Ext4 | Filesystem::Xfs } => NodeExpansion::Required,
@@ -172,8 +177,8 @@ impl Engine {
             Source::Blank => None,
             Source::Volume(id) => {
                 let volume = self.volume(id)?;
-                let Volume { size, access, fs_uuid, .. } = *volume;
-                Some(Origin { source: *source, size, access, fs_uuid })
+                let Volume { access, fs_uuid, .. } = *volume;
+                Some(Origin { source: *source, size: volume.reach(), access, fs_uuid })
             }
             Source::Snapshot(id) => {
                 let snapshot = self.snapshot(id)?;
@@ -255,16 +260,27 @@ impl Engine {
         })
     }
 
-    /// Refuses where a mount shows the volume, wherever it is.
+    /// Refuses where a mount shows the volume, wherever it is, or where its device does not let go: somebody holds it
+    /// open, or it is mounted in a namespace that we cannot see into.
     fn refuse_if_used(&self, pool: &dyn Pool, volume: &Volume) -> Result<()> {
-        let mounts = self.mounts_of(pool, volume)?;
-        mounts.first().map_or(Ok(()), |mount| {
-            Err(Error::Precondition(format!(
+        if let Some(mount) = self.mounts_of(pool, volume)?.first() {
+            return Err(Error::Precondition(format!(
                 "{} is in use at {}; unpublish and unstage it first",
                 volume.id,
                 quoted(&mount.point.to_string_lossy())
-            )))
-        })
+            )));
+        }
+        pool.detach(&volume.id)?;
+        for how in [Attach::Filesystem, Attach::BlockReadOnly] {
+            if let Some(Attached::Device(device)) = pool.attached(&volume.id, how)? {
+                return Err(Error::Precondition(format!(
+                    "{} is in use: a process holds {} open, or a mount of it is left in another mount namespace",
+                    volume.id,
+                    device.path.display()
+                )));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -11,7 +11,7 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
-pub use grow::{Growth, grow_mounted, grow_unmounted_ext4};
+pub use grow::{Growth, ext4_fills, grow_mounted, grow_unmounted_ext4};
 pub use make::{make, make_pool_filesystem};
 pub use probe::{Emptiness, Found, probe, provably_empty};
 

@@ -275,7 +275,11 @@ impl Pool for DirectoryPool {
     }
 
     fn attached(&self, id: &VolumeId, how: Attach) -> Result<Option<Attached>> {
-        self.attach(id, how).map(Some)
+        self.present()?;
+        match how {
+            Attach::Filesystem => Ok(self.find(id)?.map(Attached::Directory)),
+            Attach::Block | Attach::BlockReadOnly => Ok(None),
+        }
     }
 
     fn detach(&self, _id: &VolumeId) -> Result<()> {

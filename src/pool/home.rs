@@ -146,12 +146,13 @@ impl Home {
     /// Opens the pool that `setup` describes, mounting it where it is not mounted yet.
     ///
     /// # Errors
-    /// `Unavailable` where the pool is not there; `Precondition` where another process has it, where it is read-only or
+    /// `Unavailable` where the pool is not there or is read-only; `Precondition` where another process has it or it is
     /// not what the setup says.
     pub fn open(setup: &Setup) -> Result<Home> {
         mounted::ensure(setup)?;
         let (root, marker) = Self::find(setup)?;
-        writable(&setup.name, &root)?;
+        // Away, not wrong: it may be mounted for writing again, and the other pools are not to wait for that.
+        writable(&setup.name, &root).map_err(|error| missing(setup, &crate::error::chain(&error)))?;
         let lock = root.lock_within(LOCK, PATIENCE)?;
         let home = Self::enter(setup, root, marker, Some(lock))?;
         sweep(&home.root)?;

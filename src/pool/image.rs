@@ -259,6 +259,11 @@ impl Pool for ImagePool {
         self.images.devices.freeze(ids, self.images.home.volumes())
     }
 
+    fn unfreeze(&self, ids: &[VolumeId]) -> Result<()> {
+        self.images.home.present()?;
+        self.images.devices.unfreeze(ids, self.images.home.volumes())
+    }
+
     fn health(&self, of: Option<&VolumeId>) -> Vec<Problem> {
         let (images, of) = (Arc::clone(&self.images), of.copied());
         let problems = self.patience.ask(move || match of {

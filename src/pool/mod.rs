@@ -384,6 +384,12 @@ pub trait Pool: Send + Sync {
         Ok(None)
     }
 
+    /// None of `ids` frozen any more, where a process that died froze them: a frozen filesystem outlives its freezer, and
+    /// with it hangs every writer. One that is not frozen is fine.
+    fn unfreeze(&self, _ids: &[VolumeId]) -> Result<()> {
+        Ok(())
+    }
+
     /// What is wrong with the pool, or with one volume. Never blocks on a hung disk for long.
     fn health(&self, of: Option<&VolumeId>) -> Vec<Problem>;
 

@@ -4,6 +4,7 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests look at files and mounts directly")]
 
+mod mishaps;
 mod rig;
 
 use std::fs;

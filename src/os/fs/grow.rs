@@ -57,7 +57,7 @@ pub fn grow_unmounted_ext4(device: &Path) -> Result<()> {
 
 fn grow_ext4(root: BorrowedFd<'_>, device_bytes: u64) -> Result<Growth> {
     let want = device_bytes / EXT4_BLOCK;
-    if ext4_fills(ext4_size(root)? / EXT4_BLOCK, want) {
+    if fills(ext4_size(root)? / EXT4_BLOCK, want) {
         return Ok(Growth::Already);
     }
     rustix::fs::ext4_ioc_resize_fs(root, want).map_err(|error| match error {
@@ -69,11 +69,16 @@ fn grow_ext4(root: BorrowedFd<'_>, device_bytes: u64) -> Result<Growth> {
         other => Error::host("failed to grow the ext4 filesystem", other.into()),
     })?;
     let now = ext4_size(root)?;
-    if ext4_fills(now / EXT4_BLOCK, want) { Ok(Growth::Now) } else { Err(too_small(now, device_bytes)) }
+    if fills(now / EXT4_BLOCK, want) { Ok(Growth::Now) } else { Err(too_small(now, device_bytes)) }
 }
 
-/// Whether an ext4 of `blocks` leaves nothing of `want` that it could use.
-pub(super) fn ext4_fills(blocks: u64, want: u64) -> bool {
+/// Whether an ext4 of `bytes` leaves nothing of its device that it could use.
+pub fn ext4_fills(bytes: u64, device_bytes: u64) -> bool {
+    fills(bytes / EXT4_BLOCK, device_bytes / EXT4_BLOCK)
+}
+
+/// The same in blocks.
+pub(super) fn fills(blocks: u64, want: u64) -> bool {
     blocks >= want || (blocks.is_multiple_of(EXT4_GROUP) && want - blocks < SMALLEST_EXT4_GROUP)
 }
 

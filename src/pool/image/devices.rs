@@ -113,15 +113,30 @@ impl Devices {
         known.all().try_for_each(|device| fit(device, &stat))
     }
 
-    /// Detaches every device of the volume.
+    /// Detaches every device of the volume. One that somebody still holds open, or has mounted where we cannot see it, goes
+    /// when they are done; until then it is remembered, since a second device beside it would destroy what they see.
     pub(super) fn release(&self, id: &VolumeId) -> Result<()> {
         // The image may be gone, so what was remembered has to do; it is checked before each detach.
         let known = self.lock().get(id).copied();
         let Some(known) = known else {
             return Ok(());
         };
-        known.all().try_for_each(|device| device.detach(known.image.device, known.image.inode))?;
-        self.lock().remove(id);
+        let Image { device, inode } = known.image;
+        known.all().try_for_each(|of| of.detach(device, inode))?;
+        let stays = |of: Loop| Ok(of.backs(device, inode)?.then_some(of));
+        let left = Known {
+            writable: known
+                .writable
+                .map_or(Ok(None), |(of, _)| stays(of))?
+                .map(|of| (of, Lifetime::Autoclear)),
+            read_only: known.read_only.map_or(Ok(None), stays)?,
+            ..known
+        };
+        if left.all().next().is_some() {
+            self.lock().insert(*id, left);
+        } else {
+            self.lock().remove(id);
+        }
         Ok(())
     }
 
@@ -166,6 +181,20 @@ impl Devices {
             }));
         }
         Ok(thaw)
+    }
+
+    /// Thaws every mounted one of `ids` that is frozen; one that resists keeps no other from it.
+    pub(super) fn unfreeze(&self, ids: &[VolumeId], volumes: &Dir) -> Result<()> {
+        let thaw = |id| {
+            let Some((device, _)) = self.writable(id, volumes)? else { return Ok(()) };
+            let Some(root) = mounted_root(device)? else { return Ok(()) };
+            if fs::thaw(&root)? == fs::Thawed::Now {
+                tracing::warn!(volume = %id, "thawed a filesystem that a killed group snapshot left frozen");
+            }
+            Ok(())
+        };
+        let outcomes: Vec<Result<()>> = ids.iter().map(thaw).collect();
+        outcomes.into_iter().collect()
     }
 
     /// The writable device of a volume, if it is attached now.
