@@ -479,20 +479,24 @@ fn decode(name: &str, bytes: &[u8]) -> std::result::Result<Entry, String> {
     if found != envelope.checksum {
         return Err(format!("its checksum is {found}, but {} was written", envelope.checksum));
     }
-    let head: Head =
-        serde_json::from_str(envelope.body.get()).map_err(|error| format!("it has no schema: {error}"))?;
-    if head.schema > SCHEMA {
-        return Err(format!(
-            "its schema {} is newer than {SCHEMA}, the newest this release knows",
-            head.schema
-        ));
-    }
+    let text = envelope.body.get();
     let body: Body<Record> =
-        serde_json::from_str(envelope.body.get()).map_err(|error| format!("it does not parse: {error}"))?;
+        serde_json::from_str(text).map_err(|error| match serde_json::from_str(text) {
+            // What does not parse may well be of a newer release; that is the better reason.
+            Ok(Head { schema }) if schema > SCHEMA => newer(schema),
+            Ok(_) | Err(_) => format!("it does not parse: {error}"),
+        })?;
+    if body.schema > SCHEMA {
+        return Err(newer(body.schema));
+    }
     if body.record.id().to_string() != name {
         return Err(format!("it is the record of {}", body.record.id()));
     }
     Ok(Entry { generation: body.generation, record: body.record })
+}
+
+fn newer(schema: u32) -> String {
+    format!("its schema {schema} is newer than {SCHEMA}, the newest this release knows")
 }
 
 type Loaded = (String, std::result::Result<Entry, String>);

@@ -40,6 +40,8 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 
 const TEMPORARY: &str = ".new.";
+/// Most files that are read whole are smaller, in bytes.
+const USUAL: usize = 4096;
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// A directory that is held open: it stays the same one whatever happens to its path.
@@ -163,7 +165,8 @@ impl Dir {
         let Some(file) = self.open_file(name, Access::ReadOnly)? else {
             return Ok(None);
         };
-        let mut bytes = Vec::new();
+        // Room for what is usual in one read: an empty vector would begin with 32 bytes and double.
+        let mut bytes = Vec::with_capacity(limit.min(USUAL));
         let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
         file.take(most)
             .read_to_end(&mut bytes)

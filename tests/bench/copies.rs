@@ -2,11 +2,13 @@
 //!
 //! A raw volume, published: what is written at random lies at random in its image, where a filesystem would put it in order.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rockpool::os::file::{Access, Dir, extent_count};
+use rockpool::os::file::{self, Access, Dir, extent_count};
+use rockpool::os::fs;
 
 use crate::Outcome;
 use crate::client::{Client, Shape};
@@ -48,8 +50,9 @@ pub(crate) async fn measure(options: &Options, report: &mut Report, site: &Site)
         let name = |what: &str| format!("{what}, written {}", way.name);
         report.value((part, &name("extents")), f64::from(extents), ("", Target::None));
         let repeats = if options.name() == "full" { REPEATS } else { 2 };
-        let times = copy(&client, &id, repeats).await?;
+        let times = copy(&client, &id, (site, &image), repeats).await?;
         report.median((part, &name("snapshot")), times.snapshot, ("ms", way.snapshot));
+        report.median((part, &name("floor: reflink and fsync by hand")), times.floor, ("ms", Target::None));
         report.median((part, &name("clone of the volume")), times.clone, ("ms", Target::None));
         report.median((part, &name("restore of a snapshot")), times.restore, ("ms", Target::None));
         client.unpublish(&id, &spot).await?;
@@ -64,9 +67,11 @@ struct Times {
     snapshot: Vec<f64>,
     clone: Vec<f64>,
     restore: Vec<f64>,
+    floor: Vec<f64>,
 }
 
-async fn copy(client: &Client, id: &str, repeats: usize) -> Outcome<Times> {
+async fn copy(client: &Client, id: &str, (site, image): (&Site, &File), repeats: usize) -> Outcome<Times> {
+    let pool = Dir::open(&site.pool(Shape::Block)?)?;
     let mut times = Times::default();
     let start = Instant::now();
     for _ in 0..repeats {
@@ -86,8 +91,31 @@ async fn copy(client: &Client, id: &str, repeats: usize) -> Outcome<Times> {
             client.delete(&volume).await?;
         }
         client.forget(&snapshot).await?;
+        settle(&pool).await?;
+        let began = Instant::now();
+        let by_hand = pool.create("by-hand")?;
+        file::reflink(image, &by_hand)?;
+        file::sync(&by_hand)?;
+        pool.sync()?;
+        times.floor.push(ms(began.elapsed()));
+        drop(by_hand);
+        pool.remove("by-hand")?;
+        settle(&pool).await?;
     }
     Ok(times)
+}
+
+/// Waits until the filesystem has given back what was removed: that goes on long after the call, and slows the next clone.
+async fn settle(pool: &Dir) -> Outcome<()> {
+    let mut free = fs::space(pool)?.free;
+    let mut unchanged = 0;
+    while unchanged < 5 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let now = fs::space(pool)?.free;
+        unchanged = if now == free { unchanged + 1 } else { 0 };
+        free = now;
+    }
+    Ok(())
 }
 
 fn write(device: &Path, way: Writing) -> Outcome<()> {

@@ -4,10 +4,14 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+
+/// The table of a busy node, in bytes.
+const USUAL: usize = 64 * 1024;
 
 /// One line of the mount table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,9 +54,15 @@ impl Mount {
 
 /// The whole table, in the kernel's order: of several mounts on one point the last is on top.
 pub fn table() -> Result<Vec<Mount>> {
-    let text = fs::read("/proc/self/mountinfo")
-        .map_err(|error| Error::host("failed to read the mount table", error))?;
+    let text = read().map_err(|error| Error::host("failed to read the mount table", error))?;
     text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(parse).collect()
+}
+
+/// In as few reads as there can be: the table may change between two.
+fn read() -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(USUAL);
+    fs::File::open("/proc/self/mountinfo")?.read_to_end(&mut text)?;
+    Ok(text)
 }
 
 /// Every mount of one filesystem, by its device number.
