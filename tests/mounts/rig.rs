@@ -147,10 +147,11 @@ impl Rig {
         mounts
     }
 
-    /// The loop devices on this volume's image.
-    pub(crate) fn loops(&self, id: &VolumeId) -> usize {
+    /// Whether so many loop devices are on this volume's image, or soon will be: a program that another test is just
+    /// starting holds a device until it executes.
+    pub(crate) fn has_loops(&self, id: &VolumeId, wanted: usize) -> bool {
         let image = fs::metadata(self.object(id)).unwrap();
-        rockpool::os::loopdev::find(image.dev(), image.ino()).unwrap().len()
+        soon(|| rockpool::os::loopdev::find(image.dev(), image.ino()).unwrap().len() == wanted)
     }
 
     pub(crate) fn object(&self, id: &VolumeId) -> PathBuf {
@@ -190,7 +191,7 @@ impl Drop for Rig {
         mounts.reverse();
         for mount in mounts {
             // The point may be stacked or bound; a failure shows in the check for leaks.
-            drop(Command::new("umount").arg(&mount.point).status());
+            unmounted(&mount.point);
         }
         for entry in fs::read_dir(self.setup.path.join("volumes")).into_iter().flatten().flatten() {
             let Ok(image) = entry.metadata() else { continue };
@@ -199,15 +200,30 @@ impl Drop for Rig {
             }
         }
         if self.setup.kind == Kind::Image {
-            drop(Command::new("umount").arg(&self.setup.path).stderr(std::process::Stdio::null()).status());
-            drop(
-                Command::new("umount")
-                    .arg(self.dir.path().join("pools"))
-                    .stderr(std::process::Stdio::null())
-                    .status(),
-            );
+            unmounted(&self.setup.path);
+            unmounted(&self.dir.path().join("pools"));
         }
     }
+}
+
+/// Unmounts what may be mounted there.
+fn unmounted(point: &Path) -> bool {
+    let gone =
+        |point: &Path| mount::table().is_ok_and(|table| table.iter().all(|mount| mount.point != point));
+    soon(|| {
+        gone(point)
+            || Command::new("umount").arg("-q").arg(point).status().is_ok_and(|status| status.success())
+    })
+}
+
+/// Whether something is true within two seconds.
+fn soon(condition: impl Fn() -> bool) -> bool {
+    (0..100).any(|_| {
+        condition() || {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            false
+        }
+    })
 }
 
 pub(crate) fn capability(asked: Asked, mode: Mode) -> Capability {

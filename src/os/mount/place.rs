@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Statx, StatxAttributes, StatxFlags,
@@ -22,6 +23,10 @@ use crate::error::{Error, Result};
 const UNIQUE_ID: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 /// More stacked mounts than this at one place are an endless loop.
 const MOST_STACKED: u32 = 10_000;
+/// A program that any thread of ours is just starting holds copies of all our descriptors until it executes: what looks
+/// busy only for that long is not.
+const PATIENCE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Where something is or will be mounted: a held parent directory and the last component of the path.
 #[derive(Debug)]
@@ -213,9 +218,11 @@ impl Place {
     /// so a dead one goes as well. Something that is in use stays: [`Error::Busy`].
     pub fn unmount_all(&self) -> Result<u32> {
         let target = fd_path(self.parent.as_fd()).join(&self.name);
-        for undone in 0..MOST_STACKED {
+        let started = Instant::now();
+        let mut undone = 0;
+        while undone < MOST_STACKED {
             match rustix::mount::unmount(&target, UnmountFlags::NOFOLLOW) {
-                Ok(()) => {}
+                Ok(()) => undone += 1,
                 Err(Errno::NOENT) => return Ok(undone),
                 // "Not a mount", but also "a mount that this namespace may not undo".
                 Err(Errno::INVAL) => match self.look()? {
@@ -224,6 +231,7 @@ impl Place {
                         return Ok(undone);
                     }
                 },
+                Err(Errno::BUSY) if started.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
                 Err(Errno::BUSY) => {
                     return Err(Error::Busy(format!(
                         "{} is in use: a process has a file or directory open there, or something is mounted below it",
