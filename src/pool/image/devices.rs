@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::model::VolumeId;
@@ -18,6 +19,11 @@ use crate::os::loopdev::{self, Caching, Discard, Lifetime, Loop};
 use crate::os::mount::{self, Mount, Place};
 use crate::os::{fs, label};
 use crate::pool::{Attach, Device, Thaw, Thawed};
+
+/// A program that any thread of ours is just starting holds copies of all our descriptors until it executes: a device that
+/// stays longer than this is held by somebody.
+const PATIENCE: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Device and inode of an image: what tells its loop devices from all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -123,7 +129,7 @@ impl Devices {
         };
         let Image { device, inode } = known.image;
         known.all().try_for_each(|of| of.detach(device, inode))?;
-        let stays = |of: Loop| Ok(of.backs(device, inode)?.then_some(of));
+        let stays = |of: Loop| Ok(lingers(of, known.image)?.then_some(of));
         let left = Known {
             writable: known
                 .writable
@@ -298,6 +304,18 @@ impl From<&Stat> for Image {
 fn hold(device: Loop, image: Image) -> Result<Option<File>> {
     let held = device.open(Access::ReadOnly)?;
     Ok(device.backs(image.device, image.inode)?.then_some(held))
+}
+
+/// Whether a device still shows the image some time after it was told to go.
+fn lingers(device: Loop, image: Image) -> Result<bool> {
+    let started = Instant::now();
+    while device.backs(image.device, image.inode)? {
+        if started.elapsed() >= PATIENCE {
+            return Ok(true);
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(false)
 }
 
 /// A device does not see by itself that its file became longer.
