@@ -54,7 +54,6 @@ pub fn run(config: Standalone) -> Result<()> {
     let served = runtime.block_on(async {
         let stop = Stop::on_signals()?;
         let engine = Arc::new(Engine::open(config.engine)?);
-        tell_orphans(&engine);
         upkeep(&engine)?;
         let routes = routes(&Services::new(Arc::clone(&engine), config.about.clone())?);
         let socket = Socket::bind(config.endpoint.path())?;
@@ -100,9 +99,16 @@ fn routes(services: &Services) -> Routes {
         .add_service(services.node())
 }
 
-/// What nobody accounts for is said once at every start, and never removed.
+/// What nobody accounts for is said once at every start, and never removed. Calls are served meanwhile, so only what two
+/// looks find is said: in between, a volume may come or go.
 fn tell_orphans(engine: &Engine) {
-    match engine.orphans() {
+    let found = engine.orphans().and_then(|first| {
+        if first.is_empty() {
+            return Ok(first);
+        }
+        engine.orphans().map(|again| again.into_iter().filter(|orphan| first.contains(orphan)).collect())
+    });
+    match found {
         Ok(orphans) => {
             orphans.iter().for_each(|orphan| tracing::warn!(orphan, "found what nobody accounts for"))
         }
@@ -113,14 +119,24 @@ fn tell_orphans(engine: &Engine) {
 /// Two threads of their own, so that a pool that hangs keeps neither the runtime nor the other duty waiting. They end with
 /// the process.
 fn upkeep(engine: &Arc<Engine>) -> Result<()> {
-    every(engine, "reconnect", LOOK, Engine::reconnect)?;
-    every(engine, "tend", TEND, Engine::tend)
+    every(engine, "reconnect", LOOK, |_| {}, Engine::reconnect)?;
+    every(engine, "tend", TEND, tell_orphans, Engine::tend)
 }
 
-fn every(engine: &Arc<Engine>, name: &str, pause: Duration, duty: fn(&Engine)) -> Result<()> {
+/// Does `first` once and `duty` after every pause.
+fn every(
+    engine: &Arc<Engine>,
+    name: &str,
+    pause: Duration,
+    first: fn(&Engine),
+    duty: fn(&Engine),
+) -> Result<()> {
     let engine = Arc::downgrade(engine);
     let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
     let started = thread.spawn(move || {
+        if let Some(engine) = engine.upgrade() {
+            first(&engine);
+        }
         loop {
             std::thread::sleep(pause);
             match engine.upgrade() {
