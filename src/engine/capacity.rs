@@ -56,8 +56,8 @@ impl Engine {
             return Ok(Capacity::default());
         };
         let mut available = budget.less(self.store.promised(pool.id()));
-        if reserved || !features.size_limit.is_yes() {
-            // What is taken at once, or is not limited at all, cannot be more than what is free now.
+        if reserved || !features.size_limit.is_yes() || slot.config.overcommit <= 1.0 {
+            // Others may have filled the place since the budget was drawn up; only who overcommits promises more than is free.
             available = available.min(pool.usage()?.free);
         }
         let available = available.round_down(UNIT);

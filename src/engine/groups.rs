@@ -30,6 +30,7 @@ impl Engine {
     pub fn group(&self, id: &GroupId) -> Result<Whole> {
         let group = self.store.group(id).filter(|group| group.phase == Phase::Ready);
         let group = group.ok_or_else(|| self.absent(ObjectId::Group(*id)))?;
+        self.refuse_away(id.pool())?;
         self.with_members(group)
     }
 

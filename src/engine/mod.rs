@@ -362,6 +362,14 @@ impl Engine {
         Ok(pool)
     }
 
+    /// Refuses what cannot be asked: memory may know an object whose pool is away, but not whether it is still there.
+    fn refuse_away(&self, id: PoolId) -> Result<()> {
+        match self.pool(id) {
+            Err(Error::Unavailable(why)) => Err(Error::Unavailable(why)),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// The configured pool of that name.
     fn slot(&self, name: &str) -> Result<&Slot> {
         self.pools.iter().find(|slot| slot.name() == name).ok_or_else(|| {

@@ -21,7 +21,9 @@ impl Engine {
     /// `NotFound`; `Unavailable` where its pool is away or its record cannot be read.
     pub fn snapshot(&self, id: &SnapshotId) -> Result<Arc<Snapshot>> {
         let whole = self.store.snapshot(id).filter(|snapshot| self.store.is_whole(snapshot));
-        whole.map_or_else(|| Err(self.absent(ObjectId::Snapshot(*id))), Ok)
+        let snapshot = whole.ok_or_else(|| self.absent(ObjectId::Snapshot(*id)))?;
+        self.refuse_away(id.pool())?;
+        Ok(snapshot)
     }
 
     /// A snapshot as asked for, cut now or by an earlier call of the same name.

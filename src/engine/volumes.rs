@@ -42,7 +42,9 @@ impl Engine {
     pub fn volume(&self, id: &VolumeId) -> Result<Arc<Volume>> {
         let volume = self.store.volume(id);
         let usable = volume.filter(|volume| matches!(volume.phase, Phase::Ready | Phase::Growing { .. }));
-        usable.map_or_else(|| Err(self.absent(ObjectId::Volume(*id))), Ok)
+        let volume = usable.ok_or_else(|| self.absent(ObjectId::Volume(*id)))?;
+        self.refuse_away(id.pool())?;
+        Ok(volume)
     }
 
     /// Why an object is not on record: unknown, unreadable, or its pool is away.
@@ -87,6 +89,7 @@ impl Engine {
             self.settle(&claim, pool.as_ref(), &record)?;
         }
         if let Some(Record::Volume(found)) = self.store.named(&name) {
+            self.refuse_away(found.id.pool())?;
             return match difference(&found, want) {
                 None => Ok(found),
                 Some(what) => {

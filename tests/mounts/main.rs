@@ -548,6 +548,16 @@ fn a_pool_without_a_free_block_still_deletes() {
 }
 
 #[test]
+fn capacity_is_never_more_than_what_is_free() {
+    let rig = Rig::image();
+    let foreign = fs::File::create(rig.setup.path.join("foreign")).unwrap();
+    rustix::fs::fallocate(&foreign, rustix::fs::FallocateFlags::empty(), 0, 2500 * MIB).unwrap();
+    let space = rustix::fs::statvfs(&rig.setup.path).unwrap();
+    let room = rig.engine().capacity(&Default::default()).unwrap();
+    assert!(room.available.get() <= space.f_bavail * space.f_frsize, "{room:?}");
+}
+
+#[test]
 fn a_pool_that_is_gone_fails_everything_and_comes_back() {
     let mut rig = Rig::image();
     let volume = rig.create("a", EXT4, 64);
@@ -555,6 +565,8 @@ fn a_pool_that_is_gone_fails_everything_and_comes_back() {
     run("umount", &[Path::new("-l"), &path]);
     let gone = |error: Option<Error>| assert!(matches!(error, Some(Error::Unavailable(_))), "{error:?}");
     gone(rig.engine().create_volume(&wanted("b", EXT4, 64)).err());
+    gone(rig.engine().create_volume(&wanted("a", EXT4, 64)).err());
+    gone(rig.engine().volume(&volume.id).err());
     gone(rig.engine().delete_volume(&volume.id).err());
     gone(rig.engine().stage(&rig.stage_of("a", &volume, EXT4)).err());
     assert!(rig.engine().probe().is_err());
