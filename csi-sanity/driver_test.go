@@ -68,9 +68,10 @@ func newDriver(t *testing.T, program, kind string, on ground) *driver {
 		arguments = []string{"--directory", d.at, "--quota", "none"}
 	case onDisk:
 		d.at = os.Getenv("SANITY_DISK")
-		arguments = []string{"--device", d.at, "--mount-parent", filepath.Join(dir, "pools")}
+		arguments = []string{"--device", d.at}
 	}
-	d.run(append([]string{"pool", "init", d.pool, "--kind", kind, "--config", d.config}, arguments...)...)
+	d.run(append([]string{"pool", "init", d.pool, "--kind", kind, "--config", d.config,
+		"--mount-parent", filepath.Join(dir, "pools")}, arguments...)...)
 	return d
 }
 
@@ -94,7 +95,7 @@ func (d *driver) start() {
 	}
 	defer log.Close()
 	d.process = exec.Command(d.program, "standalone", "--config", d.config, "--endpoint", "unix://"+d.socket,
-		"--node-id", "sanity-node", "--kubelet-root", d.kubelet)
+		"--node-id", "sanity-node", "--kubelet-root", d.kubelet, "--state-dir", filepath.Join(d.dir, "state"))
 	d.process.Stdout, d.process.Stderr = log, log
 	// A process group of its own: what it leaves running can be seen.
 	d.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

@@ -92,11 +92,14 @@ func (c configuration) run(t *testing.T, program, suite string) {
 			t.Errorf("left after pool unmount: %s", line)
 		}
 	}
-	for _, path := range tree(t, d.dir, "pool", "pools", "rockpool.toml", "run", "kubelet", "suite", "driver.log") {
+	for _, path := range tree(t, d.dir, "pool", "pools", "rockpool.toml", "run", "kubelet", "state", "suite", "driver.log") {
 		t.Errorf("made beside the pool: %s", path)
 	}
 	for _, path := range append(tree(t, d.kubelet), tree(t, filepath.Dir(d.socket))...) {
 		t.Errorf("left for kubelet or beside the socket: %s", path)
+	}
+	for _, path := range tree(t, filepath.Join(d.dir, "state", "mounts")) {
+		t.Errorf("a note about a mount that is gone: %s", path)
 	}
 	if log, err := os.ReadFile(d.log()); err != nil || strings.Contains(string(log), secret) {
 		t.Errorf("the log holds a secret, or cannot be read (%v)", err)
