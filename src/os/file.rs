@@ -15,6 +15,7 @@
 //! - 3 failed: the old file is untouched, what was written is lost, and the fsync is never tried again;
 //! - 5 failed: a power cut shows old or new; the caller is told `Unavailable`, and writes again.
 
+mod commit;
 mod data;
 mod lock;
 mod measure;
@@ -37,6 +38,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 
+use self::commit::Commit;
 use crate::error::{Error, Result};
 
 const TEMPORARY: &str = ".new.";
@@ -49,6 +51,7 @@ const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
+    commit: Commit,
 }
 
 /// What tells one directory or file from every other on this host, as long as it lives.
@@ -117,7 +120,7 @@ impl Dir {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|e| host(format!("failed to open directory `{}`", path.display()), e))?;
-        Ok(Dir { fd, path: path.to_owned() })
+        Ok(Dir { fd, path: path.to_owned(), commit: Commit::default() })
     }
 
     /// Opens a directory whose path comes from the configuration, and makes it and its parents where they are missing.
@@ -139,7 +142,7 @@ impl Dir {
         let fd = self
             .open_beneath(name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
             .map_err(|e| self.failed("open directory", name, e))?;
-        Ok(Dir { fd, path: self.path.join(name) })
+        Ok(Dir { fd, path: self.path.join(name), commit: Commit::default() })
     }
 
     /// Opens a directory directly below, making it if it is not there. On return its name survives a power cut.
@@ -314,12 +317,12 @@ impl Dir {
         }
     }
 
-    /// Makes every change of names in this directory durable.
+    /// Makes every change of names in this directory durable. Who waits at the same time shares one fsync.
     ///
     /// # Errors
     /// `Unavailable`: which names a power cut would leave is unknown. A second fsync proves nothing; make the change again.
     pub fn sync(&self) -> Result<()> {
-        rustix::fs::fsync(&self.fd).map_err(|e| {
+        self.commit.run(|| rustix::fs::fsync(&self.fd)).map_err(|e| {
             Error::Unavailable(format!("failed to make the names in `{}` durable: {e}", self.path.display()))
         })
     }
@@ -390,13 +393,23 @@ pub fn stat(file: impl AsFd) -> Result<Stat> {
 }
 
 fn identity(fd: impl AsFd) -> rustix::io::Result<Identity> {
+    identity_of(fd, Path::new(""), AtFlags::EMPTY_PATH)
+}
+
+fn identity_of(fd: impl AsFd, path: &Path, flags: AtFlags) -> rustix::io::Result<Identity> {
     let mask = StatxFlags::INO | StatxFlags::MNT_ID;
-    let stat = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, mask)?;
+    let stat = rustix::fs::statx(fd, path, flags, mask)?;
     Ok(Identity {
         device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
         inode: stat.stx_ino,
         mount: stat.stx_mnt_id,
     })
+}
+
+/// Device, inode and mount of what a path from the configuration shows now; of a symlink its own.
+pub fn identity_at(path: &Path) -> Result<Identity> {
+    identity_of(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|e| host(format!("failed to look at `{}`", path.display()), e))
 }
 
 fn host(what: impl Into<String>, errno: Errno) -> Error {

@@ -266,6 +266,7 @@ fn ten_thousand_levels_go_with_few_files_open() {
         down = Dir {
             fd: down.open_beneath(OsStr::new("d"), OFlags::DIRECTORY, Mode::empty()).unwrap(),
             path: "d".into(),
+            commit: Commit::default(),
         };
     }
     drop(down);
