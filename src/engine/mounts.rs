@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::engine::Engine;
 use crate::error::{Error, Result, quoted};
 use crate::model::{Access, Filesystem, Volume, VolumeId};
-use crate::os::mount::{self, Here, Mount, Mounted, Place};
+use crate::os::file;
+use crate::os::mount::{self, Here, Mounted, Place, Seat};
 use crate::pool::{Attach, Attached, Pool};
 
 /// The file in a raw block volume's staging directory over which its device is bound.
@@ -21,8 +22,8 @@ pub(super) enum Face {
     Filesystem(u64),
     /// This directory: device and inode.
     Directory(u64, u64),
-    /// The device node with this number.
-    Device(u64),
+    /// The node of the device with this number; the other one is that of the filesystem in which the node lies.
+    Device(u64, u64),
 }
 
 impl Face {
@@ -34,8 +35,17 @@ impl Face {
                 Face::Directory(identity.device, identity.inode)
             }
             (Attached::Device(device), Access::Mount { .. }) => Face::Filesystem(device.number),
-            (Attached::Device(device), Access::Block) => Face::Device(device.number),
+            (Attached::Device(device), Access::Block) => {
+                Face::Device(device.number, file::stat(&device.file)?.device)
+            }
         })
+    }
+
+    /// The device number of the filesystem that a mount of it shows a part of.
+    fn filesystem(self) -> u64 {
+        match self {
+            Face::Filesystem(device) | Face::Directory(device, _) | Face::Device(_, device) => device,
+        }
     }
 
     /// Whether a mount shows it.
@@ -43,7 +53,7 @@ impl Face {
         match self {
             Face::Filesystem(device) => mounted.device == device,
             Face::Directory(device, inode) => (mounted.device, mounted.inode) == (device, inode),
-            Face::Device(number) => mounted.rdev == number,
+            Face::Device(number, _) => mounted.rdev == number,
         }
     }
 }
@@ -65,18 +75,17 @@ impl Engine {
     }
 
     /// Every mount that shows this volume, wherever it is.
-    pub(super) fn mounts_of(&self, pool: &dyn Pool, volume: &Volume) -> Result<Vec<Mount>> {
-        let faces = self.faces(pool, volume)?;
-        if faces.is_empty() {
-            return Ok(Vec::new());
+    pub(super) fn mounts_of(&self, pool: &dyn Pool, volume: &Volume) -> Result<Vec<Seat>> {
+        let mut mounts = Vec::new();
+        for face in self.faces(pool, volume)? {
+            let seats = mount::seats(face.filesystem())?;
+            mounts.extend(seats.into_iter().filter(|seat| could_show(face, seat, &volume.id)));
         }
-        let mut mounts = mount::table()?;
-        mounts.retain(|mount| faces.iter().any(|face| could_show(*face, mount, &volume.id)));
         Ok(mounts)
     }
 
     /// The mounts of this volume that a workload may use: below the kubelet root, and not its staging.
-    pub(super) fn published(&self, pool: &dyn Pool, volume: &Volume, staging: &Path) -> Result<Vec<Mount>> {
+    pub(super) fn published(&self, pool: &dyn Pool, volume: &Volume, staging: &Path) -> Result<Vec<Seat>> {
         let staging = self.as_in_table(staging);
         let mut mounts = self.mounts_of(pool, volume)?;
         mounts.retain(|mount| {
@@ -109,7 +118,7 @@ impl Engine {
     }
 
     /// The place of a mount that the table shows below the kubelet root, and the path by which calls name it.
-    pub(super) fn place_of(&self, mount: &Mount) -> Result<(Place, PathBuf)> {
+    pub(super) fn place_of(&self, mount: &Seat) -> Result<(Place, PathBuf)> {
         let rest = mount.point.strip_prefix(&self.real_root).unwrap_or(&mount.point);
         Ok((Place::walk(&self.real_root, &mount.point)?, self.kubelet_root.join(rest)))
     }
@@ -158,16 +167,16 @@ impl Engine {
     }
 }
 
-/// What the table can tell: it shows no inodes, so a directory is told by its name, which is the volume's random id. It may
-/// be shown in part: kubelet binds a directory within it for a `subPath`. A name that a tenant chose comes after it.
-fn could_show(face: Face, mount: &Mount, id: &VolumeId) -> bool {
+/// What the table can tell of a mount of the right filesystem: it shows no inodes, so a directory is told by its name, which
+/// is the volume's random id. It may be shown in part: kubelet binds a directory within it for a `subPath`. A name that a
+/// tenant chose comes after it.
+fn could_show(face: Face, seat: &Seat, id: &VolumeId) -> bool {
     match face {
-        Face::Filesystem(device) => mount.device == device,
-        Face::Directory(device, _) => {
-            mount.device == device
-                && mount.root.iter().find_map(|part| part.to_str()?.parse::<VolumeId>().ok()) == Some(*id)
+        Face::Filesystem(_) => true,
+        Face::Directory(..) => {
+            seat.root.iter().find_map(|part| part.to_str()?.parse::<VolumeId>().ok()) == Some(*id)
         }
-        Face::Device(number) => mount.binds_loop(number),
+        Face::Device(number, _) => seat.root == mount::loop_node(number),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::engine::mounts::{Face, STAGED_DEVICE};
+use crate::engine::mounts::STAGED_DEVICE;
 use crate::engine::notes::Wish;
 use crate::engine::stage::{STAGING, options, raw_device, refuse_misfit};
 use crate::engine::{Engine, Key, Mode, Publish, Writes};
@@ -183,7 +183,7 @@ fn tree(pool: &dyn Pool, volume: &Volume, staged: &Place, read_only: ReadOnly) -
         (Access::Block, ReadOnly::Yes) => {
             let device = raw_device(pool, volume, Attach::BlockReadOnly)?;
             let tree = Tree::clone_of_path(&device.path)?;
-            if Face::Device(tree.root_stat()?.rdev) != Face::Device(device.number) {
+            if tree.root_stat()?.rdev != device.number {
                 return Err(Error::Corrupt(format!(
                     "the device node of volume {} is another device",
                     volume.id

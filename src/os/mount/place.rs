@@ -309,11 +309,10 @@ impl Place {
 
     fn facts_in_table(&self) -> Result<raw::Facts> {
         let id = self.stat(StatxFlags::empty()).map_err(|error| self.failed("look at", error))?.stx_mnt_id;
-        let read_only = super::table()?
-            .iter()
-            .find(|mount| mount.id == id)
-            .is_some_and(|mount| mount.read_only || mount.super_read_only);
-        Ok(raw::Facts { id, read_only })
+        let mount = super::table()?.into_iter().find(|mount| mount.id == id);
+        let read_only = mount.as_ref().is_some_and(|mount| mount.read_only || mount.super_read_only);
+        let device = mount.map_or(0, |mount| mount.device);
+        Ok(raw::Facts { id, device, read_only })
     }
 
     /// What cannot even be looked at is a dead mount if the table says that something is mounted here.

@@ -345,7 +345,7 @@ fn shown(device: Loop, held: File) -> Device {
 
 /// The root of what is mounted from a device, held; `None` if nothing is.
 fn mounted_root(device: Loop) -> Result<Option<OwnedFd>> {
-    let mounts = mount::of_device(device.device)?;
+    let mounts = mount::seats(device.device)?;
     for mount in &mounts {
         // Something else may be mounted over it: then its path shows another filesystem.
         let Ok(root) = Place::trusted(&mount.point).and_then(|place| place.open_directory()) else {
