@@ -87,6 +87,14 @@ impl DirectoryPool {
         })
     }
 
+    /// What an earlier call left of the volume. Where nothing is, nothing is synced: what a power cut brings back is debris.
+    fn remove_debris(&self, name: &str) -> Result<()> {
+        if self.home.tmp().stat(name)?.is_some() {
+            self.home.tmp().remove_tree(name)?;
+        }
+        Ok(())
+    }
+
     /// Steps 2 to 6 of create.
     fn make(&self, name: &str, size: Bytes) -> Result<()> {
         let volume = self.home.tmp().make_dir(name, MODE)?;
@@ -209,7 +217,7 @@ impl Pool for DirectoryPool {
             return self.home.volumes().sync();
         }
         let name = want.id.to_string();
-        self.home.tmp().remove_tree(&name)?;
+        self.remove_debris(&name)?;
         let made = self.make(&name, size);
         if made.is_err()
             && let Err(error) = self.home.tmp().remove_tree(&name)
@@ -243,7 +251,7 @@ impl Pool for DirectoryPool {
         self.present()?;
         let name = id.to_string();
         let (volumes, tmp) = (self.home.volumes(), self.home.tmp());
-        tmp.remove_tree(&name)?;
+        self.remove_debris(&name)?;
         let Some(volume) = self.find(id)? else {
             return volumes.sync();
         };

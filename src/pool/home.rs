@@ -258,7 +258,7 @@ impl Home {
     /// `Unavailable` where it is gone or another, `Precondition` where it is read-only.
     pub fn present(&self) -> Result<()> {
         // A fresh look at the path: the held directory alone would go on working below a mount that covers it.
-        match Dir::open(&self.path).and_then(|shown| shown.identity()) {
+        match file::identity_at(&self.path) {
             Ok(shown) if shown == self.identity => writable(&self.name, &self.root),
             Ok(_) => Err(Error::Unavailable(format!(
                 "pool `{}` is away: `{}` shows another directory than the one that was opened; \
