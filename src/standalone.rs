@@ -29,7 +29,7 @@ pub struct Standalone {
 }
 
 /// The runtime only moves messages; the work is done on the pools' own threads.
-const THREADS: usize = 2;
+const THREADS: usize = 1;
 const STACK: usize = 256 << 10;
 /// How often pools that vanished or came back are looked for.
 const LOOK: Duration = Duration::from_secs(5);
