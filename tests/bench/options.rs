@@ -79,7 +79,7 @@ impl Options {
     /// How often what alternates is repeated.
     pub(crate) fn rounds(&self) -> usize {
         match self.depth {
-            Depth::Full => 3,
+            Depth::Full => 5,
             Depth::Quick => 1,
         }
     }
@@ -87,7 +87,7 @@ impl Options {
     /// How long one round of lifecycles takes.
     pub(crate) fn round(&self) -> Duration {
         Duration::from_millis(match self.depth {
-            Depth::Full => 1500,
+            Depth::Full => 1000,
             Depth::Quick => 700,
         })
     }
