@@ -136,12 +136,17 @@ pub struct Backing {
     pub inode: u64,
 }
 
-/// Every loop device of this host that shows a file.
+/// Every loop device of this host that shows a file. One whose file lies on a filesystem that gave up cannot be asked, and is
+/// left out: it must not keep the devices of all others from being found.
 pub fn all() -> Result<Vec<(Backing, Found)>> {
     let mut all = Vec::new();
     for number in attached_numbers()? {
         let candidate = Loop::new(number);
-        if let Some((_, info)) = candidate.info_if_attached()? {
+        let shown = match candidate.info_raw() {
+            Err(Errno::IO) => continue,
+            other => other.map_err(|e| candidate.failed("look at", e))?,
+        };
+        if let Some((_, info)) = shown {
             all.push((Backing { device: info.device, inode: info.inode }, info.found(candidate)));
         }
     }
@@ -244,15 +249,19 @@ impl Loop {
 
     /// What it shows, with the open file that keeps it so; `None` if it shows nothing.
     fn info_if_attached(&self) -> Result<Option<(File, Info)>> {
+        self.info_raw().map_err(|e| self.failed("look at", e))
+    }
+
+    fn info_raw(&self) -> rustix::io::Result<Option<(File, Info)>> {
         let held = match self.open_raw(Access::ReadOnly) {
             Ok(held) => held,
             Err(Errno::NOENT | Errno::NXIO) => return Ok(None),
-            Err(e) => return Err(self.failed("open", e)),
+            Err(e) => return Err(e),
         };
         match wire::status(&held) {
             Ok(info) => Ok(Some((held, info))),
             Err(Errno::NXIO) => Ok(None),
-            Err(e) => Err(self.failed("look at", e)),
+            Err(e) => Err(e),
         }
     }
 
