@@ -6,7 +6,7 @@ use std::error::Error;
 
 use protox::prost_reflect::{DescriptorPool, MessageDescriptor};
 
-const FILES: [&str; 2] = ["csi.proto", "pluginregistration.proto"];
+const FILES: [&str; 3] = ["csi.proto", "admin.proto", "pluginregistration.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

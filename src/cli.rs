@@ -83,6 +83,10 @@ struct StandaloneFlags {
     )]
     endpoint: Endpoint,
 
+    /// The socket for `rockpool ctl retained` and `doctor`: a path, or `off`; without it <state-dir>/admin/admin.sock.
+    #[arg(long, env = "ROCKPOOL_ADMIN_ENDPOINT", value_name = "ENDPOINT")]
+    admin_endpoint: Option<String>,
+
     /// This node's name as the orchestrator knows it; without it the host name.
     #[arg(long, env = "ROCKPOOL_NODE_ID", value_name = "NODE")]
     node_id: Option<String>,
@@ -133,13 +137,15 @@ impl StandaloneFlags {
             }
             None => None,
         };
+        let state_dir = config::directory("--state-dir", &self.state_dir)?;
         Ok(Standalone {
             endpoint: self.endpoint.clone(),
+            admin: config::admin_endpoint(self.admin_endpoint.as_deref(), &state_dir)?,
             about,
             registration_socket,
             engine: EngineConfig {
                 kubelet_root: config::directory("--kubelet-root", &self.kubelet_root)?,
-                state_dir: config::directory("--state-dir", &self.state_dir)?,
+                state_dir,
                 pools: config::read(&self.file.config)?,
             },
         })

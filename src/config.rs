@@ -103,6 +103,24 @@ pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// Where an admin socket lies that nobody chose, below the state directory.
+pub const ADMIN_SOCKET: &str = "admin/admin.sock";
+
+/// The socket for operators: as typed, none for `off`, else below the state directory.
+///
+/// # Errors
+/// `Invalid`, naming the flag.
+pub fn admin_endpoint(text: Option<&str>, state_dir: &Path) -> Result<Option<Endpoint>> {
+    let own = state_dir.join(ADMIN_SOCKET);
+    let text = match text {
+        Some("off") => return Ok(None),
+        Some(text) => text.to_owned(),
+        None => own.display().to_string(),
+    };
+    let parsed = text.parse().map(Some);
+    parsed.map_err(|error: Error| Error::Invalid(format!("--admin-endpoint: {error}; `off` goes without")))
+}
+
 /// The path of the registration socket below kubelet's directory.
 ///
 /// # Errors

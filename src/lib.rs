@@ -23,7 +23,7 @@
 //! | layer | owns | must never see |
 //! |---|---|---|
 //! | `main` [`cli`] [`config`] [`standalone`] [`ctl`] [`serve`] [`kubelet`] | processes, sockets, flags, the command line | – |
-//! | [`csi`] | the wire: field checks, page tokens, which gRPC code an error gets | pool kinds, programs, mounts |
+//! | [`csi`] | the wire: field checks, page tokens, which gRPC code an error gets; `csi::admin` is what CSI cannot say, on a socket of its own | pool kinds, programs, mounts |
 //! | [`engine`] | the life of a volume: records, claims, verbs, stage and publish, recovery | tonic, prost, programs |
 //! | [`pool`] | where bytes live; one module a kind, one contract for all | tonic, prost, the engine, other kinds |
 //! | [`os`] | what only Linux knows; the only home of `unsafe`, programs, mounts and file replacement | all above |
@@ -49,6 +49,7 @@
 //!   `tests/layers.rs`, give it a ground in `tests/contract.rs`.
 //! - a CSI call: its messages in `proto/csi.proto`, a checked request in [`engine`] with a verb for it, a handler in [`csi`], and
 //!   the capability that advertises it in `csi::offers`.
+//! - a call that CSI does not have: `proto/admin.proto`, a handler in `csi::admin`, a noun of [`ctl`].
 //! - a StorageClass parameter: `csi::class`, then [`CreateVolume`](engine::CreateVolume).
 //! - an error: a variant of [`Error`](error::Error); the compiler names the match in `csi::status` that must place it.
 //! - a phase: [`Phase`](model::Phase); the compiler leads to `engine::recover::settle`.
@@ -61,7 +62,7 @@
 //! *Volume, snapshot, stage, publish* as in the CSI specification. *Pool*: a directory tree or device that one driver owns.
 //! *Object*: the file or directory that holds a volume's or snapshot's bytes. *Record*: the JSON file that says it exists.
 //! *Claim*: the right to change records now. *Settle*: to finish or undo what was interrupted. *Promise*: bytes that
-//! a record counts against its pool, written or not. *Face*: what a mount of a volume must show.
+//! a record counts against its pool, written or not. *Retained*: deleted for everybody but an operator, who may restore it. *Face*: what a mount of a volume must show.
 
 pub mod cli;
 pub mod config;

@@ -5,6 +5,7 @@
 
 mod bytes;
 mod id;
+mod retention;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::bytes::Bytes;
 pub use self::id::{FsUuid, GroupId, ObjectId, PoolId, SnapshotId, VolumeId};
+pub use self::retention::{Age, RETAIN_DELETED, Retention};
 use crate::error::{Error, Result};
 
 /// The topology key whose value is the node a volume lives on.
@@ -123,7 +125,7 @@ pub enum Source {
     Snapshot(SnapshotId),
 }
 
-/// Where an object is in its life. Every phase but `Ready` has one way forward, taken by `engine::recover::settle`.
+/// Where an object is in its life. Every phase that is not whole has one way forward, taken by `engine::recover::settle`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
@@ -138,6 +140,33 @@ pub enum Phase {
     },
     /// Acknowledged as deleted, or about to be; finished when interrupted.
     Deleting,
+    /// Deleted for everybody but an operator, who may still restore it. Its bytes and its promise stay.
+    Retained {
+        /// When it goes, by its pool's own clock.
+        until: Age,
+        /// For how long it was to be kept.
+        kept: Retention,
+        /// When it was deleted; for people.
+        deleted: Time,
+    },
+}
+
+impl Phase {
+    /// Whether another object may be made under the name of one in this phase.
+    pub fn frees_name(self) -> bool {
+        match self {
+            Phase::Deleting | Phase::Retained { .. } => true,
+            Phase::Creating | Phase::Ready | Phase::Growing { .. } => false,
+        }
+    }
+
+    /// Whether it is whole, so that its bytes must be there and nothing is left to settle.
+    pub fn is_whole(self) -> bool {
+        match self {
+            Phase::Ready | Phase::Retained { .. } => true,
+            Phase::Creating | Phase::Growing { .. } | Phase::Deleting => false,
+        }
+    }
 }
 
 /// Key and value text, as a StorageClass carries it.
@@ -189,7 +218,7 @@ impl Volume {
     pub fn reach(&self) -> Bytes {
         match self.phase {
             Phase::Growing { to } => to.max(self.size),
-            Phase::Creating | Phase::Ready | Phase::Deleting => self.size,
+            Phase::Creating | Phase::Ready | Phase::Deleting | Phase::Retained { .. } => self.size,
         }
     }
 }

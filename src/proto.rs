@@ -15,6 +15,12 @@ pub mod csi {
     tonic::include_proto!("csi.v1");
 }
 
+/// What CSI cannot say, from `proto/admin.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
+pub mod admin {
+    tonic::include_proto!("rockpool.admin.v1");
+}
+
 /// Kubelet's plugin registration, from `proto/pluginregistration.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
 pub mod registration {

@@ -1,4 +1,4 @@
-//! `rockpool standalone`: a process, no cluster, no network, every CSI service on one socket.
+//! `rockpool standalone`: a process, no cluster, no network, every CSI service on one socket, operators on another.
 //!
 //! Owns: the order of a start and of an end. Never: binds before the pools are open: what is misconfigured never answers.
 
@@ -20,6 +20,8 @@ use crate::serve::{Socket, Stop, serve};
 pub struct Standalone {
     /// Where CSI is served.
     pub endpoint: Endpoint,
+    /// Where operators are served; none: nowhere.
+    pub admin: Option<Endpoint>,
     /// The names under which it appears.
     pub about: About,
     /// The socket for registration with kubelet; none: no registration.
@@ -33,6 +35,8 @@ const THREADS: usize = 1;
 const STACK: usize = 256 << 10;
 /// How often pools that vanished or came back are looked for.
 const LOOK: Duration = Duration::from_secs(5);
+/// How often what is kept after its deletion is looked after.
+const EXPIRE: Duration = Duration::from_secs(60);
 /// How often pools are tended.
 const TEND: Duration = Duration::from_secs(3600);
 /// What still runs on the runtime when everything has ended.
@@ -55,13 +59,16 @@ pub fn run(config: Standalone) -> Result<()> {
         let stop = Stop::on_signals()?;
         let engine = Arc::new(Engine::open(config.engine)?);
         upkeep(&engine)?;
-        let routes = routes(&Services::new(Arc::clone(&engine), config.about.clone())?);
+        let services = Services::new(Arc::clone(&engine), config.about.clone())?;
+        let admin = config.admin.as_ref().map(|endpoint| Socket::bind(endpoint.path())).transpose()?;
+        let admin_at = config.admin.as_ref().map_or_else(|| "off".to_owned(), ToString::to_string);
         let socket = Socket::bind(config.endpoint.path())?;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             driver = config.about.driver_name,
             node = config.about.node_id,
             endpoint = %config.endpoint,
+            admin = admin_at,
             start_ms = begun.elapsed().as_millis(),
             "serving"
         );
@@ -74,7 +81,14 @@ pub fn run(config: Standalone) -> Result<()> {
             };
             tokio::spawn(registrar.run(stop.clone()))
         });
-        let served = serve(socket, routes, stop.wanted()).await;
+        let csi = serve(socket, routes(&services), stop.wanted());
+        let operators = async {
+            match admin {
+                Some(socket) => serve(socket, Routes::new(services.admin()), stop.wanted()).await,
+                None => Ok(()),
+            }
+        };
+        let served = tokio::try_join!(csi, operators).map(drop);
         if let Some(registering) = registering {
             if served.is_err() {
                 // No signal has come that would end it.
@@ -116,11 +130,12 @@ fn tell_orphans(engine: &Engine) {
     }
 }
 
-/// Two threads of their own, so that a pool that hangs keeps neither the runtime nor the other duty waiting. They end with
+/// Threads of their own, so that a pool that hangs keeps neither the runtime nor another duty waiting. They end with
 /// the process.
 fn upkeep(engine: &Arc<Engine>) -> Result<()> {
-    every(engine, "reconnect", LOOK, |_| {}, Engine::reconnect)?;
-    every(engine, "tend", TEND, tell_orphans, Engine::tend)
+    every(engine, "reconnect", LOOK, |_| {}, |engine| engine.reconnect())?;
+    every(engine, "expire", EXPIRE, Engine::expire, Engine::expire)?;
+    every(engine, "tend", TEND, |engine| tell_orphans(engine), |engine| engine.tend())
 }
 
 /// Does `first` once and `duty` after every pause.
@@ -128,8 +143,8 @@ fn every(
     engine: &Arc<Engine>,
     name: &str,
     pause: Duration,
-    first: fn(&Engine),
-    duty: fn(&Engine),
+    first: fn(&Arc<Engine>),
+    duty: fn(&Arc<Engine>),
 ) -> Result<()> {
     let engine = Arc::downgrade(engine);
     let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use rockpool::config;
 use rockpool::engine::PoolConfig;
-use rockpool::model::Bytes;
+use rockpool::model::{Bytes, Retention};
 use rockpool::pool::{Kind, Quota, Setup};
 use tempfile::TempDir;
 
@@ -67,7 +67,15 @@ fn a_file_says_what_it_means() {
     let pools = config::read(&file(&dir, text)).unwrap();
     assert_eq!(pools[0].setup.path, PathBuf::from("/var/lib/rockpool/pools/0123456789ab"));
     assert_eq!((pools[0].overcommit, pools[0].reserve), (2.0, 0.1));
-    assert_eq!(pools[1], PoolConfig { setup: setup("plain", "/srv/plain"), overcommit: 1.0, reserve: 0.05 });
+    assert_eq!(
+        pools[1],
+        PoolConfig {
+            setup: setup("plain", "/srv/plain"),
+            overcommit: 1.0,
+            reserve: 0.05,
+            retain: Retention::NONE
+        }
+    );
     assert_eq!((pools[2].setup.kind, pools[2].setup.size), (Kind::Sim, Some(Bytes::GIB.times(20))));
 }
 
@@ -86,6 +94,12 @@ fn each_mistake_is_named_with_what_would_be_right() {
         (with("overcommit = \"much\""), vec!["overcommit", "much", "want a number"]),
         (with("reserve = 0.95"), vec!["reserve `0.95`", "from 0.0 to 0.9"]),
         (with("reserve = nan"), vec!["reserve `nan`", "from 0.0 to 0.9"]),
+        (
+            with("retainDeleted = \"soon\""),
+            vec!["[[pool]] 1 `a`: retainDeleted", "soon", "like 30m, 12h or 7d"],
+        ),
+        (with("retainDeleted = 7"), vec!["retainDeleted `7`", "s, m, h or d"]),
+        (with("retain_deleted = \"7d\""), vec!["retain_deleted", "did you mean `retainDeleted`?"]),
         (with("quota = \"none\""), vec!["quota", "kind `directory`", "`image`"]),
         (with("size = \"1GiB\""), vec!["size", "kind `sim`"]),
         (with("file = \"pool.img\""), vec!["file `pool.img`", "absolute path"]),
@@ -134,7 +148,12 @@ fn an_added_pool_leaves_the_rest_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let before = "# Ours.\n[[pool]] # the first\nname = \"one\"   # odd   spacing\nkind = \"sim\"\n";
     let path = file(&dir, before);
-    let two = PoolConfig { setup: setup("two", "/srv/two"), overcommit: 1.0, reserve: 0.05 };
+    let two = PoolConfig {
+        setup: setup("two", "/srv/two"),
+        overcommit: 1.0,
+        reserve: 0.05,
+        retain: Retention::NONE,
+    };
     config::add(&path, &two).unwrap();
     let after = std::fs::read_to_string(&path).unwrap();
     let entry = "\n[[pool]]\nname = \"two\"\nkind = \"directory\"\npath = \"/srv/two\"\nquota = \"none\"\n";
@@ -149,7 +168,12 @@ fn an_added_pool_leaves_the_rest_as_it_was() {
 fn the_first_pool_makes_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("etc/rockpool/config.toml");
-    let one = PoolConfig { setup: setup("one", "/srv/one"), overcommit: 1.0, reserve: 0.05 };
+    let one = PoolConfig {
+        setup: setup("one", "/srv/one"),
+        overcommit: 1.0,
+        reserve: 0.05,
+        retain: Retention::NONE,
+    };
     config::add(&path, &one).unwrap();
     assert_eq!(config::read(&path).unwrap(), [one]);
     assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "a temporary file was left");

@@ -12,7 +12,7 @@ use super::ConfigFile;
 use crate::config;
 use crate::engine::PoolConfig;
 use crate::error::{Error, Result};
-use crate::model::Bytes;
+use crate::model::{Bytes, Retention};
 use crate::pool::prepare::{self, MOUNT_PARENT, Place, Request};
 use crate::pool::{Kind, Quota, check_name};
 
@@ -201,6 +201,6 @@ impl Init {
             quota: self.quota,
             size: None,
         };
-        PoolConfig { setup, overcommit: 1.0, reserve: 0.05 }
+        PoolConfig { setup, overcommit: 1.0, reserve: 0.05, retain: Retention::NONE }
     }
 }

@@ -9,11 +9,12 @@ use toml_edit::{DocumentMut, Item, Table};
 use super::words::closest;
 use crate::engine::PoolConfig;
 use crate::error::{Error, Result, quoted};
-use crate::model::Bytes;
+use crate::model::{Bytes, RETAIN_DELETED, Retention};
 use crate::pool::{Kind, Quota, Setup, check_name};
 
 /// The keys of an entry, in the order in which they are written.
-const KEYS: [&str; 9] = ["name", "kind", "path", "file", "device", "overcommit", "reserve", "quota", "size"];
+const KEYS: [&str; 10] =
+    ["name", "kind", "path", "file", "device", "overcommit", "reserve", RETAIN_DELETED, "quota", "size"];
 /// Pools may be promised this many times over at most.
 const OVERCOMMIT: std::ops::RangeInclusive<f64> = 1.0..=100.0;
 /// At most this share of a pool may be held back.
@@ -94,6 +95,7 @@ impl Entry<'_> {
         let config = PoolConfig {
             overcommit: self.number("overcommit", 1.0, OVERCOMMIT),
             reserve: self.number("reserve", 0.05, RESERVE),
+            retain: self.retention(),
             setup,
         };
         if kind.is_some() {
@@ -176,6 +178,16 @@ impl Entry<'_> {
                 Quota::Project
             }
         }
+    }
+
+    fn retention(&mut self) -> Retention {
+        let Some(item) = self.table.get(RETAIN_DELETED) else { return Retention::NONE };
+        let shown = item.to_string();
+        let meant = match item.as_integer() {
+            Some(0) => Some(Retention::NONE),
+            Some(_) | None => item.as_str().and_then(|text| text.parse().ok()),
+        };
+        meant.or_else(|| self.refuse(RETAIN_DELETED, Some(shown.trim()), Retention::WANT)).unwrap_or_default()
     }
 
     fn size(&mut self) -> Option<Bytes> {

@@ -1,13 +1,13 @@
 //! Parameters of classes and contexts of volumes: the free-form maps of the wire.
 //!
-//! Owns: the keys that mean something to us. A StorageClass may say `pool`, `allocation` and `csi.storage.k8s.io/fstype`; what
-//! the sidecars add under `csi.storage.k8s.io/` is accepted; anything else is refused by name, because a parameter that is
+//! Owns: the keys that mean something to us. A StorageClass may say `pool`, `allocation`, `retainDeleted` and
+//! `csi.storage.k8s.io/fstype`, a snapshot class `retainDeleted`; what the sidecars add under `csi.storage.k8s.io/` is accepted; anything else is refused by name, because a parameter that is
 //! silently ignored is a promise silently broken. A volume context carries `pool` and, where a pool cannot limit sizes, `size`.
 //! Never: prints a value of a context, which may hold a token.
 
 use crate::engine::Asked;
 use crate::error::{Error, Result, quoted};
-use crate::model::{Allocation, Claim, Filesystem, Parameters};
+use crate::model::{Allocation, Claim, Filesystem, Parameters, RETAIN_DELETED, Retention};
 
 use super::capability::filesystem;
 use super::parse::map;
@@ -70,12 +70,14 @@ impl Class {
                 FSTYPE => class.fs = filesystem("parameters[csi.storage.k8s.io/fstype]", value)?,
                 CLAIM_NAME => claim.name.clone_from(value),
                 CLAIM_NAMESPACE => claim.namespace.clone_from(value),
+                // Kept with the parameters; a delete reads it there.
+                RETAIN_DELETED => drop(Retention::of_class(parameters)?),
                 other if other.starts_with(KUBERNETES) => {}
                 other => {
                     return Err(unknown_key(
                         "parameters",
                         other,
-                        "`pool`, `allocation` and `csi.storage.k8s.io/*`",
+                        "`pool`, `allocation`, `retainDeleted` and `csi.storage.k8s.io/*`",
                     ));
                 }
             }
@@ -108,19 +110,17 @@ fn unknown_key(field: &str, key: &str, known: &str) -> Error {
     Error::Invalid(format!("{field} has the unknown key {}: the known ones are {known}", quoted(key)))
 }
 
-/// The parameters of a snapshot class: only what the sidecars add. Names of the Kubernetes objects are left out of what is
+/// The parameters of a snapshot class: how long a deleted one is kept, and what the sidecars add. Names of the Kubernetes objects are left out of what is
 /// recorded, since a retry may say them differently.
 ///
 /// # Errors
-/// `Invalid` for any other key.
+/// `Invalid` for any other key, and for an impossible value.
 pub(super) fn snapshot_class(parameters: &Parameters) -> Result<Parameters> {
     map("parameters", parameters)?;
-    if let Some(key) = parameters.keys().find(|key| !key.starts_with(KUBERNETES)) {
-        return Err(unknown_key(
-            "parameters",
-            key,
-            "`csi.storage.k8s.io/*`: a snapshot has nothing to choose",
-        ));
+    Retention::of_class(parameters)?;
+    let known = |key: &str| key == RETAIN_DELETED || key.starts_with(KUBERNETES);
+    if let Some(key) = parameters.keys().find(|key| !known(key)) {
+        return Err(unknown_key("parameters", key, "`retainDeleted` and `csi.storage.k8s.io/*`"));
     }
     let metadata = |key: &str| key.starts_with("csi.storage.k8s.io/volume");
     Ok(parameters.iter().filter(|(key, _)| !metadata(key)).map(|(k, v)| (k.clone(), v.clone())).collect())

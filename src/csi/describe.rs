@@ -68,7 +68,7 @@ impl Plugin {
     }
 }
 
-fn timestamp(time: Time) -> prost_types::Timestamp {
+pub(super) fn timestamp(time: Time) -> prost_types::Timestamp {
     let (seconds, millis) = (time.millis() / 1000, time.millis() % 1000);
     prost_types::Timestamp {
         seconds: i64::try_from(seconds).unwrap_or(i64::MAX),

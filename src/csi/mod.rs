@@ -2,12 +2,13 @@
 //!
 //! Owns: every check that needs only the request (`parse`, `capability`, `class`, `topology`), the code of every failure
 //! (`status`), what is advertised (`offers`), how records look to a CO (`describe`), page tokens (`tokens`), and the bridge
-//! to the engine's threads (`bridge`). Never: knows pool kinds, programs or mounts; prints a secret, a mount flag or a value
+//! to the engine's threads (`bridge`). What CSI cannot say is `admin`, built on the same parts. Never: knows pool kinds, programs or mounts; prints a secret, a mount flag or a value
 //! of a volume context.
 //!
 //! A handler checks fields in the order of the contract: what is advertised, required fields and their form, ids, ranges.
 //! Then it hands the engine a checked request, as a change (`Lane::run`) or a question (`bridge::ask`).
 
+mod admin;
 mod bridge;
 pub mod call;
 mod capability;
@@ -33,6 +34,7 @@ use tonic::{Request, Response, Status};
 
 use crate::engine::{Engine, Features};
 use crate::error::{Error, Result};
+use crate::proto::admin::{self as wire, admin_server::AdminServer};
 use crate::proto::csi;
 use crate::proto::csi::controller_server::ControllerServer;
 use crate::proto::csi::group_controller_server::GroupControllerServer;
@@ -114,6 +116,8 @@ struct Lanes {
     publish: Lane<csi::NodePublishVolumeResponse>,
     unpublish: Lane<csi::NodeUnpublishVolumeResponse>,
     expand_node: Lane<csi::NodeExpandVolumeResponse>,
+    restore: Lane<wire::RestoreResponse>,
+    purge: Lane<wire::PurgeResponse>,
 }
 
 /// Every CSI service of a node, ready to be put on a socket. Clones share their running jobs, so that a retry over another
@@ -158,6 +162,11 @@ impl Services {
     /// The Node service.
     pub fn node(&self) -> NodeServer<Self> {
         NodeServer::new(self.clone())
+    }
+
+    /// The Admin service, for a socket of its own.
+    pub fn admin(&self) -> AdminServer<Self> {
+        AdminServer::new(self.clone())
     }
 
     /// The engine, once its records are read; before that no list would be whole and no change safe.

@@ -1,6 +1,6 @@
 //! The driver at the other end: one connection and what it says it can do.
 //!
-//! Owns: the connection, the clients and the capability questions. Never: knows a command.
+//! Owns: the connections, the clients and the capability questions. Never: knows a command.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use tonic::transport::{Channel, Uri};
 use super::failure::{Failure, Outcome};
 use crate::config::Endpoint;
 use crate::error::chain;
+use crate::proto::admin::admin_client::AdminClient;
 use crate::proto::csi;
 use csi::controller_client::ControllerClient;
 use csi::controller_service_capability::rpc::Type as ControllerRpc;
@@ -39,19 +40,7 @@ impl Driver {
         timeout: Duration,
         secrets: BTreeMap<String, String>,
     ) -> Outcome<Driver> {
-        let refused = |cause: &tonic::transport::Error| {
-            Failure::Unreachable(format!("failed to connect to {endpoint}: {}", chain(cause)))
-        };
-        // Drivers in Go and Rust know `localhost` as the authority of a unix socket; a path there is refused by many.
-        let channel = tonic::transport::Endpoint::from_shared(endpoint.to_string())
-            .map_err(|error| refused(&error))?
-            .origin(Uri::from_static("http://localhost"))
-            .connect_timeout(Duration::from_secs(10))
-            .timeout(timeout)
-            .connect()
-            .await
-            .map_err(|error| refused(&error))?;
-        Ok(Driver { channel, secrets })
+        Ok(Driver { channel: channel(endpoint, timeout).await?, secrets })
     }
 
     /// The secrets for a call that takes them.
@@ -152,6 +141,26 @@ impl Driver {
         }
         Err(Failure::Unsupported(format!("this driver does not advertise plugin {}", service.as_str_name())))
     }
+}
+
+/// Our own driver's admin service.
+pub(super) async fn admin(endpoint: &Endpoint, timeout: Duration) -> Outcome<AdminClient<Channel>> {
+    Ok(AdminClient::new(channel(endpoint, timeout).await?).max_decoding_message_size(ANSWER_LIMIT))
+}
+
+async fn channel(endpoint: &Endpoint, timeout: Duration) -> Outcome<Channel> {
+    let refused = |cause: &tonic::transport::Error| {
+        Failure::Unreachable(format!("failed to connect to {endpoint}: {}", chain(cause)))
+    };
+    // Drivers in Go and Rust know `localhost` as the authority of a unix socket; a path there is refused by many.
+    tonic::transport::Endpoint::from_shared(endpoint.to_string())
+        .map_err(|error| refused(&error))?
+        .origin(Uri::from_static("http://localhost"))
+        .connect_timeout(Duration::from_secs(10))
+        .timeout(timeout)
+        .connect()
+        .await
+        .map_err(|error| refused(&error))
 }
 
 /// A service that is not served here answers UNIMPLEMENTED.

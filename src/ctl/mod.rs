@@ -1,7 +1,8 @@
 //! `rockpool ctl`: the whole life of a volume by hand, against any CSI socket.
 //!
 //! Owns: the words of the command line, and what a person or a script reads back. Never: assumes that the driver at the
-//! other end is ours: what it can do is asked first, and what it lacks is said by name.
+//! other end is ours: what it can do is asked first, and what it lacks is said by name. Only the nouns that CSI does not
+//! know (`retained`) speak to our own driver, on its admin socket.
 //!
 //! Field names of `-o json` are those of the CSI messages, and exit codes follow the gRPC codes; both are stable.
 
@@ -13,6 +14,7 @@ mod failure;
 mod group;
 mod node;
 mod plugin;
+mod retained;
 mod snapshot;
 mod staging;
 mod volume;
@@ -43,6 +45,9 @@ Exit codes:
 Errors are one line on stderr: the code, the driver's message, the cause.
 Field names of `-o json` are those of the CSI messages.";
 
+/// The admin socket of a driver that was told no other state directory.
+const ADMIN: &str = "unix:///var/lib/rockpool/admin/admin.sock";
+
 /// Speak CSI to any driver's socket: volumes, snapshots, groups, capacity and health by hand.
 #[derive(Args, Debug)]
 #[command(after_help = EXIT_CODES)]
@@ -50,6 +55,10 @@ pub struct Ctl {
     /// The driver's socket: unix:///path or a plain absolute path.
     #[arg(long, env = "CSI_ENDPOINT", global = true, value_name = "ENDPOINT")]
     endpoint: Option<Endpoint>,
+
+    /// Our own driver's admin socket, for what CSI cannot say.
+    #[arg(long, env = "ROCKPOOL_ADMIN_ENDPOINT", global = true, value_name = "ENDPOINT", default_value = ADMIN)]
+    admin_endpoint: Endpoint,
 
     /// How to print answers.
     #[arg(short, long, value_enum, default_value_t = Format::Table, global = true)]
@@ -70,6 +79,16 @@ pub struct Ctl {
 /// What it is about.
 #[derive(Subcommand, Debug)]
 enum Noun {
+    #[command(flatten)]
+    Csi(CsiNoun),
+    /// What was deleted and is still kept: list, restore, purge (our own driver only).
+    #[command(subcommand)]
+    Retained(retained::Verb),
+}
+
+/// What any CSI driver knows.
+#[derive(Subcommand, Debug)]
+enum CsiNoun {
     /// Who the driver is, what it can do, whether it is well.
     #[command(subcommand)]
     Plugin(plugin::Verb),
@@ -107,6 +126,14 @@ fn runtime() -> Outcome<tokio::runtime::Runtime> {
 }
 
 async fn answer(ctl: &Ctl) -> Outcome<Answer> {
+    let timeout = Duration::from_secs(ctl.timeout);
+    match &ctl.noun {
+        Noun::Csi(noun) => ask_driver(ctl, noun, timeout).await,
+        Noun::Retained(verb) => retained::run(driver::admin(&ctl.admin_endpoint, timeout).await?, verb).await,
+    }
+}
+
+async fn ask_driver(ctl: &Ctl, noun: &CsiNoun, timeout: Duration) -> Outcome<Answer> {
     let endpoint = ctl.endpoint.as_ref().ok_or_else(|| {
         Failure::Usage(
             "--endpoint or CSI_ENDPOINT is missing: want the driver's socket, like unix:///run/csi.sock"
@@ -114,13 +141,13 @@ async fn answer(ctl: &Ctl) -> Outcome<Answer> {
         )
     })?;
     let secrets = ctl.secrets_file.as_deref().map(args::read_secrets).transpose()?.unwrap_or_default();
-    let driver = Driver::connect(endpoint, Duration::from_secs(ctl.timeout), secrets).await?;
-    match &ctl.noun {
-        Noun::Plugin(verb) => plugin::run(&driver, verb).await,
-        Noun::Volume(verb) => volume::run(&driver, verb).await,
-        Noun::Snapshot(verb) => snapshot::run(&driver, verb).await,
-        Noun::Group(verb) => group::run(&driver, verb).await,
-        Noun::Node(verb) => node::run(&driver, verb).await,
-        Noun::Capacity(capacity) => capacity::run(&driver, capacity).await,
+    let driver = Driver::connect(endpoint, timeout, secrets).await?;
+    match noun {
+        CsiNoun::Plugin(verb) => plugin::run(&driver, verb).await,
+        CsiNoun::Volume(verb) => volume::run(&driver, verb).await,
+        CsiNoun::Snapshot(verb) => snapshot::run(&driver, verb).await,
+        CsiNoun::Group(verb) => group::run(&driver, verb).await,
+        CsiNoun::Node(verb) => node::run(&driver, verb).await,
+        CsiNoun::Capacity(capacity) => capacity::run(&driver, capacity).await,
     }
 }

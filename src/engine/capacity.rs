@@ -5,7 +5,7 @@
 use crate::engine::{Asked, Capacity, CapacityQuery, Engine, Slot};
 use crate::error::{Error, Result, chain, quoted};
 use crate::model::{Access, Allocation, Bytes};
-use crate::pool::{Features, Kind, Offer, UNIT};
+use crate::pool::{Features, Kind, Offer, Pool, UNIT};
 
 impl Engine {
     /// What can still be made: of several pools the sum, and the largest single volume of any.
@@ -66,6 +66,20 @@ impl Engine {
         Ok(Capacity { available, maximum, minimum })
     }
 
+    /// A lack of room, with the pool that lacks it and what would make some.
+    pub(super) fn named_full(&self, slot: &Slot, error: Error) -> Error {
+        let Error::Full(why) = error else { return error };
+        let kept = slot.id().map_or(Bytes::ZERO, |id| self.store.retained_bytes(id));
+        let hint = match kept {
+            Bytes::ZERO => String::new(),
+            kept => format!(
+                "; {kept} of its promises are deleted and still kept: `rockpool ctl retained list` names them, \
+                 `rockpool ctl retained purge ID` gives their space back"
+            ),
+        };
+        Error::Full(format!("pool {}: {why}{hint}", quoted(slot.name())))
+    }
+
     /// What the configured kinds can do, whether or not their pools are here: what may be advertised.
     pub fn features(&self) -> Features {
         let kinds = self.pools.iter().map(|slot| slot.config.setup.kind.features());
@@ -83,6 +97,23 @@ impl Engine {
 }
 
 impl Slot {
+    /// What can never fit is out of range; what does not fit now, be it that others fill the place too, is a lack of room.
+    pub(super) fn refuse_beyond(&self, pool: &dyn Pool, size: Bytes, budget: Bytes) -> Result<()> {
+        if size <= budget {
+            return Ok(());
+        }
+        let most = self.share_of(pool.usage()?.total);
+        if size <= most {
+            return Ok(()); // The ledger knows how much is missing.
+        }
+        Err(Error::OutOfRange(format!(
+            "capacity_range.required_bytes {} is more than pool {} can ever give: {} bytes",
+            size.get(),
+            quoted(self.name()),
+            most.get()
+        )))
+    }
+
     /// Why this pool cannot do its work. Asks no disk.
     fn ailment(&self) -> Option<String> {
         let pool = match self.open().and_then(|pool| pool.present().map(|()| pool)) {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::engine::claims::Claim;
 use crate::engine::recover::keys;
+use crate::engine::retained::Fate;
 use crate::engine::snapshots::refuse_without_snapshots;
 use crate::engine::store::Record;
 use crate::engine::{CreateGroup, Engine, Key, Whole};
@@ -79,9 +80,18 @@ impl Engine {
         let pool = self.pool(id.pool())?;
         claim
             .extend(&without(keys(&Record::Group(Arc::clone(&group))), &Key::Object(ObjectId::Group(*id))))?;
-        let deleting = Record::Group(Arc::new(Group { phase: Phase::Deleting, ..Group::clone(&group) }));
-        if group.phase != Phase::Deleting {
-            self.store.condemn(&claim, deleting.clone())?;
+        let record = Record::Group(Arc::clone(&group));
+        let deleting = record.in_phase(Phase::Deleting);
+        match group.phase {
+            Phase::Retained { .. } => return Ok(()),
+            Phase::Deleting => {}
+            Phase::Creating | Phase::Ready | Phase::Growing { .. } => {
+                // Its members stay as they are: without their group nobody is shown one.
+                if self.keep(&claim, pool.as_ref(), &record)? == Fate::Kept {
+                    return Ok(());
+                }
+                self.store.condemn(&claim, deleting.clone())?;
+            }
         }
         self.settle(&claim, pool.as_ref(), &deleting).map_err(Error::unfinished)
     }

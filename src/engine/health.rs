@@ -4,7 +4,7 @@
 
 use crate::engine::{Engine, Slot};
 use crate::error::{Result, chain};
-use crate::model::{ObjectId, VolumeId};
+use crate::model::{ObjectId, Phase, VolumeId};
 use crate::pool::{Problem, Severity};
 
 impl Engine {
@@ -13,7 +13,8 @@ impl Engine {
     /// # Errors
     /// `NotFound`. A volume whose pool is away is known to be inaccessible only if its record was read before; otherwise `Unavailable`.
     pub fn volume_health(&self, id: &VolumeId) -> Result<Vec<Problem>> {
-        if self.store.volume(id).is_none() {
+        let known = self.store.volume(id).filter(|volume| !matches!(volume.phase, Phase::Retained { .. }));
+        if known.is_none() {
             return Err(self.absent(ObjectId::Volume(*id)));
         }
         Ok(match self.pool(id.pool()) {

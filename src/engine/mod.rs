@@ -1,13 +1,14 @@
 //! The life of a volume: what CreateVolume, NodeStageVolume and their kin really do.
 //!
 //! Owns: records and claims (`store`), the verbs (`volumes`, `snapshots`, `groups`), stage and publish (`mounts`,
-//! `notes`, `usage`), and what finishes or undoes interrupted work (`recover`). Never: knows gRPC, pool kinds or programs.
+//! `notes`, `usage`), what is kept after its deletion (`retained`, `clock`), and what finishes or undoes interrupted work (`recover`). Never: knows gRPC, pool kinds or programs.
 //!
 //! Every verb is synchronous and runs on its pool's own threads (`workers`), so that a hung disk takes nothing else along.
 //! A change opens with a durable record and ends with one; whoever changes something holds its claim.
 
 mod capacity;
 mod claims;
+mod clock;
 mod groups;
 mod health;
 mod mounts;
@@ -15,6 +16,7 @@ mod notes;
 mod open;
 mod publish;
 mod recover;
+mod retained;
 mod snapshots;
 mod stage;
 pub mod store;
@@ -28,13 +30,14 @@ use std::sync::{Arc, RwLock};
 
 use crate::error::{Error, Result, quoted};
 use crate::model::{
-    Access, Allocation, Bytes, Claim, Filesystem, Group, ObjectId, Parameters, PoolId, Snapshot, SnapshotId,
-    Source, Volume, VolumeId,
+    Access, Allocation, Bytes, Claim, Filesystem, Group, ObjectId, Parameters, PoolId, Retention, Snapshot,
+    SnapshotId, Source, Volume, VolumeId,
 };
 use crate::os::mount::MountOption;
 pub use crate::pool::{Features, Offer, Problem, Severity};
 use crate::pool::{Pool, Setup};
 
+pub use self::retained::Retained;
 use self::store::Store;
 use self::workers::Workers;
 
@@ -50,6 +53,8 @@ pub struct PoolConfig {
     pub overcommit: f64,
     /// The share of it that is never promised, from 0.0 to 0.9.
     pub reserve: f64,
+    /// How long what is deleted is kept, where its class does not say.
+    pub retain: Retention,
 }
 
 /// What the engine is told at its start.
@@ -67,6 +72,7 @@ pub struct EngineConfig {
 pub struct Engine {
     pools: Vec<Slot>,
     store: Store,
+    clocks: clock::Clocks,
     host: Workers,
     kubelet_root: PathBuf,
     /// The same without symlinks, as the mount table spells it.
@@ -294,6 +300,8 @@ pub struct PoolView {
     pub promised: Bytes,
     /// What may be promised in all.
     pub budget: Bytes,
+    /// The part of what is promised that is deleted and still kept.
+    pub retained: Bytes,
 }
 
 impl Engine {
@@ -410,6 +418,7 @@ impl Engine {
             away: open.err().map(|error| crate::error::chain(&error)),
             promised: id.map_or(Bytes::ZERO, |id| self.store.promised(id)),
             budget: budget.unwrap_or(Bytes::ZERO),
+            retained: id.map_or(Bytes::ZERO, |id| self.store.retained_bytes(id)),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::engine::clock::Clocks;
 use crate::engine::notes::Notes;
 use crate::engine::store::Store;
 use crate::engine::workers::Workers;
@@ -26,6 +27,7 @@ impl Engine {
         let engine = Engine {
             pools: config.pools.into_iter().map(Slot::new).collect(),
             store: Store::default(),
+            clocks: Clocks::default(),
             host: Workers::new("host"),
             real_root: real_path(&config.kubelet_root),
             kubelet_root: config.kubelet_root,
@@ -120,6 +122,7 @@ impl Engine {
         let pool = crate::pool::open(&slot.config.setup)?;
         self.refuse_twin(slot, pool.id())?;
         self.store.open(pool.id(), pool.home())?;
+        self.clocks.open(pool.id(), pool.home(), self.store.last_retained(pool.id()));
         self.recover(pool.as_ref());
         slot.set(State::Open(pool));
         Ok(())
@@ -151,8 +154,13 @@ impl Slot {
     /// What may be promised in all, in bytes.
     pub(super) fn budget(&self, pool: &dyn Pool) -> Result<crate::model::Bytes> {
         let usage = pool.usage()?;
+        Ok(self.share_of(usage.total.less(usage.foreign)))
+    }
+
+    /// What may be promised where so much is there.
+    pub(super) fn share_of(&self, there: crate::model::Bytes) -> crate::model::Bytes {
         let share = (1.0 - self.config.reserve) * self.config.overcommit;
-        Ok(usage.total.less(usage.foreign).scaled(share).round_down(crate::pool::UNIT))
+        there.scaled(share).round_down(crate::pool::UNIT)
     }
 
     /// The open pool of this slot, present, with what may be promised on it.

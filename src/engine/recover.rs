@@ -1,6 +1,6 @@
 //! Finishing or undoing what was interrupted.
 //!
-//! Owns: `settle`, the one way forward from every phase but `Ready`. Retries, deletes and the start call it, so the path
+//! Owns: `settle`, the one way forward from every phase but `Ready` and `Retained`, which are whole. Retries, deletes and the start call it, so the path
 //! that a crash takes is the path that every day takes. Never: guesses; what cannot be settled keeps its record.
 //!
 //! | phase | what is done |
@@ -43,7 +43,7 @@ impl Engine {
     /// Takes the one way forward from a record's phase. The claim owns [`keys`] of it.
     pub(super) fn settle(&self, claim: &Claim, pool: &dyn Pool, record: &Record) -> Result<()> {
         match record.phase() {
-            Phase::Ready => Ok(()),
+            Phase::Ready | Phase::Retained { .. } => Ok(()),
             Phase::Creating | Phase::Deleting => match record {
                 Record::Volume(volume) => self.destroy(claim, pool, volume),
                 Record::Snapshot(snapshot) => self.forget(claim, pool, snapshot),
@@ -121,7 +121,7 @@ fn thaw(pool: &dyn Pool, record: &Record) {
 /// The keys that settling a record needs: its own, its name's, and those of a group's members.
 pub(super) fn keys(record: &Record) -> Vec<Key> {
     let mut keys = vec![Key::Object(record.id())];
-    if record.phase() != Phase::Deleting {
+    if !record.phase().frees_name() {
         keys.push(record.name());
     }
     if let Record::Group(group) = record {

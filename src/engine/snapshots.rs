@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use crate::engine::retained::Fate;
 use crate::engine::store::Record;
 use crate::engine::{CreateSnapshot, Engine, Key};
 use crate::error::{Error, Result, quoted};
@@ -57,7 +58,7 @@ impl Engine {
             self.store.admit(&claim, Record::Snapshot(Arc::clone(&ready)), budget)?;
             Ok(ready)
         });
-        cut.map_err(|cause| self.undo(&claim, pool.as_ref(), &creating, cause))
+        cut.map_err(|cause| self.named_full(slot, self.undo(&claim, pool.as_ref(), &creating, cause)))
     }
 
     /// No such snapshot any more; one that never was is `Ok` too, if its pool is here to say so.
@@ -70,16 +71,27 @@ impl Engine {
             return self.known_gone(ObjectId::Snapshot(*id));
         };
         if let Some(group) = snapshot.group {
+            let kept = |phase| matches!(phase, Phase::Retained { .. });
+            if self.store.group(&group).is_some_and(|group| kept(group.phase)) {
+                return self.pool(id.pool()).map(drop); // Deleted with its group, for everybody but an operator.
+            }
             return Err(Error::Invalid(format!(
                 "snapshot_id {id} is a member of group {group}; delete the group with DeleteVolumeGroupSnapshot"
             )));
         }
         let pool = self.pool(id.pool())?;
-        let deleting =
-            Record::Snapshot(Arc::new(Snapshot { phase: Phase::Deleting, ..Snapshot::clone(&snapshot) }));
-        if snapshot.phase != Phase::Deleting {
-            claim.extend(&[Key::SnapshotName(snapshot.name.clone())])?;
-            self.store.condemn(&claim, deleting.clone())?;
+        let record = Record::Snapshot(Arc::clone(&snapshot));
+        let deleting = record.in_phase(Phase::Deleting);
+        match snapshot.phase {
+            Phase::Retained { .. } => return Ok(()),
+            Phase::Deleting => {}
+            Phase::Creating | Phase::Ready | Phase::Growing { .. } => {
+                claim.extend(&[record.name()])?;
+                if self.keep(&claim, pool.as_ref(), &record)? == Fate::Kept {
+                    return Ok(());
+                }
+                self.store.condemn(&claim, deleting.clone())?;
+            }
         }
         self.settle(&claim, pool.as_ref(), &deleting).map_err(Error::unfinished)
     }

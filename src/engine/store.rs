@@ -16,7 +16,9 @@ use serde_json::value::RawValue;
 use crate::engine::Key;
 use crate::engine::claims::{Claim, Claims};
 use crate::error::{Error, Result};
-use crate::model::{Bytes, Group, GroupId, ObjectId, Phase, PoolId, Snapshot, SnapshotId, Volume, VolumeId};
+use crate::model::{
+    Age, Bytes, Group, GroupId, ObjectId, Parameters, Phase, PoolId, Snapshot, SnapshotId, Volume, VolumeId,
+};
 use crate::os::file::Dir;
 
 /// The layout of a record's body that this release writes and reads.
@@ -89,6 +91,8 @@ pub struct Tally {
     pub objects: usize,
     /// Files that cannot be read.
     pub unreadable: usize,
+    /// The part of the promises that is deleted and still kept, in bytes.
+    pub retained: Bytes,
 }
 
 /// Adds up the records below a pool's root, without a claim or a change: for a look from outside while a driver runs.
@@ -102,6 +106,7 @@ pub fn tally(pool: PoolId, root: &Dir) -> Result<Tally> {
         promised: store.promised(pool),
         objects: store.count(pool),
         unreadable: store.quarantine().len(),
+        retained: store.retained_bytes(pool),
     })
 }
 
@@ -129,6 +134,47 @@ impl Record {
             Record::Volume(volume) => Key::VolumeName(volume.name.clone()),
             Record::Snapshot(snapshot) => Key::SnapshotName(snapshot.name.clone()),
             Record::Group(group) => Key::GroupName(group.name.clone()),
+        }
+    }
+
+    /// The name itself.
+    pub(crate) fn name_text(&self) -> &str {
+        match self {
+            Record::Volume(volume) => &volume.name,
+            Record::Snapshot(snapshot) => &snapshot.name,
+            Record::Group(group) => &group.name,
+        }
+    }
+
+    /// The parameters of its class, as they were when it was made.
+    pub(crate) fn parameters(&self) -> &Parameters {
+        match self {
+            Record::Volume(volume) => &volume.parameters,
+            Record::Snapshot(snapshot) => &snapshot.parameters,
+            Record::Group(group) => &group.parameters,
+        }
+    }
+
+    /// The same in another phase.
+    pub(crate) fn in_phase(&self, phase: Phase) -> Record {
+        match self {
+            Record::Volume(volume) => Record::Volume(Arc::new(Volume { phase, ..Volume::clone(volume) })),
+            Record::Snapshot(snapshot) => {
+                Record::Snapshot(Arc::new(Snapshot { phase, ..Snapshot::clone(snapshot) }))
+            }
+            Record::Group(group) => Record::Group(Arc::new(Group { phase, ..Group::clone(group) })),
+        }
+    }
+
+    /// The same under another name.
+    pub(crate) fn named(&self, name: &str) -> Record {
+        let name = name.to_owned();
+        match self {
+            Record::Volume(volume) => Record::Volume(Arc::new(Volume { name, ..Volume::clone(volume) })),
+            Record::Snapshot(snapshot) => {
+                Record::Snapshot(Arc::new(Snapshot { name, ..Snapshot::clone(snapshot) }))
+            }
+            Record::Group(group) => Record::Group(Arc::new(Group { name, ..Group::clone(group) })),
         }
     }
 
@@ -253,7 +299,7 @@ impl Store {
         self.lock().objects.get(&id).map(|entry| entry.record.clone())
     }
 
-    /// The record of this name, in whatever phase but `Deleting`, which frees the name.
+    /// The record of this name, in whatever phase but those that free it: `Deleting` and `Retained`.
     pub(crate) fn named(&self, name: &Key) -> Option<Record> {
         let index = self.lock();
         let id = index.names.get(name)?;
@@ -314,15 +360,45 @@ impl Store {
     pub(crate) fn interrupted(&self, pool: PoolId) -> Vec<Record> {
         let index = self.lock();
         let unfinished = index.objects.values().map(|entry| &entry.record);
-        let unfinished = unfinished.filter(|r| r.id().pool() == pool && r.phase() != Phase::Ready);
+        let unfinished = unfinished.filter(|r| r.id().pool() == pool && !r.phase().is_whole());
         unfinished.cloned().collect()
     }
 
     /// The volumes and snapshots of a pool that are whole, and so must have bytes.
     pub(crate) fn finished(&self, pool: PoolId) -> Vec<ObjectId> {
         let index = self.lock();
-        let whole = index.objects.iter().filter(|(_, entry)| entry.record.phase() == Phase::Ready);
+        let whole = index.objects.iter().filter(|(_, entry)| entry.record.phase().is_whole());
         whole.map(|(id, _)| *id).filter(|id| id.pool() == pool && !matches!(id, ObjectId::Group(_))).collect()
+    }
+
+    /// What is deleted and still kept, of one pool or of all.
+    pub(crate) fn retained(&self, pool: Option<PoolId>) -> Vec<Record> {
+        let index = self.lock();
+        let of_pool = index.objects.values().filter(|e| pool.is_none_or(|pool| e.record.id().pool() == pool));
+        let kept = of_pool.filter(|entry| matches!(entry.record.phase(), Phase::Retained { .. }));
+        kept.map(|entry| entry.record.clone()).collect()
+    }
+
+    /// What the part of a pool's promises comes to that is deleted and still kept.
+    pub(crate) fn retained_bytes(&self, pool: PoolId) -> Bytes {
+        self.retained(Some(pool)).iter().map(|record| self.promised_with_members(record)).sum()
+    }
+
+    /// What a record promises, of a group what its members do.
+    pub(crate) fn promised_with_members(&self, record: &Record) -> Bytes {
+        let Record::Group(group) = record else { return Bytes::new(record.promise()) };
+        let index = self.lock();
+        let members = group.members.iter().filter_map(|id| index.objects.get(&ObjectId::Snapshot(*id)));
+        members.map(|entry| Bytes::new(entry.record.promise())).sum()
+    }
+
+    /// A moment of the pool's own clock that has surely passed: the last at which something was deleted and kept.
+    pub(crate) fn last_retained(&self, pool: PoolId) -> Age {
+        let since = |record: &Record| match record.phase() {
+            Phase::Retained { until, kept, .. } => until.before(kept),
+            Phase::Creating | Phase::Ready | Phase::Growing { .. } | Phase::Deleting => Age::default(),
+        };
+        self.retained(Some(pool)).iter().map(since).max().unwrap_or_default()
     }
 
     /// Why the record of this id cannot be read, where that is so.
@@ -391,10 +467,8 @@ impl Index {
         let then = promised.saturating_sub(before).saturating_add(record.promise());
         if let Some(budget) = budget.filter(|budget| then > budget.get() && then > promised) {
             return Err(Error::Full(format!(
-                "no room in pool {}: {} are promised of the {} that it can promise, and this needs {} more",
-                record.id().pool(),
+                "no room: {} are promised of the {budget} that can be promised, and this needs {} more",
                 Bytes::new(promised),
-                budget,
                 Bytes::new(then - promised)
             )));
         }
@@ -410,7 +484,7 @@ impl Index {
     /// Shows an entry whose promise is made.
     fn place(&mut self, entry: Entry) {
         let (id, name) = (entry.record.id(), entry.record.name());
-        if entry.record.phase() != Phase::Deleting {
+        if !entry.record.phase().frees_name() {
             self.names.insert(name, id);
         } else if self.names.get(&name) == Some(&id) {
             self.names.remove(&name);

@@ -11,12 +11,14 @@
 //!
 //! Delete                                           After a crash
 //!  1. claim it; in use: refuse                     –
+//!     kept for a while: `retained` takes over      –
 //!  2. record `Deleting`: the commit point           destroy, erase
 //!  3. the pool destroys the bytes                   destroy, erase
 //!  4. erase the record                              –
 
 use std::sync::Arc;
 
+use crate::engine::retained::Fate;
 use crate::engine::store::Record;
 use crate::engine::{Asked, CreateVolume, DEFAULT_SIZE, Engine, Key, NodeExpansion, Range, Slot};
 use crate::error::{Error, Result, quoted};
@@ -106,18 +108,19 @@ impl Engine {
         let (pool, budget) = slot.ready()?;
         claim.extend(&[Key::Object(ObjectId::Volume(volume.id))])?;
         let creating = Record::Volume(Arc::new(volume));
-        self.store.admit(&claim, creating.clone(), budget)?;
+        self.store.admit(&claim, creating.clone(), budget).map_err(|error| self.named_full(slot, error))?;
         let Record::Volume(volume) = &creating else { unreachable!("it was made a volume above") };
         let ready = Arc::new(Volume { phase: Phase::Ready, ..Volume::clone(volume) });
         let made =
             pool.create(volume).and_then(|()| self.store.put(&claim, Record::Volume(Arc::clone(&ready))));
         match made {
             Ok(()) => Ok(ready),
-            Err(cause) => Err(self.undo(&claim, pool.as_ref(), &creating, cause)),
+            Err(cause) => Err(self.named_full(slot, self.undo(&claim, pool.as_ref(), &creating, cause))),
         }
     }
 
-    /// No such volume any more; one that never was is `Ok` too, if its pool is here to say so.
+    /// No such volume any more, unless for an operator who may restore it; one that never was is `Ok` too, if its pool is
+    /// here to say so.
     ///
     /// # Errors
     /// `Precondition` while it is staged or published; `Busy`; `Unavailable` where its pool is away.
@@ -127,11 +130,19 @@ impl Engine {
             return self.known_gone(ObjectId::Volume(*id));
         };
         let pool = self.pool(id.pool())?;
-        let deleting = Record::Volume(Arc::new(Volume { phase: Phase::Deleting, ..Volume::clone(&volume) }));
-        if volume.phase != Phase::Deleting {
-            claim.extend(&[Key::VolumeName(volume.name.clone())])?;
-            self.refuse_if_used(pool.as_ref(), &volume)?;
-            self.store.condemn(&claim, deleting.clone())?;
+        let record = Record::Volume(Arc::clone(&volume));
+        let deleting = record.in_phase(Phase::Deleting);
+        match volume.phase {
+            Phase::Retained { .. } => return Ok(()),
+            Phase::Deleting => {}
+            Phase::Creating | Phase::Ready | Phase::Growing { .. } => {
+                claim.extend(&[record.name()])?;
+                self.refuse_if_used(pool.as_ref(), &volume)?;
+                if self.keep(&claim, pool.as_ref(), &record)? == Fate::Kept {
+                    return Ok(());
+                }
+                self.store.condemn(&claim, deleting.clone())?;
+            }
         }
         self.settle(&claim, pool.as_ref(), &deleting).map_err(Error::unfinished)
     }
@@ -162,10 +173,11 @@ impl Engine {
         }
         let size = range.settle(volume.size, volume.size)?;
         if size > volume.size {
-            refuse_beyond(size, budget)?;
+            slot.refuse_beyond(pool.as_ref(), size, budget)?;
             let growing = Volume { phase: Phase::Growing { to: size }, ..Volume::clone(&volume) };
-            self.store.admit(&claim, Record::Volume(Arc::new(growing.clone())), budget)?;
-            volume = self.grow(&claim, pool.as_ref(), &growing, size).map_err(Error::unfinished)?;
+            let grown = self.store.admit(&claim, Record::Volume(Arc::new(growing.clone())), budget);
+            let grown = grown.and_then(|()| self.grow(&claim, pool.as_ref(), &growing, size));
+            volume = grown.map_err(|error| self.named_full(slot, error).unfinished())?;
         }
         let left = match volume.access {
             Access::Mount { fs: Filesystem::Ext4 | Filesystem::Xfs } => NodeExpansion::Required,
@@ -237,11 +249,11 @@ impl Engine {
             )));
         }
         let size = size(&want.range, features.smallest(access), origin)?;
-        refuse_beyond(size, budget)?;
+        slot.refuse_beyond(pool.as_ref(), size, budget)?;
         if self.store.promised(pool.id()).checked_add(size).is_none_or(|sum| sum > budget)
             && want.pool.is_none()
         {
-            return Err(Error::Full(format!("pool {} has no room for {size} more", quoted(slot.name()))));
+            return Err(self.named_full(slot, Error::Full(format!("no room for {size} more"))));
         }
         let fs_uuid = match access {
             Access::Mount { fs: Filesystem::Ext4 | Filesystem::Xfs } => Some(FsUuid::new(random()?)),
@@ -265,7 +277,7 @@ impl Engine {
 
     /// Refuses where a mount shows the volume, wherever it is, or where its device does not let go: somebody holds it
     /// open, or it is mounted in a namespace that we cannot see into.
-    fn refuse_if_used(&self, pool: &dyn Pool, volume: &Volume) -> Result<()> {
+    pub(super) fn refuse_if_used(&self, pool: &dyn Pool, volume: &Volume) -> Result<()> {
         if let Some(mount) = self.mounts_of(pool, volume)?.first() {
             return Err(Error::Precondition(format!(
                 "{} is in use at {}; unpublish and unstage it first",
@@ -340,18 +352,6 @@ fn size(range: &Range, smallest: Bytes, origin: Option<&Origin>) -> Result<Bytes
         }
     }
     range.settle(origin.size, origin.size)
-}
-
-/// What can never fit is out of range; what does not fit now is a lack of room.
-fn refuse_beyond(size: Bytes, budget: Bytes) -> Result<()> {
-    if size <= budget {
-        return Ok(());
-    }
-    Err(Error::OutOfRange(format!(
-        "capacity_range.required_bytes {} is more than the pool can ever give: {} bytes",
-        size.get(),
-        budget.get()
-    )))
 }
 
 fn source_key(source: &Source) -> Option<Key> {

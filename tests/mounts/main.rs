@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests look at files and mounts directly")]
 
 mod mishaps;
+mod retained;
 mod rig;
 
 use std::fs;

@@ -9,7 +9,7 @@ use rockpool::engine::{
     Asked, CreateGroup, CreateSnapshot, CreateVolume, Engine, EngineConfig, PoolConfig, Range,
 };
 use rockpool::error::Error;
-use rockpool::model::{Bytes, Source};
+use rockpool::model::{Bytes, Retention, Source};
 use rockpool::os::fs::{Thawed, freeze, thaw};
 use rockpool::os::mount::Tree;
 use rockpool::pool::{Kind, Quota, Setup};
@@ -167,6 +167,7 @@ fn a_name_is_not_made_a_second_time_while_a_pool_that_may_hold_it_was_never_read
         },
         overcommit: 1.0,
         reserve: 0.0,
+        retain: Retention::NONE,
     };
     let away = dir.path().join("away");
     let engine = Engine::open(EngineConfig {

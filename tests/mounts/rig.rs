@@ -9,7 +9,7 @@ use rockpool::engine::{
     Asked, Capability, CreateVolume, Engine, EngineConfig, Mode, PoolConfig, Publish, Range, Stage, Writes,
 };
 use rockpool::error::Result;
-use rockpool::model::{Allocation, Bytes, Filesystem, Source, Volume, VolumeId};
+use rockpool::model::{Allocation, Bytes, Filesystem, Retention, Source, Volume, VolumeId};
 use rockpool::os::mount::{self, Mount};
 use rockpool::pool::prepare::{self, Place, Request};
 use rockpool::pool::{Kind, Quota, Setup};
@@ -75,7 +75,8 @@ impl Rig {
     }
 
     pub(crate) fn open(&self) -> Result<Engine> {
-        let pool = PoolConfig { setup: self.setup.clone(), overcommit: 1.0, reserve: 0.05 };
+        let pool =
+            PoolConfig { setup: self.setup.clone(), overcommit: 1.0, reserve: 0.05, retain: Retention::NONE };
         Engine::open(EngineConfig {
             pools: vec![pool],
             kubelet_root: self.root(),

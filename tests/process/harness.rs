@@ -74,9 +74,32 @@ impl Place {
         driver.log()
     }
 
+    /// What `ctl` answers for scripts.
+    pub(crate) fn ask(&self, words: &[&str]) -> serde_json::Value {
+        let output = self.ctl(&[words, &["-o", "json"]].concat());
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The exit code with which `ctl` fails, and what it says.
+    pub(crate) fn refused(&self, words: &[&str]) -> (i32, String) {
+        let output = self.ctl(words);
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    pub(crate) fn admin_socket(&self) -> PathBuf {
+        self.path("state_dir/admin/admin.sock")
+    }
+
     pub(crate) fn ctl(&self, words: &[&str]) -> Output {
-        let socket = self.socket();
-        Command::new(PROGRAM).arg("ctl").arg("--endpoint").arg(socket).args(words).output().unwrap()
+        self.ctl_at(&self.socket(), &self.admin_socket(), words)
+    }
+
+    /// `ctl` with other sockets for CSI and for operators.
+    pub(crate) fn ctl_at(&self, csi: &Path, admin: &Path, words: &[&str]) -> Output {
+        let mut command = Command::new(PROGRAM);
+        command.arg("ctl").arg("--endpoint").arg(csi).arg("--admin-endpoint").arg(admin);
+        command.args(words).output().unwrap()
     }
 }
 

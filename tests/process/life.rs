@@ -1,18 +1,10 @@
 //! `rockpool ctl` against our own driver: what only a real driver answers.
 
-use std::process::Output;
-
 use serde_json::Value;
 
 use crate::harness::Place;
 
-fn json(output: &Output) -> Value {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+pub(crate) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or_else(|| panic!("no {field} in {value}"))
 }
 
@@ -20,7 +12,7 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
 fn a_group_is_made_shown_and_removed_by_its_id_alone() {
     let place = Place::new();
     let _driver = place.start();
-    let ask = |words: &[&str]| json(&place.ctl(&[words, &["-o", "json"]].concat()));
+    let ask = |words: &[&str]| place.ask(words);
     let one = ask(&["volume", "create", "one", "--size", "20MiB"]);
     let two = ask(&["volume", "create", "two", "--block"]);
     let (one, two) = (text(&one, "volume_id"), text(&two, "volume_id"));
@@ -39,7 +31,7 @@ fn a_group_is_made_shown_and_removed_by_its_id_alone() {
 fn a_volume_grows_is_cloned_and_goes() {
     let place = Place::new();
     let _driver = place.start();
-    let ask = |words: &[&str]| json(&place.ctl(&[words, &["-o", "json"]].concat()));
+    let ask = |words: &[&str]| place.ask(words);
     let made = ask(&["volume", "create", "one", "--block", "--size", "8MiB"]);
     let id = text(&made, "volume_id");
     assert_eq!(

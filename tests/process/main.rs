@@ -10,6 +10,7 @@ mod authority;
 mod harness;
 mod life;
 mod pools;
+mod retained;
 
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};

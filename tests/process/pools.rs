@@ -1,5 +1,6 @@
 //! Pools from the command line, and who may have them.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -8,14 +9,18 @@ use rustix::process::Signal;
 use crate::harness::{PROGRAM, Place};
 
 /// A mounted pool in a file, unmounted with the test.
-struct Pool<'a>(&'a Place);
+pub(crate) struct Pool<'a>(&'a Place);
 
 impl<'a> Pool<'a> {
-    fn init(place: &'a Place) -> Pool<'a> {
+    pub(crate) fn init(place: &'a Place) -> Pool<'a> {
+        Pool::of_size(place, "400MiB")
+    }
+
+    pub(crate) fn of_size(place: &'a Place, size: &str) -> Pool<'a> {
         std::fs::remove_file(place.path("config.toml")).unwrap();
         let pool = Pool(place);
         let made = pool
-            .command("init", &["--kind", "image", "--size", "400MiB", "--sparse"])
+            .command("init", &["--kind", "image", "--size", size, "--sparse"])
             .arg("--file")
             .arg(place.path("pool.img"))
             .arg("--mount-parent")
@@ -26,7 +31,19 @@ impl<'a> Pool<'a> {
         pool
     }
 
-    fn command(&self, verb: &str, words: &[&str]) -> Command {
+    /// More keys for its entry.
+    pub(crate) fn set(&self, lines: &str) {
+        let file = self.0.path("config.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("{text}{lines}\n")).unwrap();
+    }
+
+    /// Its directory.
+    pub(crate) fn root(&self) -> PathBuf {
+        std::fs::read_dir(self.0.path("pools")).unwrap().next().unwrap().unwrap().path()
+    }
+
+    pub(crate) fn command(&self, verb: &str, words: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         command.args(["pool", verb, "fast"]).args(words).arg("--config").arg(self.0.path("config.toml"));
         command
@@ -107,7 +124,7 @@ fn a_pool_whose_sizes_are_not_enforced_says_so() {
     let (made, said) = run(&init);
     assert!(made, "{said}");
     let (_, shown) = run(&["pool", "show", "plain"]);
-    assert!(shown.contains("size: not enforced"), "{shown}");
+    assert!(shown.contains("VOLUME SIZES     not enforced"), "{shown}");
     assert!(shown.contains("no: a directory pool cannot cut a directory"), "{shown}");
     let (_, listed) = run(&["pool", "list"]);
     assert!(listed.contains("not enforced"), "{listed}");

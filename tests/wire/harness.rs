@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rockpool::csi::{About, Services};
 use rockpool::engine::{Engine, EngineConfig, PoolConfig};
-use rockpool::model::{Bytes, TOPOLOGY_KEY};
+use rockpool::model::{Bytes, Retention, TOPOLOGY_KEY};
 use rockpool::pool::{Kind, Quota, Setup};
 use rockpool::proto::csi::controller_client::ControllerClient;
 use rockpool::proto::csi::group_controller_client::GroupControllerClient;
@@ -80,7 +80,7 @@ pub(crate) fn sim(name: &str, size: i64) -> PoolConfig {
 
 /// A pool that promises all it has.
 pub(crate) fn pool(setup: Setup) -> PoolConfig {
-    PoolConfig { setup, overcommit: 1.0, reserve: 0.0 }
+    PoolConfig { setup, overcommit: 1.0, reserve: 0.0, retain: Retention::NONE }
 }
 
 impl Driver {

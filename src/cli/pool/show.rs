@@ -15,6 +15,7 @@ use crate::ctl::answer::{Table, print};
 use crate::engine::PoolConfig;
 use crate::engine::store::{Tally, tally};
 use crate::error::{Result, chain};
+use crate::model::{Bytes, Retention};
 use crate::pool::{Features, Kind, Offer, Quota, Visit, visit};
 
 /// What stands wherever the size of a volume would be a promise that nobody keeps.
@@ -70,6 +71,18 @@ impl Seen {
         self.here.as_ref().map(|(pool, tally)| of(pool, tally)).unwrap_or_default()
     }
 
+    /// How long what is deleted is kept, and how much is.
+    fn retains(&self) -> String {
+        let by_default = match self.config.retain {
+            Retention::NONE => "not at all, unless a class says so".to_owned(),
+            some => format!("for {some}, unless a class says otherwise"),
+        };
+        match self.here.as_ref().map_or(Bytes::ZERO, |(_, tally)| tally.retained) {
+            Bytes::ZERO => by_default,
+            kept => format!("{by_default}; {kept} of what is promised are kept now"),
+        }
+    }
+
     fn json(&self) -> Value {
         let setup = &self.config.setup;
         let seen = self.here.as_ref().ok();
@@ -85,6 +98,7 @@ impl Seen {
             "size_bytes": seen.map(|(pool, _)| pool.total.get()),
             "used_bytes": seen.map(|(pool, _)| pool.used.get()),
             "promised_bytes": seen.map(|(_, tally)| tally.promised.get()),
+            "retained_bytes": seen.map(|(_, tally)| tally.retained.get()),
             "objects": seen.map(|(_, tally)| tally.objects),
             "unreadable_records": seen.map(|(_, tally)| tally.unreadable),
             "overcommit": self.config.overcommit,
@@ -148,7 +162,8 @@ impl Look {
             "MAY BE PROMISED",
             format!("{} times the size, less a reserve of {} %", config.overcommit, config.reserve * 100.0),
         );
-        line("VOLUME SIZES", format!("size: {}", enforced(setup.quota)));
+        line("VOLUME SIZES", enforced(setup.quota).to_owned());
+        line("RETAINS DELETED", seen.retains());
         line(
             "RECORDS",
             seen.cell(|_, tally| match tally.unreadable {

@@ -1,0 +1,96 @@
+//! What CSI cannot say: the Admin service of `proto/admin.proto`, for `rockpool ctl`.
+//!
+//! Owns: its field checks, and how the engine's answers look. It lives with the CSI services because it is built as they
+//! are: the same parsing, the same codes, the same bridge to the pools' threads. Never: served where CSI is; its socket is
+//! another one, which only root opens.
+
+use tonic::{Request, async_trait};
+
+use crate::engine::{PoolView, Retained};
+use crate::error::Result;
+use crate::model::ObjectId;
+use crate::proto::admin;
+use crate::proto::admin::admin_server::Admin;
+
+use super::bridge::{PATIENCE, ask};
+use super::describe::timestamp;
+use super::parse::{id, name, present};
+use super::{Plugin, Reply, Services, noted};
+
+#[async_trait]
+impl Admin for Services {
+    async fn list_pools(&self, _: Request<admin::ListPoolsRequest>) -> Reply<admin::ListPoolsResponse> {
+        let plugin = self.plugin();
+        let job = move || Ok(plugin.engine.pools().into_iter().map(shown_pool).collect());
+        let pools = ask(self.plugin.engine.host_workers(), PATIENCE, job).await?;
+        Ok(admin::ListPoolsResponse { pools }.into())
+    }
+
+    async fn list_retained(
+        &self,
+        _: Request<admin::ListRetainedRequest>,
+    ) -> Reply<admin::ListRetainedResponse> {
+        let kept = self.engine()?.retained();
+        let retained = kept.iter().map(|one| self.plugin.shown_retained(one)).collect();
+        Ok(admin::ListRetainedResponse { retained }.into())
+    }
+
+    async fn restore(&self, request: Request<admin::RestoreRequest>) -> Reply<admin::RestoreResponse> {
+        let request = noted(request, |r| &r.id);
+        let id = object(&request.id)?;
+        if !request.name.is_empty() {
+            name("name", &request.name)?;
+        }
+        let wanted = request.name.clone();
+        let plugin = self.plugin();
+        let job = move || {
+            let name = plugin.engine.restore(id, Some(wanted.as_str()).filter(|name| !name.is_empty()))?;
+            Ok(admin::RestoreResponse { name })
+        };
+        self.lanes.restore.run(&request, self.engine()?.workers(id.pool()), job).await
+    }
+
+    async fn purge(&self, request: Request<admin::PurgeRequest>) -> Reply<admin::PurgeResponse> {
+        let request = noted(request, |r| &r.id);
+        let id = object(&request.id)?;
+        let plugin = self.plugin();
+        let job = move || plugin.engine.purge(id).map(|()| admin::PurgeResponse {});
+        self.lanes.purge.run(&request, self.engine()?.workers(id.pool()), job).await
+    }
+}
+
+fn object(text: &str) -> Result<ObjectId> {
+    present("id", text)?;
+    id("id", text)
+}
+
+fn shown_pool(pool: PoolView) -> admin::Pool {
+    let setup = &pool.config.setup;
+    admin::Pool {
+        name: pool.name,
+        kind: setup.kind.name().to_owned(),
+        id: pool.id.map_or_else(String::new, |id| id.to_string()),
+        path: setup.path.display().to_string(),
+        away: pool.away.unwrap_or_default(),
+        promised_bytes: pool.promised.as_i64(),
+        budget_bytes: pool.budget.as_i64(),
+        retained_bytes: pool.retained.as_i64(),
+    }
+}
+
+impl Plugin {
+    fn shown_retained(&self, one: &Retained) -> admin::Retained {
+        let claim = one.claim.clone().unwrap_or_default();
+        admin::Retained {
+            id: one.id.to_string(),
+            name: one.name.clone(),
+            pool: self.engine.pool_name(one.id.pool()).unwrap_or_default().to_owned(),
+            size_bytes: one.size.as_i64(),
+            promised_bytes: one.promised.as_i64(),
+            deleted: Some(timestamp(one.deleted)),
+            seconds_left: i64::try_from(one.left.seconds()).unwrap_or(i64::MAX),
+            claim_namespace: claim.namespace,
+            claim_name: claim.name,
+        }
+    }
+}

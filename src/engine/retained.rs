@@ -1,0 +1,207 @@
+//! What was deleted and is still kept: undelete.
+//!
+//! Owns: keeping instead of destroying, restoring under a name that is free, and purging, on time or at an operator's word.
+//! Never: goes by the time of day (`clock` says why), keeps what nobody was told of, or purges what is not deleted.
+//!
+//! Keep                                             After a crash
+//!  1. the delete has claimed it, it is not in use  –
+//!  2. record `Retained`: the name is free          it is kept: the delete is acknowledged or its retry finds it done
+//!
+//! Restore: record `Ready` under a free name. Purge: as any delete from `Deleting` on (`recover`).
+
+use std::sync::Arc;
+
+use crate::engine::claims::Claim;
+use crate::engine::recover::keys;
+use crate::engine::store::Record;
+use crate::engine::{Engine, Key};
+use crate::error::{Error, Result, chain, quoted};
+use crate::model::{self, Bytes, ObjectId, Parameters, Phase, PoolId, Retention, Time};
+use crate::pool::Pool;
+
+/// What a delete did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// The object is kept; the delete is done.
+    Kept,
+    /// Nothing asks to keep it.
+    Goes,
+}
+
+/// Something that was deleted and is still kept.
+#[derive(Clone, Debug)]
+pub struct Retained {
+    /// Its id.
+    pub id: ObjectId,
+    /// The name under which it was made.
+    pub name: String,
+    /// Its size; of a group nothing.
+    pub size: Bytes,
+    /// What it counts against its pool, of a group with its members.
+    pub promised: Bytes,
+    /// When it was deleted, for people.
+    pub deleted: Time,
+    /// How long it is still kept.
+    pub left: Retention,
+    /// The claim it was made for.
+    pub claim: Option<model::Claim>,
+}
+
+impl Engine {
+    /// Everything that is kept, the next to go first. Asks no disk.
+    pub fn retained(&self) -> Vec<Retained> {
+        let mut all: Vec<Retained> = self.store.retained(None).iter().filter_map(|r| self.kept(r)).collect();
+        all.sort_by_key(|one| (one.left, one.id));
+        all
+    }
+
+    /// What is kept becomes again what it was, under `name` or the one it had; answers that name.
+    ///
+    /// # Errors
+    /// `NotFound` where nothing is kept under this id; `Conflict` where the name is taken; `Busy`; `Unavailable` where its
+    /// pool is away.
+    pub fn restore(&self, id: ObjectId, name: Option<&str>) -> Result<String> {
+        let mut claim = self.store.claim(&[Key::Object(id)], &[])?;
+        self.pool(id.pool())?;
+        let kept = self.store.record(id).filter(|record| matches!(record.phase(), Phase::Retained { .. }));
+        let kept = kept.ok_or_else(|| {
+            Error::NotFound(format!(
+                "id `{id}`: nothing is kept under it; want one that `retained list` shows"
+            ))
+        })?;
+        let ready = kept.in_phase(Phase::Ready);
+        let ready = name.map_or(ready.clone(), |name| ready.named(name));
+        claim.extend(&[ready.name()])?;
+        if let Some(holder) = self.store.named(&ready.name()) {
+            return Err(Error::Conflict(format!(
+                "name {} is taken by {} meanwhile; restore {id} under another one with --name",
+                quoted(ready.name_text()),
+                holder.id()
+            )));
+        }
+        let name = ready.name_text().to_owned();
+        self.store.put(&claim, ready).map_err(Error::unfinished)?;
+        tracing::info!(%id, "restored what was deleted");
+        Ok(name)
+    }
+
+    /// What is kept goes for good; one that is gone already is fine.
+    ///
+    /// # Errors
+    /// `Precondition` for what is not deleted; `Busy`; `Unavailable` where its pool is away.
+    pub fn purge(&self, id: ObjectId) -> Result<()> {
+        let mut claim = self.store.claim(&[Key::Object(id)], &[])?;
+        let Some(record) = self.store.record(id) else { return self.known_gone(id) };
+        let pool = self.pool(id.pool())?;
+        match record.phase() {
+            Phase::Retained { .. } => {
+                let deleting = record.in_phase(Phase::Deleting);
+                claim.extend(&keys(&deleting)[1..])?;
+                if let Record::Volume(volume) = &record {
+                    self.refuse_if_used(pool.as_ref(), volume)?;
+                }
+                self.store.condemn(&claim, deleting.clone())?;
+                self.settle(&claim, pool.as_ref(), &deleting).map_err(Error::unfinished)?;
+                tracing::info!(%id, "purged what was deleted");
+                Ok(())
+            }
+            Phase::Deleting => {
+                claim.extend(&keys(&record)[1..])?;
+                self.settle(&claim, pool.as_ref(), &record).map_err(Error::unfinished)
+            }
+            Phase::Creating | Phase::Ready | Phase::Growing { .. } => {
+                Err(Error::Precondition(format!("id `{id}` is not deleted: delete it first, then purge it")))
+            }
+        }
+    }
+
+    /// Purges what was kept long enough, on each pool's own threads. To be called every minute or so.
+    pub fn expire(self: &Arc<Self>) {
+        for slot in &self.pools {
+            let Ok(pool) = slot.open() else { continue };
+            if self.store.retained(Some(pool.id())).is_empty() {
+                continue;
+            }
+            let engine = Arc::clone(self);
+            if let Err(error) = slot.workers.run(move || engine.expire_in(pool.id())) {
+                tracing::warn!(
+                    pool = slot.name(),
+                    error = chain(&error),
+                    "failed to look after what is kept"
+                );
+            }
+        }
+    }
+
+    /// The same for one pool, on this thread.
+    pub fn expire_in(&self, pool: PoolId) {
+        let now = self.clocks.now(pool);
+        for record in self.store.retained(Some(pool)) {
+            // Whole seconds are counted, so at the very moment up to one of them is missing.
+            let over = matches!(record.phase(), Phase::Retained { until, .. } if until < now);
+            if over && let Err(error) = self.purge(record.id()) {
+                tracing::warn!(id = %record.id(), error = chain(&error), "failed to purge what was kept long enough");
+            }
+        }
+        let noted = self.pool(pool).and_then(|open| self.clocks.note(pool, open.home()));
+        if let Err(error) = noted {
+            tracing::warn!(%pool, error = chain(&error), "failed to note a pool's clock");
+        }
+    }
+
+    /// Keeps an object that is being deleted, if its class or pool asks for it. The claim owns it and its name.
+    ///
+    /// # Errors
+    /// `Full` where the disk has no room even to note it: then it stays as it was. `Unavailable` for an open outcome.
+    pub(super) fn keep(&self, claim: &Claim, pool: &dyn Pool, record: &Record) -> Result<Fate> {
+        let kept = self.retention(pool.id(), record.parameters());
+        // Of what is still being made nobody was told that it exists.
+        if kept == Retention::NONE || record.phase() == Phase::Creating {
+            return Ok(Fate::Goes);
+        }
+        match self.settle(claim, pool, record) {
+            // A growth that finds no room leaves the old size, and that is kept.
+            Ok(()) | Err(Error::Full(_)) => {}
+            Err(error) => return Err(error.unfinished()),
+        }
+        let whole = self.store.record(record.id()).unwrap_or_else(|| record.clone());
+        let until = self.clocks.now(pool.id()).after(kept);
+        let phase = Phase::Retained { until, kept, deleted: Time::now() };
+        let kept_now = self.store.put(claim, whole.in_phase(phase));
+        kept_now.map_err(|error| {
+            let Error::Full(why) = error else { return error.unfinished() };
+            Error::Full(format!(
+                "{} is to be kept for {kept} after its deletion, and there is no room to note that ({why}); nothing was \
+                 deleted: free some, as with `rockpool ctl retained purge`",
+                record.id()
+            ))
+        })?;
+        Ok(Fate::Kept)
+    }
+
+    /// For how long what is deleted here is kept: as its class says, else as its pool does.
+    fn retention(&self, pool: PoolId, parameters: &Parameters) -> Retention {
+        // A class was checked when the object was made.
+        let of_class = Retention::of_class(parameters).ok().flatten();
+        of_class.or_else(|| self.slot_of(pool).map(|slot| slot.config.retain)).unwrap_or(Retention::NONE)
+    }
+
+    fn kept(&self, record: &Record) -> Option<Retained> {
+        let Phase::Retained { until, deleted, .. } = record.phase() else { return None };
+        let (size, claim) = match record {
+            Record::Volume(volume) => (volume.size, volume.claim.clone()),
+            Record::Snapshot(snapshot) => (snapshot.size, snapshot.claim.clone()),
+            Record::Group(_) => (Bytes::ZERO, None),
+        };
+        let id = record.id();
+        Some(Retained {
+            id,
+            name: record.name_text().to_owned(),
+            size,
+            promised: self.store.promised_with_members(record),
+            deleted,
+            left: until.left(self.clocks.now(id.pool())),
+            claim,
+        })
+    }
+}

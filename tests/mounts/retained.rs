@@ -1,0 +1,50 @@
+//! Undelete: what the time does to what is kept, and what a use does.
+
+use std::time::Duration;
+
+use rockpool::error::Error;
+use rockpool::model::{ObjectId, Parameters};
+
+use crate::rig::{BLOCK, EXT4, Rig, wanted};
+
+#[test]
+fn what_was_kept_long_enough_goes_and_nothing_else_does() {
+    let rig = Rig::image();
+    let keeping = |name: &str, keep: &str| {
+        let parameters = Parameters::from([("retainDeleted".to_owned(), keep.to_owned())]);
+        let mut want = wanted(name, BLOCK, 8);
+        want.parameters = parameters;
+        let volume = rig.engine().create_volume(&want).unwrap();
+        rig.engine().delete_volume(&volume.id).unwrap();
+        volume.id
+    };
+    let (short, long) = (keeping("short", "2s"), keeping("long", "1h"));
+    let ids = || rig.engine().retained().iter().map(|one| one.id).collect::<Vec<_>>();
+    rig.engine().expire_in(short.pool());
+    assert_eq!(ids(), [ObjectId::Volume(short), ObjectId::Volume(long)], "nothing goes early");
+    std::thread::sleep(Duration::from_millis(3100));
+    rig.engine().expire_in(short.pool());
+    assert_eq!(ids(), [ObjectId::Volume(long)]);
+    let image = |id| rig.setup.path.join("volumes").join(format!("{id}"));
+    assert!(!image(short).exists() && image(long).exists());
+    assert!(rig.engine().orphans().unwrap().is_empty());
+}
+
+#[test]
+fn a_volume_in_use_is_neither_deleted_nor_kept() {
+    let rig = Rig::image();
+    let mut want = wanted("a", EXT4, 64);
+    want.parameters.insert("retainDeleted".to_owned(), "1h".to_owned());
+    let volume = rig.engine().create_volume(&want).unwrap();
+    rig.publish("a", &volume, EXT4);
+    let refused = rig.engine().delete_volume(&volume.id);
+    assert!(matches!(&refused, Err(Error::Precondition(_))), "{refused:?}");
+    assert!(rig.engine().retained().is_empty());
+    rig.unpublish("a", &volume);
+    rig.engine().delete_volume(&volume.id).unwrap();
+    let stage = rig.engine().stage(&rig.stage_of("a", &volume, EXT4));
+    assert!(matches!(&stage, Err(Error::NotFound(_))), "{stage:?}");
+    rig.engine().restore(ObjectId::Volume(volume.id), None).unwrap();
+    rig.publish("a", &volume, EXT4);
+    rig.unpublish("a", &volume);
+}
