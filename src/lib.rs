@@ -40,6 +40,7 @@
 //! - A record is written only by the holder of its [`Claim`](engine::store::Store::claim).
 //! - Nothing decides to format by looking: mkfs runs once, on a temporary object, before that gets its name.
 //! - The mount table is the truth about mounts; a note about one is void when boot or mount id differ.
+//! - A filesystem is frozen by a process of its own, which thaws it whatever becomes of the driver.
 //! - gRPC codes are chosen in one match, in `csi::status`; nothing below knows them.
 //! - There is no mock of a system call. The seams for tests are the [`Pool`](pool::Pool) trait and the process.
 //!

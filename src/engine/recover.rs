@@ -107,8 +107,9 @@ impl Engine {
     }
 }
 
-/// A group that is still `Creating` at an opening may have died with its volumes frozen, which nothing else would thaw.
-/// Only here: in a process that lives the freeze ends with its guard, and what is frozen then is somebody else's.
+/// A group that is still `Creating` at an opening may have died with its volumes frozen, where the process that freezes died
+/// as well: with its container. Only here: while a process lives the freeze ends with its guard, and what is frozen then is
+/// somebody else's.
 fn thaw(pool: &dyn Pool, record: &Record) {
     if let Record::Group(group) = record
         && group.phase == Phase::Creating

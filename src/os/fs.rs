@@ -5,12 +5,14 @@
 //!
 //! The order when a volume grows is file, loop device, filesystem; each step here may be repeated.
 
+mod frozen;
 mod grow;
 mod make;
 mod probe;
 #[cfg(test)]
 mod tests;
 
+pub use frozen::{Frozen, Member};
 pub use grow::{Growth, ext4_fills, grow_mounted, grow_unmounted_ext4};
 pub use make::{make, make_pool_filesystem};
 pub use probe::{Emptiness, Found, probe, provably_empty};
@@ -74,30 +76,29 @@ pub struct Space {
     pub inodes_free: u64,
 }
 
-/// Stops all writing and makes what is on the disk consistent, until [`thaw`]. Already frozen: [`Error::Busy`].
+/// Stops all writing and makes what is on the disk consistent, until [`thaw_once`]. Allocates nothing.
 #[expect(unsafe_code, reason = "rustix has no FIFREEZE")]
-pub fn freeze(root: impl AsFd) -> Result<()> {
+fn freeze_once(root: impl AsFd) -> rustix::io::Result<()> {
     let mut ignored = 0i32;
     // SAFETY: FIFREEZE takes a pointer to an int that it does not read, and writes nothing.
-    let done = unsafe {
+    unsafe {
         ioctl::ioctl(root, ioctl::Updater::<{ opcode::read_write::<i32>(b'X', 119) }, i32>::new(&mut ignored))
-    };
-    done.map_err(|error| match error {
-        Errno::BUSY => Error::Busy("the filesystem is frozen already".to_owned()),
-        Errno::OPNOTSUPP => Error::Unsupported("the filesystem cannot be frozen".to_owned()),
-        other => Error::host("failed to freeze the filesystem", other.into()),
-    })
+    }
 }
 
-/// Lets writing go on. Says whether it was still frozen: only then was everything since [`freeze`] one cut.
+/// Lets writing go on; `INVAL` where it was not frozen. Allocates nothing.
 #[expect(unsafe_code, reason = "rustix has no FITHAW")]
-pub fn thaw(root: impl AsFd) -> Result<Thawed> {
+fn thaw_once(root: impl AsFd) -> rustix::io::Result<()> {
     let mut ignored = 0i32;
     // SAFETY: FITHAW takes a pointer to an int that it does not read, and writes nothing.
-    let done = unsafe {
+    unsafe {
         ioctl::ioctl(root, ioctl::Updater::<{ opcode::read_write::<i32>(b'X', 120) }, i32>::new(&mut ignored))
-    };
-    match done {
+    }
+}
+
+/// Lets writing go on, whoever froze it. Says whether it was frozen.
+pub fn thaw(root: impl AsFd) -> Result<Thawed> {
+    match thaw_once(root) {
         Ok(()) => Ok(Thawed::Now),
         Err(Errno::INVAL) => Ok(Thawed::WasNot),
         Err(error) => Err(Error::host("failed to thaw the filesystem", error.into())),

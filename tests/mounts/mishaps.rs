@@ -10,7 +10,7 @@ use rockpool::engine::{
 };
 use rockpool::error::Error;
 use rockpool::model::{Bytes, Retention, Source};
-use rockpool::os::fs::{Thawed, freeze, thaw};
+use rockpool::os::fs::{Thawed, thaw};
 use rockpool::os::mount::Tree;
 use rockpool::pool::{Kind, Quota, Setup};
 
@@ -71,9 +71,9 @@ fn what_a_killed_group_snapshot_left_frozen_is_thawed_at_the_next_start() {
     let (group, _) = rig.engine().create_group(&want).unwrap();
     rig.stop();
     rewrite(&rig.setup.path.join("records").join(group.id.to_string()), "\"ready\"", "\"creating\"");
-    let roots = mounts.map(|mount| File::open(mount).unwrap());
+    let roots = mounts.each_ref().map(|mount| File::open(mount).unwrap());
     let thawed = Thaws(&roots);
-    roots.iter().for_each(|root| freeze(root).unwrap());
+    mounts.iter().for_each(|mount| run("fsfreeze", &[Path::new("-f"), mount]));
     rig.restart();
     let after: Vec<_> = roots.iter().map(|root| thaw(root).unwrap()).collect();
     assert_eq!(after, [Thawed::WasNot, Thawed::WasNot, Thawed::Now], "a backup hook's freeze is not ours");

@@ -7,6 +7,7 @@
 )]
 
 mod authority;
+mod freeze;
 mod harness;
 mod life;
 mod pools;

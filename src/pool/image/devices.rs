@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::model::VolumeId;
 use crate::os::file::{self, Access, Dir, Stat};
+use crate::os::fs::Frozen;
 use crate::os::loopdev::{self, Caching, Discard, Lifetime, Loop};
 use crate::os::mount::{self, Mount, Place};
 use crate::os::{fs, label};
@@ -162,7 +163,7 @@ impl Devices {
 
     /// Freezes every mounted one of `ids`.
     pub(super) fn freeze(&self, ids: &[VolumeId], volumes: &Dir) -> Result<Thaw> {
-        let mut thaw = Thaw::none();
+        let mut mounted: Vec<fs::Member> = Vec::new();
         for id in ids {
             let known = self.look_up(id, volumes)?;
             let Some((device, lifetime)) = known.and_then(|known| known.writable) else { continue };
@@ -171,21 +172,27 @@ impl Devices {
                     "volume {id} is a raw block device in use, which cannot be frozen"
                 )));
             }
-            let Some(root) = mounted_root(device)? else { continue };
-            match fs::freeze(&root) {
-                // Not ABORTED: a backup hook may keep it frozen for as long as it likes.
-                Err(Error::Busy(why)) => {
-                    return Err(Error::Precondition(format!("volume {id} cannot be frozen: {why}")));
-                }
-                outcome => outcome?,
+            if let Some(root) = mounted_root(device)? {
+                // What is written out now is not written out while every writer waits.
+                fs::sync(&root)?;
+                mounted.push((format!("volume {id}"), root));
             }
-            thaw.push(Box::new(move || {
-                Ok(match fs::thaw(&root)? {
-                    fs::Thawed::Now => Thawed::Now,
-                    fs::Thawed::WasNot => Thawed::Before,
-                })
-            }));
         }
+        let mut thaw = Thaw::none();
+        if mounted.is_empty() {
+            return Ok(thaw);
+        }
+        let mut frozen = match Frozen::begin(mounted) {
+            // Not ABORTED: a backup hook may keep it frozen for as long as it likes.
+            Err(Error::Busy(why)) => return Err(Error::Precondition(format!("failed to freeze: {why}"))),
+            outcome => outcome?,
+        };
+        thaw.push(Box::new(move || {
+            Ok(match frozen.thaw()? {
+                fs::Thawed::Now => Thawed::Now,
+                fs::Thawed::WasNot => Thawed::Before,
+            })
+        }));
         Ok(thaw)
     }
 

@@ -1,0 +1,142 @@
+//! A freeze outlives neither the driver's death nor its sleep. Real mounts, the real program, real signals.
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use rockpool::os::mount;
+use rustix::process::Signal;
+
+use crate::harness::{Driver, PROGRAM, Place};
+use crate::pools::Pool;
+
+/// So many that the cut takes long enough to be met.
+const MEMBERS: usize = 16;
+/// What the driver promises.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Mounted volumes; nothing of them stays mounted or frozen.
+struct Staged<'a> {
+    place: &'a Place,
+    volumes: Vec<(String, PathBuf)>,
+}
+
+impl<'a> Staged<'a> {
+    fn new(place: &'a Place) -> Staged<'a> {
+        let mut staged = Staged { place, volumes: Vec::new() };
+        for number in 0..MEMBERS {
+            let made =
+                ok(place.ctl(&["-o", "json", "volume", "create", &format!("v{number}"), "--size", "16MiB"]));
+            let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+            let id = made["volume_id"].as_str().unwrap().to_owned();
+            let staging = place.path(&format!("kubelet/staging/{number}"));
+            ok(place.ctl(&["volume", "stage", &id, "--staging", staging.to_str().unwrap()]));
+            staged.volumes.push((id, staging));
+        }
+        staged
+    }
+
+    /// A group snapshot of all, by a program of its own.
+    fn cut(&self, name: &str) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.arg("ctl").arg("--endpoint").arg(self.place.socket()).args(["group", "create", name]);
+        for (id, _) in &self.volumes {
+            command.args(["--volume", id]);
+        }
+        command
+    }
+
+    /// Writes to the first volume, and says so when it is done.
+    fn write(&self) -> Receiver<()> {
+        let (done, wait) = channel();
+        let file = self.volumes[0].1.join("file");
+        std::thread::spawn(move || {
+            std::fs::write(file, "goes on").unwrap();
+            let _ = done.send(());
+        });
+        wait
+    }
+
+    /// Stops the driver in the middle of a cut. Answers what waits for the cut, and what waits for a write that hangs.
+    fn stop_while_frozen(&self, driver: &Driver) -> (std::process::Child, Receiver<()>, Instant) {
+        for attempt in 0..20 {
+            let mut cut = self.cut(&format!("g{attempt}"));
+            let mut cut = cut.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+            while !is_frozen(driver) && cut.try_wait().unwrap().is_none() {}
+            driver.signal(Signal::STOP);
+            let stopped = Instant::now();
+            let written = self.write();
+            if written.recv_timeout(Duration::from_millis(300)) == Err(RecvTimeoutError::Timeout) {
+                return (cut, written, stopped);
+            }
+            driver.signal(Signal::CONT);
+            cut.wait().unwrap();
+        }
+        panic!("the driver was never met with something frozen");
+    }
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        for (_, staging) in &self.volumes {
+            let _ = Command::new("fsfreeze").arg("-u").arg(staging).stderr(Stdio::null()).status();
+            let _ = mount::unmount_path(staging);
+        }
+    }
+}
+
+fn ok(output: Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Whether a child of the driver says that all is frozen.
+fn is_frozen(driver: &Driver) -> bool {
+    let ours = format!(" {} ", driver.child.id());
+    std::fs::read_dir("/proc").unwrap().flatten().any(|process| {
+        let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+        stat.split_once("(rockpool-frozen) ")
+            .is_some_and(|(_, rest)| rest.get(1..).unwrap_or_default().starts_with(&ours))
+    })
+}
+
+#[test]
+fn a_killed_driver_leaves_nothing_frozen() {
+    let place = Place::new();
+    let _pool = Pool::init(&place);
+    let mut driver = place.start();
+    let staged = Staged::new(&place);
+    let (mut cut, written, stopped) = staged.stop_while_frozen(&driver);
+    driver.signal(Signal::KILL);
+    let killed = Instant::now();
+    written.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert!(killed.elapsed() < Duration::from_secs(1), "{:?} after the kill", killed.elapsed());
+    assert!(stopped.elapsed() < LIMIT, "it may have been the limit");
+    driver.ends_within(Duration::from_secs(5));
+    assert!(!cut.wait().unwrap().success());
+
+    // Nothing of that cut is left, and the next one is whole.
+    let _driver = place.start();
+    let listed = ok(place.ctl(&["-o", "json", "snapshot", "list"]));
+    assert_eq!(listed.matches("\"snapshot_id\"").count() % MEMBERS, 0, "{listed}");
+    ok(staged.cut("whole").output().unwrap());
+}
+
+#[test]
+fn a_driver_that_sleeps_keeps_nothing_frozen_and_its_cut_does_not_count() {
+    let place = Place::new();
+    let _pool = Pool::init(&place);
+    let driver = place.start();
+    let staged = Staged::new(&place);
+    let (cut, written, stopped) = staged.stop_while_frozen(&driver);
+    written.recv_timeout(Duration::from_secs(60)).unwrap();
+    let frozen = stopped.elapsed();
+    assert!(frozen > Duration::from_secs(2), "{frozen:?}: something else thawed it");
+    assert!(frozen < LIMIT + Duration::from_millis(500), "{frozen:?}");
+    driver.signal(Signal::CONT);
+    let refused = cut.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("does not count"), "{said}");
+    ok(staged.cut("whole").output().unwrap());
+}
