@@ -4,9 +4,11 @@
 //! are: the same parsing, the same codes, the same bridge to the pools' threads. Never: served where CSI is; its socket is
 //! another one, which only root opens.
 
+use std::time::Duration;
+
 use tonic::{Request, async_trait};
 
-use crate::engine::{PoolView, Retained};
+use crate::engine::{Code, Finding, PoolView, Retained, Weight};
 use crate::error::Result;
 use crate::model::ObjectId;
 use crate::proto::admin;
@@ -14,7 +16,7 @@ use crate::proto::admin::admin_server::Admin;
 
 use super::bridge::{PATIENCE, ask};
 use super::describe::timestamp;
-use super::parse::{id, name, present};
+use super::parse::{id, name, present, short};
 use super::{Plugin, Reply, Services, noted};
 
 #[async_trait]
@@ -57,11 +59,57 @@ impl Admin for Services {
         let job = move || plugin.engine.purge(id).map(|()| admin::PurgeResponse {});
         self.lanes.purge.run(&request, self.engine()?.workers(id.pool()), job).await
     }
+
+    async fn diagnose(&self, request: Request<admin::DiagnoseRequest>) -> Reply<admin::DiagnoseResponse> {
+        let pool = noted(request, |r| &r.pool).pool;
+        short("pool", &pool)?;
+        let (engine, plugin) = (self.engine()?, self.plugin());
+        let found = if pool.is_empty() {
+            ask(engine.host_workers(), THOROUGH, move || Ok(plugin.engine.diagnose_host())).await?
+        } else {
+            let workers = engine.workers_named(Some(&pool));
+            ask(workers, THOROUGH, move || plugin.engine.diagnose(&pool)).await?
+        };
+        Ok(admin::DiagnoseResponse { findings: found.into_iter().map(finding).collect() }.into())
+    }
+
+    async fn repair(&self, request: Request<admin::RepairRequest>) -> Reply<admin::RepairResponse> {
+        let request = noted(request, |r| &r.object);
+        present("pool", &request.pool)?;
+        let code: Code = request.code.parse()?;
+        let (pool, object) = (request.pool.clone(), request.object.clone());
+        let plugin = self.plugin();
+        let job = move || {
+            let object = Some(object.as_str()).filter(|object| !object.is_empty());
+            plugin.engine.mend(&pool, code, object).map(|done| admin::RepairResponse { done })
+        };
+        self.lanes.repair.run(&request, self.engine()?.workers_named(Some(&request.pool)), job).await
+    }
 }
+
+/// A look at a pool asks every object of it.
+const THOROUGH: Duration = Duration::from_secs(100);
 
 fn object(text: &str) -> Result<ObjectId> {
     present("id", text)?;
     id("id", text)
+}
+
+/// A finding as the wire, and so the command line, shows it.
+pub(crate) fn finding(found: Finding) -> admin::Finding {
+    let severity = match found.code.weight() {
+        Weight::Notice => admin::finding::Severity::Notice,
+        Weight::Warning => admin::finding::Severity::Warning,
+        Weight::Error => admin::finding::Severity::Error,
+    };
+    admin::Finding {
+        code: found.code.to_string(),
+        severity: severity.into(),
+        pool: found.pool.unwrap_or_default(),
+        object: found.object.unwrap_or_default(),
+        what: found.what,
+        repair: found.repair,
+    }
 }
 
 fn shown_pool(pool: PoolView) -> admin::Pool {

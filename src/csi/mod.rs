@@ -8,7 +8,7 @@
 //! A handler checks fields in the order of the contract: what is advertised, required fields and their form, ids, ranges.
 //! Then it hands the engine a checked request, as a change (`Lane::run`) or a question (`bridge::ask`).
 
-mod admin;
+pub(crate) mod admin;
 mod bridge;
 pub mod call;
 mod capability;
@@ -118,6 +118,7 @@ struct Lanes {
     expand_node: Lane<csi::NodeExpandVolumeResponse>,
     restore: Lane<wire::RestoreResponse>,
     purge: Lane<wire::PurgeResponse>,
+    repair: Lane<wire::RepairResponse>,
 }
 
 /// Every CSI service of a node, ready to be put on a socket. Clones share their running jobs, so that a retry over another

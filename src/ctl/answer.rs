@@ -87,13 +87,17 @@ pub(super) struct Answer {
     verdict: Verdict,
 }
 
-/// Whether the answer to a yes-or-no question was yes.
+/// Whether the answer to a yes-or-no question was yes, or how well things are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It was, or none was asked.
     Yes,
     /// It was not: exit code 1.
     No,
+    /// The doctor found something to look at: exit code 3.
+    Warning,
+    /// The doctor found something broken: exit code 4.
+    Broken,
 }
 
 impl Answer {
@@ -117,6 +121,8 @@ impl Answer {
         match self.verdict {
             Verdict::Yes => ExitCode::SUCCESS,
             Verdict::No => ExitCode::FAILURE,
+            Verdict::Warning => ExitCode::from(3),
+            Verdict::Broken => ExitCode::from(4),
         }
     }
 

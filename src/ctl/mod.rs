@@ -2,13 +2,15 @@
 //!
 //! Owns: the words of the command line, and what a person or a script reads back. Never: assumes that the driver at the
 //! other end is ours: what it can do is asked first, and what it lacks is said by name. Only the nouns that CSI does not
-//! know (`retained`) speak to our own driver, on its admin socket.
+//! know (`retained`, `doctor`, `support-bundle`) speak to our own driver, on its admin socket, or look at pools
+//! themselves.
 //!
 //! Field names of `-o json` are those of the CSI messages, and exit codes follow the gRPC codes; both are stable.
 
 pub(crate) mod answer;
 mod args;
 mod capacity;
+mod doctor;
 mod driver;
 mod failure;
 mod group;
@@ -37,6 +39,8 @@ Exit codes:
   0   done
   1   another failure; also `volume validate` (not confirmed), `plugin probe` (not ready)
   2   wrong usage
+  3   `doctor` found something that somebody should look at, and nothing worse
+  4   `doctor` found something that does not work, or data at stake
   10 + the gRPC code where the driver refused or cannot do it:
       11 CANCELLED          13 INVALID_ARGUMENT     14 DEADLINE_EXCEEDED   15 NOT_FOUND
       16 ALREADY_EXISTS     17 PERMISSION_DENIED    18 RESOURCE_EXHAUSTED  19 FAILED_PRECONDITION
@@ -84,6 +88,8 @@ enum Noun {
     /// What was deleted and is still kept: list, restore, purge (our own driver only).
     #[command(subcommand)]
     Retained(retained::Verb),
+    /// Say what is wrong with pools and host, and mend it: of a running driver, or of pools that no driver has.
+    Doctor(doctor::Doctor),
 }
 
 /// What any CSI driver knows.
@@ -108,10 +114,19 @@ enum CsiNoun {
     Capacity(capacity::Capacity),
 }
 
+impl Ctl {
+    fn format(&self) -> Format {
+        match &self.noun {
+            Noun::Doctor(doctor) if doctor.json => Format::Json,
+            Noun::Csi(_) | Noun::Retained(_) | Noun::Doctor(_) => self.output,
+        }
+    }
+}
+
 /// Runs one command and prints its answer or its failure.
 pub fn run(ctl: &Ctl) -> ExitCode {
     let outcome = runtime().and_then(|runtime| runtime.block_on(answer(ctl)));
-    match outcome.and_then(|answer| answer.print(ctl.output).map(|()| answer.exit())) {
+    match outcome.and_then(|answer| answer.print(ctl.format()).map(|()| answer.exit())) {
         Ok(exit) => exit,
         Err(failure) => {
             eprintln!("rockpool ctl: {failure}");
@@ -129,6 +144,7 @@ async fn answer(ctl: &Ctl) -> Outcome<Answer> {
     let timeout = Duration::from_secs(ctl.timeout);
     match &ctl.noun {
         Noun::Csi(noun) => ask_driver(ctl, noun, timeout).await,
+        Noun::Doctor(doctor) => doctor::run(&ctl.admin_endpoint, timeout, doctor).await,
         Noun::Retained(verb) => retained::run(driver::admin(&ctl.admin_endpoint, timeout).await?, verb).await,
     }
 }

@@ -1,7 +1,7 @@
 //! The life of a volume: what CreateVolume, NodeStageVolume and their kin really do.
 //!
 //! Owns: records and claims (`store`), the verbs (`volumes`, `snapshots`, `groups`), stage and publish (`mounts`,
-//! `notes`, `usage`), what is kept after its deletion (`retained`, `clock`), and what finishes or undoes interrupted work (`recover`). Never: knows gRPC, pool kinds or programs.
+//! `notes`, `usage`), what is kept after its deletion (`retained`, `clock`), what is wrong (`doctor`), and what finishes or undoes interrupted work (`recover`). Never: knows gRPC, pool kinds or programs.
 //!
 //! Every verb is synchronous and runs on its pool's own threads (`workers`), so that a hung disk takes nothing else along.
 //! A change opens with a durable record and ends with one; whoever changes something holds its claim.
@@ -9,6 +9,7 @@
 mod capacity;
 mod claims;
 mod clock;
+mod doctor;
 mod groups;
 mod health;
 mod mounts;
@@ -37,6 +38,7 @@ use crate::os::mount::MountOption;
 pub use crate::pool::{Features, Offer, Problem, Severity};
 use crate::pool::{Pool, Setup};
 
+pub use self::doctor::{Code, Finding, Weight};
 pub use self::retained::Retained;
 use self::store::Store;
 use self::workers::Workers;

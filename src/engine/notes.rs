@@ -21,7 +21,8 @@ const NOTE_BYTES: usize = 16 * 1024;
 
 /// The notes of this node, in the state directory.
 pub(super) struct Notes {
-    dir: Dir,
+    /// None: nothing is noted, for one who only looks at pools.
+    dir: Option<Dir>,
     boot: String,
 }
 
@@ -97,15 +98,21 @@ impl Wish {
 }
 
 impl Notes {
+    /// None at all, for a look at pools without a node.
+    pub(super) fn none() -> Notes {
+        Notes { dir: None, boot: String::new() }
+    }
+
     /// The notes below `state_dir`, which is made if need be. Those of another boot are removed.
     pub(super) fn open(state_dir: &Path) -> Result<Notes> {
-        let notes = Notes { dir: Dir::make_path(&state_dir.join(FOLDER), 0o700)?, boot: mount::boot_id()? };
-        for name in notes.dir.names()? {
-            if notes.read(&name).is_none_or(|note| note.boot != notes.boot) {
-                notes.dir.remove_unsynced(&name)?;
+        let dir = Dir::make_path(&state_dir.join(FOLDER), 0o700)?;
+        let boot = mount::boot_id()?;
+        for name in dir.names()? {
+            if read(&dir, &name).is_none_or(|note| note.boot != boot) {
+                dir.remove_unsynced(&name)?;
             }
         }
-        Ok(notes)
+        Ok(Notes { dir: Some(dir), boot })
     }
 
     /// Notes what was asked for at `path`, where `mounted` now is.
@@ -114,25 +121,25 @@ impl Notes {
             Note { volume, path: path.to_owned(), boot: self.boot.clone(), mount: identity(mounted), wish };
         let text = serde_json::to_vec(&note)
             .map_err(|error| Error::Corrupt(format!("failed to encode a note about a mount: {error}")))?;
-        self.dir.replace_unsynced(file_name(path), &text)
+        self.dir.as_ref().map_or(Ok(()), |dir| dir.replace_unsynced(file_name(path), &text))
     }
 
     /// What was asked for at `path`, if `mounted` is still what it was about.
     pub(super) fn about(&self, path: &Path, mounted: &Mounted) -> Option<Note> {
-        let note = self.read(file_name(path))?;
+        let note = read(self.dir.as_ref()?, file_name(path))?;
         let same = note.path == path && note.boot == self.boot && note.mount == identity(mounted);
         same.then_some(note)
     }
 
     /// Forgets what was asked for at `path`.
     pub(super) fn forget(&self, path: &Path) -> Result<()> {
-        self.dir.remove_unsynced(file_name(path))
+        self.dir.as_ref().map_or(Ok(()), |dir| dir.remove_unsynced(file_name(path)))
     }
+}
 
-    fn read(&self, name: impl AsRef<std::ffi::OsStr>) -> Option<Note> {
-        let bytes = self.dir.read(name, NOTE_BYTES).ok()??;
-        serde_json::from_slice(&bytes).ok()
-    }
+fn read(dir: &Dir, name: impl AsRef<std::ffi::OsStr>) -> Option<Note> {
+    let bytes = dir.read(name, NOTE_BYTES).ok()??;
+    serde_json::from_slice(&bytes).ok()
 }
 
 /// The kernel uses a plain mount id again; the unique one it does not.

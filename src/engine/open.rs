@@ -4,6 +4,7 @@
 //! Never: gives up on a pool that is away, or lets it keep the others from serving.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -24,16 +25,7 @@ impl Engine {
     /// Whatever an operator must mend: a pool held by another process, one that is not what its configuration says.
     pub fn open(config: EngineConfig) -> Result<Engine> {
         let notes = Notes::open(&config.state_dir)?;
-        let engine = Engine {
-            pools: config.pools.into_iter().map(Slot::new).collect(),
-            store: Store::default(),
-            clocks: Clocks::default(),
-            host: Workers::new("host"),
-            real_root: real_path(&config.kubelet_root),
-            kubelet_root: config.kubelet_root,
-            notes,
-            ready: AtomicBool::new(false),
-        };
+        let engine = Engine::new(config.pools, config.kubelet_root, notes);
         for slot in &engine.pools {
             match engine.connect(slot) {
                 Ok(()) => {}
@@ -52,6 +44,41 @@ impl Engine {
         }
         engine.ready.store(true, Ordering::Release);
         Ok(engine)
+    }
+
+    /// Opens pools for one who looks and mends while no driver runs: nothing is mounted, swept away or finished. It never
+    /// becomes ready, so it serves nothing.
+    ///
+    /// # Errors
+    /// As `open`; `Precondition` at once for a pool that a driver holds.
+    pub fn examine(pools: Vec<PoolConfig>) -> Result<Engine> {
+        let engine = Engine::new(pools, PathBuf::new(), Notes::none());
+        for slot in &engine.pools {
+            match crate::pool::examine(&slot.config.setup) {
+                Ok(pool) => {
+                    engine.read(slot, &pool)?;
+                    slot.set(State::Open(pool));
+                }
+                Err(error @ (Error::Unavailable(_) | Error::Host { .. } | Error::Corrupt(_))) => {
+                    slot.set(State::Away(chain(&error), None));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(engine)
+    }
+
+    fn new(pools: Vec<PoolConfig>, kubelet_root: PathBuf, notes: Notes) -> Engine {
+        Engine {
+            pools: pools.into_iter().map(Slot::new).collect(),
+            store: Store::default(),
+            clocks: Clocks::default(),
+            host: Workers::new("host"),
+            real_root: real_path(&kubelet_root),
+            kubelet_root,
+            notes,
+            ready: AtomicBool::new(false),
+        }
     }
 
     /// Whether the start is over, so that calls that change something are taken.
@@ -120,11 +147,17 @@ impl Engine {
 
     fn connect(&self, slot: &Slot) -> Result<()> {
         let pool = crate::pool::open(&slot.config.setup)?;
+        self.read(slot, &pool)?;
+        self.recover(pool.as_ref());
+        slot.set(State::Open(pool));
+        Ok(())
+    }
+
+    /// Reads what is on record in a pool.
+    fn read(&self, slot: &Slot, pool: &Arc<dyn Pool>) -> Result<()> {
         self.refuse_twin(slot, pool.id())?;
         self.store.open(pool.id(), pool.home())?;
         self.clocks.open(pool.id(), pool.home(), self.store.last_retained(pool.id()));
-        self.recover(pool.as_ref());
-        slot.set(State::Open(pool));
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 mod frozen;
 mod grow;
 mod make;
+mod needs;
 mod probe;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ mod tests;
 pub use frozen::{Frozen, Member};
 pub use grow::{Growth, ext4_fills, grow_mounted, grow_unmounted_ext4};
 pub use make::{make, make_pool_filesystem};
+pub use needs::{Missing, grows_ext4_in_use, missing_programs};
 pub use probe::{Emptiness, Found, probe, provably_empty};
 
 use std::fmt;

@@ -220,6 +220,21 @@ impl Loop {
         wire::size(self.open(Access::ReadOnly)?).map_err(|e| self.failed("read the size of", e))
     }
 
+    /// How it reads and writes its file.
+    pub fn caching(&self) -> Result<Caching> {
+        Ok(match self.read_setting("loop/dio")?.as_str() {
+            "1" => Caching::Direct,
+            _ => Caching::Buffered,
+        })
+    }
+
+    /// The last part of the path that its file once had. For telling what a deleted file was, never what a file is.
+    pub fn backing_name(&self) -> Option<String> {
+        let path = self.read_setting("loop/backing_file").ok()?;
+        let path = path.strip_suffix(" (deleted)").unwrap_or(&path);
+        path.rsplit('/').next().map(str::to_owned)
+    }
+
     fn open_raw(&self, access: Access) -> rustix::io::Result<File> {
         let flags = match access {
             Access::ReadOnly => OFlags::RDONLY,
@@ -352,10 +367,7 @@ fn settle(device: Loop, discard: Discard) -> Result<Caching> {
     if discard == Discard::Forbid {
         device.write_setting(DISCARD_LIMIT, "0")?;
     }
-    Ok(match device.read_setting("loop/dio")?.as_str() {
-        "1" => Caching::Direct,
-        _ => Caching::Buffered,
-    })
+    device.caching()
 }
 
 /// The numbers of all devices that show a file, from sysfs: without opening the thousands that may lie idle.

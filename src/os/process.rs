@@ -124,7 +124,8 @@ fn locate(program: &str) -> Option<PathBuf> {
         .find(|path| named && path.is_file())
 }
 
-fn package(program: &str) -> Option<&'static str> {
+/// The package that has a program, as Debian calls it.
+pub fn package(program: &str) -> Option<&'static str> {
     Some(match program {
         "mkfs.ext4" | "mke2fs" | "e2fsck" | "resize2fs" | "tune2fs" | "dumpe2fs" | "chattr" => "e2fsprogs",
         "mkfs.xfs" | "xfs_growfs" | "xfs_repair" | "xfs_admin" | "xfs_io" => "xfsprogs",

@@ -56,7 +56,11 @@ impl DirectoryPool {
     /// # Errors
     /// As [`Home::open`]; `Precondition` where sizes must be enforced and the kernel, filesystem or mount cannot.
     pub fn open(setup: &Setup) -> Result<Self> {
-        let home = Home::open(setup)?;
+        Self::over(Home::open(setup)?, setup)
+    }
+
+    /// The pool in a directory that is open already.
+    pub(super) fn over(home: Home, setup: &Setup) -> Result<Self> {
         let projects = match setup.quota {
             Quota::None => None,
             Quota::Project => Some(Projects::open(&home, setup)?),
@@ -311,6 +315,11 @@ impl Pool for DirectoryPool {
         }
         let measured = volume.measure(COUNTING)?;
         Ok(Some(Consumed { bytes: Bytes::new(measured.bytes), inodes: measured.inodes }))
+    }
+
+    fn clear(&self, debris: &str) -> Result<()> {
+        self.present()?;
+        self.home.clear(debris)
     }
 
     fn health(&self, of: Option<&VolumeId>) -> Vec<Problem> {

@@ -170,6 +170,16 @@ impl Home {
         Self::enter(setup, root, marker, None)
     }
 
+    /// Opens the pool for one who looks and mends: with its lock, but mounting nothing, and sweeping nothing away.
+    ///
+    /// # Errors
+    /// As [`Home::open`]; a pool that another process has is refused at once.
+    pub(super) fn examine(setup: &Setup) -> Result<Home> {
+        let (root, marker) = Self::find(setup)?;
+        let lock = root.lock(LOCK)?;
+        Self::enter(setup, root, marker, Some(lock))
+    }
+
     fn find(setup: &Setup) -> Result<(Dir, Marker)> {
         let root = Dir::open(&setup.path).map_err(|error| missing(setup, &crate::error::chain(&error)))?;
         let marker = Marker::read(&root)?
@@ -284,6 +294,18 @@ impl Home {
         Ok(Space { total: Bytes::new(own.used.get().saturating_add(free.get())), free, used: own.used })
     }
 
+    /// Removes what a scan called debris, or a temporary file of a record.
+    pub(super) fn clear(&self, debris: &str) -> Result<()> {
+        let temporary = |name: &str| file::is_temporary(name);
+        match debris.split_once('/') {
+            Some((TMP, name)) => self.tmp.remove_tree(name),
+            Some((RECORDS, name)) if temporary(name) => self.root.sub(RECORDS)?.remove(name),
+            None if temporary(debris) => self.root.remove(debris),
+            Some(_) | None => return Err(Error::invalid("object", debris, "want what a scan calls debris")),
+        }
+        .map(drop)
+    }
+
     /// What lies where nothing of a pool lies: names for people.
     pub(super) fn strangers(&self) -> Result<Vec<Found>> {
         let ours = |name: &OsString| {
@@ -295,6 +317,13 @@ impl Home {
         };
         Ok(self.root.names()?.into_iter().filter(|name| !ours(name)).map(strange).collect())
     }
+}
+
+/// The name of the kind of the pool in a directory.
+pub(super) fn kind_at(path: &Path) -> Result<String> {
+    let marker = Marker::read(&Dir::open(path)?)?;
+    let none = || Error::Precondition(format!("no pool lies at `{}`: it has no pool.json", path.display()));
+    marker.map(|marker| marker.kind).ok_or_else(none)
 }
 
 /// How full the filesystem is on which something lies. What is kept for root alone is not counted at all.

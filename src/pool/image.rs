@@ -20,6 +20,7 @@
 //! ```
 
 mod devices;
+mod exposed;
 mod watch;
 
 use std::fs::File;
@@ -28,7 +29,9 @@ use std::time::Duration;
 
 use super::home::Home;
 use super::patience::Patience;
-use super::{Attach, Attached, Features, Found, Kind, Offer, Pool, Problem, Setup, Thaw, Usage, whole};
+use super::{
+    Attach, Attached, Exposed, Features, Found, Kind, Offer, Pool, Problem, Setup, Thaw, Usage, whole,
+};
 use crate::error::{Error, Result};
 use crate::model::{Access, Allocation, Bytes, Filesystem, PoolId, SnapshotId, Source, Volume, VolumeId};
 use crate::os::file::{self, Dir, Stat};
@@ -62,7 +65,11 @@ struct Images {
 impl ImagePool {
     /// Opens the pool that `setup` describes.
     pub fn open(setup: &Setup) -> Result<ImagePool> {
-        let home = Home::open(setup)?;
+        Self::over(Home::open(setup)?)
+    }
+
+    /// The pool in a directory that is open already.
+    pub(super) fn over(home: Home) -> Result<ImagePool> {
         let features = features(&home)?;
         let devices = Devices::find(home.volumes())?;
         let images = Images { home, features, devices, foreign: Mutex::default() };
@@ -271,6 +278,21 @@ impl Pool for ImagePool {
             Some(id) => images.volume_problems(&id),
         });
         problems.unwrap_or_else(|| vec![watch::hung(self.images.home.name())])
+    }
+
+    fn exposed(&self) -> Result<Vec<Exposed>> {
+        self.images.home.present()?;
+        exposed::all(self.id(), self.images.home.volumes())
+    }
+
+    fn let_go(&self, shown: &Exposed) -> Result<()> {
+        self.images.home.present()?;
+        exposed::let_go(shown)
+    }
+
+    fn clear(&self, debris: &str) -> Result<()> {
+        self.images.home.present()?;
+        self.images.home.clear(debris)
     }
 
     fn tend(&self) -> Result<()> {

@@ -24,7 +24,7 @@ mod rig;
 pub mod sim;
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -252,6 +252,26 @@ pub enum Severity {
     DataLoss,
 }
 
+/// A device that shows a volume's object, whoever attached it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exposed {
+    /// The volume whose object it shows, or showed before that was deleted.
+    pub volume: VolumeId,
+    /// Its node, like `/dev/loop7`.
+    pub path: PathBuf,
+    /// Its number.
+    pub number: u64,
+    /// Whether the object is still in the pool.
+    pub there: bool,
+    /// Whether it stays when nobody has it open.
+    pub stays: bool,
+    /// Whether it goes past the page cache.
+    pub direct: bool,
+    /// The object by device and inode.
+    device: u64,
+    inode: u64,
+}
+
 /// Something wrong with a pool or a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -393,6 +413,21 @@ pub trait Pool: Send + Sync {
     /// What is wrong with the pool, or with one volume. Never blocks on a hung disk for long.
     fn health(&self, of: Option<&VolumeId>) -> Vec<Problem>;
 
+    /// Every device that shows an object of this pool, be the object deleted.
+    fn exposed(&self) -> Result<Vec<Exposed>> {
+        Ok(Vec::new())
+    }
+
+    /// Detaches one of [`Pool::exposed`], if it still shows what it did. The caller knows that it is not used.
+    fn let_go(&self, _shown: &Exposed) -> Result<()> {
+        Ok(())
+    }
+
+    /// Removes debris by the name that `scan` gives it. The caller knows that no verb is at work on it.
+    fn clear(&self, debris: &str) -> Result<()> {
+        Err(Error::Unsupported(format!("`{debris}`: a pool of this kind leaves no debris")))
+    }
+
     /// Regular upkeep: gives back what sparse volumes no longer use.
     fn tend(&self) -> Result<()> {
         Ok(())
@@ -437,6 +472,26 @@ pub fn open(setup: &Setup) -> Result<Arc<dyn Pool>> {
         Kind::Directory => Arc::new(directory::DirectoryPool::open(setup)?),
         Kind::Sim => Arc::new(sim::SimPool::open(setup)?),
     })
+}
+
+/// Opens a pool for one who looks and mends while no driver runs: nothing is mounted, nothing swept away.
+///
+/// # Errors
+/// As [`open`]; `Precondition` at once where another process has it.
+pub fn examine(setup: &Setup) -> Result<Arc<dyn Pool>> {
+    Ok(match setup.kind {
+        Kind::Image => Arc::new(image::ImagePool::over(home::Home::examine(setup)?)?),
+        Kind::Directory => Arc::new(directory::DirectoryPool::over(home::Home::examine(setup)?, setup)?),
+        Kind::Sim => return Err(Error::Unsupported("it lies in the memory of the driver".to_owned())),
+    })
+}
+
+/// The kind of the pool in a directory, as its marker says.
+///
+/// # Errors
+/// `Precondition` where no pool lies there.
+pub fn kind_at(path: &Path) -> Result<Kind> {
+    home::kind_at(path)?.parse()
 }
 
 /// A pool as it lies there, seen while a driver may be at work in it.

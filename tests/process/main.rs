@@ -7,11 +7,13 @@
 )]
 
 mod authority;
+mod doctor;
 mod freeze;
 mod harness;
 mod life;
 mod pools;
 mod retained;
+mod wards;
 
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};

@@ -46,6 +46,13 @@ pub struct Mount {
     pub super_options: String,
 }
 
+impl Mount {
+    /// Whether it shows the loop device with this number: the filesystem on it, or its node.
+    pub fn shows_loop(&self, number: u64) -> bool {
+        self.device == number || (self.kind == "devtmpfs" && self.root == super::loop_node(number))
+    }
+}
+
 /// The whole table, in the kernel's order: of several mounts on one point the last is on top.
 pub fn table() -> Result<Vec<Mount>> {
     let text = read().map_err(|error| Error::host("failed to read the mount table", error))?;

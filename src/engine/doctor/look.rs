@@ -1,0 +1,322 @@
+//! The doctor's eyes.
+//!
+//! Owns: what is compared with what, and the sentences. Never: changes anything.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::{Case, Code, Finding, Fix};
+use crate::engine::store::Record;
+use crate::engine::{Engine, Key, Slot};
+use crate::error::{Error, Result, chain, quoted};
+use crate::model::{Bytes, ObjectId, Phase, PoolId, Volume, VolumeId};
+use crate::os::file::{self, Dir};
+use crate::os::mount::{self, Mount};
+use crate::pool::{Exposed, Found, Kind, Offer, Pool, Problem};
+
+/// What the pool's health says that the doctor sees for itself, with more about it.
+const SEEN_ANYWAY: [&str; 3] = ["ImageMissing", "DirectoryMissing", "ImageTruncated"];
+
+impl Engine {
+    /// Records against objects, in both directions. What a call works on just now is no finding: a suspect counts only if
+    /// it is still one while we hold its claim.
+    pub(super) fn differences(&self, slot: &Slot, pool: &dyn Pool) -> Result<Vec<Case>> {
+        let suspects: HashSet<ObjectId> = self.compare(slot, pool)?.iter().filter_map(Case::id).collect();
+        let free: Vec<_> = suspects
+            .into_iter()
+            .filter_map(|id| self.store.claim(&[Key::Object(id)], &[]).ok().map(|claim| (id, claim)))
+            .collect();
+        let mut cases = self.compare(slot, pool)?;
+        cases.retain(|case| case.id().is_none_or(|id| free.iter().any(|(held, _)| *held == id)));
+        Ok(cases)
+    }
+
+    fn compare(&self, slot: &Slot, pool: &dyn Pool) -> Result<Vec<Case>> {
+        let mut cases: Vec<Case> = Vec::new();
+        let mut sizes: BTreeMap<ObjectId, Bytes> = BTreeMap::new();
+        for found in pool.scan()? {
+            match found {
+                Found::Volume(id, size) => drop(sizes.insert(ObjectId::Volume(id), size)),
+                Found::Snapshot(id, size) => drop(sizes.insert(ObjectId::Snapshot(id), size)),
+                Found::Debris(name) => cases.extend(self.debris(slot, &name)),
+                Found::Foreign(name) => cases.push(foreign(slot, &name)),
+            }
+        }
+        if let Some(home) = pool.home().filter(|_| !self.ready()) {
+            cases.extend(temporaries(slot, &home.sub("records")?)?);
+        }
+        for (id, size) in &sizes {
+            cases.extend(self.object(slot, *id, *size));
+        }
+        let lost = self.store.finished(pool.id()).into_iter().filter(|id| !sizes.contains_key(id));
+        cases.extend(lost.map(|id| missing(slot, id)));
+        cases.extend(self.store.interrupted(pool.id()).iter().map(|record| interrupted(slot, record)));
+        cases.extend(self.quarantined(slot, pool.id()));
+        Ok(cases)
+    }
+
+    /// One object: has it a record, and of its size?
+    fn object(&self, slot: &Slot, id: ObjectId, size: Bytes) -> Option<Case> {
+        if self.store.quarantined(id.pool(), &id.to_string()).is_some() {
+            return None; // Its record is there, if unreadable: that is the finding.
+        }
+        match self.store.record(id) {
+            None => Some(orphan(slot, id, size)),
+            Some(Record::Volume(volume)) if volume.phase.is_whole() && volume.size != size => {
+                Some(wrong_size(slot, &volume, size))
+            }
+            Some(_) => None,
+        }
+    }
+
+    fn debris(&self, slot: &Slot, name: &str) -> Option<Case> {
+        let id: Option<ObjectId> = name.strip_prefix("tmp/").and_then(|name| name.parse().ok());
+        match id {
+            // Of an interrupted record, whose settling removes it.
+            Some(id) if self.store.record(id).is_some_and(|record| !record.phase().is_whole()) => None,
+            Some(_) => Some(stray(slot, name)),
+            // A driver that serves has removed what others left, and is writing this itself.
+            None => (!self.ready()).then(|| stray(slot, name)),
+        }
+    }
+
+    fn quarantined(&self, slot: &Slot, pool: PoolId) -> Vec<Case> {
+        let all = self.store.quarantine().into_iter().filter(|(of, _, _)| *of == pool);
+        all.map(|(_, name, why)| {
+            let what = format!("the record of {name} cannot be read, so the object cannot be used: {why}");
+            let by_hand = "keep the file; a newer schema wants a newer Rockpool, a torn one a backup of the file in `records`";
+            case(Code::RecordQuarantined, slot, Some(name), what, by_hand)
+        })
+        .collect()
+    }
+
+    /// Devices and mounts that show a volume to nobody, or one that is not there.
+    pub(super) fn exposures(&self, slot: &Slot, pool: &dyn Pool) -> Result<Vec<Case>> {
+        let mut cases = Vec::new();
+        for shown in pool.exposed()? {
+            let mounts = mounts_of(&shown)?;
+            let alive = self.alive(&shown.volume) && shown.there;
+            if mounts.is_empty() && (shown.stays || !alive) {
+                cases.extend(self.leftover_device(slot, pool, shown.clone())?);
+            } else if !alive {
+                cases.extend(mounts.iter().map(|mount| leftover_mount(slot, &shown.volume, mount)));
+            }
+            if !shown.direct {
+                let what = format!(
+                    "{} of volume {} goes through the page cache: its data is cached twice, and O_DIRECT of a workload is none",
+                    shown.path.display(),
+                    shown.volume
+                );
+                let by_hand = "keep the pool on a filesystem with direct I/O, then stage the volume again";
+                cases.push(case(Code::NoDirectIo, slot, Some(shown.volume.to_string()), what, by_hand));
+            }
+        }
+        if let Some(home) = pool.home() {
+            let device = home.identity()?.device;
+            for mount in mount::of_device(device)? {
+                let volume = volume_in(&mount).filter(|id| id.pool() == pool.id() && !self.alive(id));
+                cases.extend(volume.map(|id| leftover_mount(slot, &id, &mount)));
+            }
+        }
+        Ok(cases)
+    }
+
+    /// A device that shows its volume nowhere, if it is still so while nobody works on that volume.
+    fn leftover_device(&self, slot: &Slot, pool: &dyn Pool, shown: Exposed) -> Result<Option<Case>> {
+        let Ok(_claim) = self.store.claim(&[Key::Object(ObjectId::Volume(shown.volume))], &[]) else {
+            return Ok(None);
+        };
+        if !pool.exposed()?.contains(&shown) || !mounts_of(&shown)?.is_empty() {
+            return Ok(None);
+        }
+        let of = if shown.there { "" } else { ", whose image is deleted" };
+        let path = shown.path.display().to_string();
+        let what =
+            format!("{path} shows volume {}{of}, and is mounted nowhere: it keeps its space", shown.volume);
+        Ok(Some(fixable(Code::LeftoverDevice, slot, Some(path), what, Fix::LetGo(shown))))
+    }
+
+    /// Whether a volume is there for CSI.
+    fn alive(&self, id: &VolumeId) -> bool {
+        let usable = |volume: &Volume| matches!(volume.phase, Phase::Ready | Phase::Growing { .. });
+        self.store.volume(id).is_some_and(|volume| usable(&volume))
+            || self.store.quarantined(id.pool(), &id.to_string()).is_some()
+    }
+
+    /// Whether what is promised can be kept.
+    pub(super) fn promises(&self, slot: &Slot, pool: &dyn Pool) -> Result<Vec<Case>> {
+        let (budget, promised) = (slot.budget(pool)?, self.store.promised(pool.id()));
+        if promised <= budget {
+            return Ok(Vec::new());
+        }
+        let usage = pool.usage()?;
+        let what = format!(
+            "{promised} are promised, and only {budget} can be: of {} others take {}; {} of the promises are deleted and kept",
+            usage.total,
+            usage.foreign,
+            self.store.retained_bytes(pool.id())
+        );
+        let by_hand = "remove what does not belong to the pool, purge what is kept (`rockpool ctl retained list`), delete \
+                       volumes, or make the pool larger; nothing new is promised until then";
+        Ok(vec![case(Code::CapacityShort, slot, None, what, by_hand)])
+    }
+
+    /// What the pool's own health says.
+    pub(super) fn ailments(&self, slot: &Slot, pool: &dyn Pool) -> Result<Vec<Case>> {
+        let of_pool = pool.health(None);
+        let mut cases: Vec<Case> = of_pool.iter().map(|problem| ailment(slot, None, problem)).collect();
+        for volume in self.store.volumes(None, usize::MAX) {
+            if volume.id.pool() == pool.id() {
+                let problems = pool.health(Some(&volume.id));
+                let own = problems.iter().filter(|problem| !of_pool.contains(problem));
+                let own = own.filter(|problem| !SEEN_ANYWAY.contains(&problem.reason));
+                cases.extend(own.map(|problem| ailment(slot, Some(volume.id), problem)));
+            }
+        }
+        Ok(cases)
+    }
+
+    /// What the place of the pool cannot do, and what that costs.
+    pub(super) fn lacks(&self, slot: &Slot, pool: &dyn Pool) -> Result<Vec<Case>> {
+        let (best, here) = (pool.kind().features(), pool.features());
+        let mut cases = Vec::new();
+        if let (Offer::Yes, Offer::No(why)) = (&best.snapshots, &here.snapshots) {
+            let what = format!("no snapshots, clones and restores: {why}");
+            let by_hand = "move the pool to xfs with reflink (`rockpool pool init` makes it so)";
+            cases.push(case(Code::NoReflink, slot, None, what, by_hand));
+        }
+        if let (Kind::Directory, Offer::No(why)) = (pool.kind(), &here.size_limit) {
+            let what = format!("a volume may grow beyond its size and fill the pool: {why}");
+            let by_hand =
+                "mount the filesystem with project quota and remove `quota = \"none\"`, or use an image pool";
+            cases.push(case(Code::NoQuota, slot, None, what, by_hand));
+        }
+        Ok(cases)
+    }
+}
+
+impl Case {
+    /// The object of ours that it is about: what has to be claimed.
+    fn id(&self) -> Option<ObjectId> {
+        let object = self.finding.object.as_deref()?;
+        object.strip_prefix("tmp/").unwrap_or(object).parse().ok()
+    }
+}
+
+/// A pool that cannot be looked at.
+pub(super) fn away(slot: &Slot, error: &Error) -> Case {
+    let by_hand = "mend what the sentence says (mount its disk, free what holds it); a running driver finds it within seconds";
+    case(Code::PoolAway, slot, None, chain(error), by_hand)
+}
+
+/// A pool that refuses a look.
+pub(super) fn failed(slot: &Slot, why: &str) -> Case {
+    let by_hand =
+        "look into the kernel log; then unmount, check (xfs_repair, e2fsck) and mount the pool's filesystem";
+    case(Code::PoolFailed, slot, None, why.to_owned(), by_hand)
+}
+
+fn orphan(slot: &Slot, id: ObjectId, size: Bytes) -> Case {
+    let what = format!("{id} has {size} in the pool and no record: nobody can use or delete it");
+    fixable(Code::OrphanObject, slot, Some(id.to_string()), what, Fix::Remove(id))
+}
+
+fn missing(slot: &Slot, id: ObjectId) -> Case {
+    let what = format!("{id} has a record, but no bytes: its data is gone");
+    fixable(Code::ObjectMissing, slot, Some(id.to_string()), what, Fix::Forget(id))
+}
+
+fn interrupted(slot: &Slot, record: &Record) -> Case {
+    let what = format!("{} was interrupted while it was {}", record.id(), doing(record.phase()));
+    fixable(Code::Interrupted, slot, Some(record.id().to_string()), what, Fix::Settle(record.id()))
+}
+
+fn doing(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Creating => "made; the repair removes what there is of it, nobody was told that it exists",
+        Phase::Growing { .. } => "growing; the repair finishes that",
+        Phase::Deleting => "deleted; the repair finishes that",
+        Phase::Ready | Phase::Retained { .. } => "whole",
+    }
+}
+
+fn wrong_size(slot: &Slot, volume: &Volume, found: Bytes) -> Case {
+    let id = volume.id;
+    let repair = if found < volume.size {
+        "somebody cut it off; the repair makes it as long again, with zeros: check its filesystem then"
+    } else {
+        "the repair notes the real size"
+    };
+    let what =
+        format!("volume {id} has {} bytes, its record says {}: {repair}", found.get(), volume.size.get());
+    fixable(Code::SizeWrong, slot, Some(id.to_string()), what, Fix::Resize(id, found))
+}
+
+fn stray(slot: &Slot, name: &str) -> Case {
+    let what = format!("{} was left by what was interrupted, and nobody was told of it", quoted(name));
+    fixable(Code::StrayTemporary, slot, Some(name.to_owned()), what, Fix::Clear(name.to_owned()))
+}
+
+fn foreign(slot: &Slot, name: &str) -> Case {
+    let what = format!("{} lies in the pool and was not made by Rockpool", quoted(name));
+    case(Code::ForeignFile, slot, Some(name.to_owned()), what, "look what it is, and move it out of the pool")
+}
+
+fn leftover_mount(slot: &Slot, id: &VolumeId, mount: &Mount) -> Case {
+    let point = mount.point.display().to_string();
+    let what = format!("{} shows volume {id}, which is not there any more", quoted(&point));
+    fixable(Code::LeftoverMount, slot, Some(point), what, Fix::Unmount(mount.point.clone()))
+}
+
+fn ailment(slot: &Slot, id: Option<VolumeId>, problem: &Problem) -> Case {
+    let (code, by_hand) = match problem.reason {
+        "PoolNearlyFull" => (Code::PoolNearlyFull, "delete volumes or what is kept, or make the pool larger"),
+        "PoolFailed" | "PoolHung" => (
+            Code::PoolFailed,
+            "look into the kernel log; then unmount, check and mount the pool's filesystem",
+        ),
+        "ImageFragmented" => (
+            Code::ImageFragmented,
+            "copy it into a new volume while it is not used (a clone keeps the pieces); `reserved` volumes stay whole",
+        ),
+        "FilesystemReadOnly" | "FilesystemFailed" | "FilesystemErrors" => (
+            Code::FilesystemFailed,
+            "stop what uses it and stage the volume again: that checks its filesystem",
+        ),
+        _ => (Code::Unhealthy, "see the sentence; `rockpool ctl volume get` and the driver's log tell more"),
+    };
+    let what = match id {
+        Some(id) => format!("volume {id}: {}", problem.message),
+        None => problem.message.clone(),
+    };
+    case(code, slot, id.map(|id| id.to_string()), what, by_hand)
+}
+
+/// Temporary files of records. Only without a running driver: it may be writing one.
+fn temporaries(slot: &Slot, records: &Dir) -> Result<Vec<Case>> {
+    let names = records.names()?.into_iter().filter(|name| file::is_temporary(name));
+    Ok(names.map(|name| stray(slot, &format!("records/{}", name.to_string_lossy()))).collect())
+}
+
+fn mounts_of(shown: &Exposed) -> Result<Vec<Mount>> {
+    let mut mounts = mount::table()?;
+    mounts.retain(|mount| mount.shows_loop(shown.number));
+    Ok(mounts)
+}
+
+/// The volume whose directory a mount shows, told by its name, which is its random id.
+pub(super) fn volume_in(mount: &Mount) -> Option<VolumeId> {
+    mount.root.iter().find_map(|part| part.to_str()?.parse().ok())
+}
+
+fn case(code: Code, slot: &Slot, object: Option<String>, what: String, by_hand: &str) -> Case {
+    let pool = Some(slot.name().to_owned());
+    Case { finding: Finding { code, pool, object, what, repair: by_hand.to_owned() }, fix: None }
+}
+
+fn fixable(code: Code, slot: &Slot, object: Option<String>, what: String, fix: Fix) -> Case {
+    let object_words = object.as_ref().filter(|_| code.deletes());
+    let object_words = object_words.map_or_else(String::new, |object| format!(" --object {object}"));
+    let repair = format!("rockpool ctl doctor --repair {code}{object_words}");
+    let pool = Some(slot.name().to_owned());
+    Case { finding: Finding { code, pool, object, what, repair }, fix: Some(fix) }
+}

@@ -1,0 +1,340 @@
+//! The doctor: each finding made for real, found, mended, and gone. What lies in a pool; devices and hosts are in `wards`.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::harness::{Driver, Place};
+use crate::life::text;
+use crate::pools::Pool;
+
+/// How the doctor is asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    /// A running driver.
+    Live,
+    /// Pools that no driver has.
+    Offline,
+}
+
+/// A pool and perhaps a driver on it.
+pub(crate) struct Ward<'a> {
+    pub(crate) place: &'a Place,
+    /// Ends before its pool is unmounted: fields go in this order.
+    pub(crate) driver: Option<Driver>,
+    pub(crate) pool: Pool<'a>,
+}
+
+impl<'a> Ward<'a> {
+    pub(crate) fn new(place: &'a Place) -> Ward<'a> {
+        Ward::of_size(place, "400MiB")
+    }
+
+    pub(crate) fn of_size(place: &'a Place, size: &str) -> Ward<'a> {
+        let pool = Pool::of_size(place, size);
+        Ward { place, driver: Some(place.start()), pool }
+    }
+
+    pub(crate) fn way(&self) -> Way {
+        if self.driver.is_some() { Way::Live } else { Way::Offline }
+    }
+
+    /// Kills the driver.
+    pub(crate) fn kill(&mut self) {
+        self.driver = None;
+    }
+
+    pub(crate) fn start(&mut self) {
+        self.driver = Some(self.place.start());
+    }
+
+    pub(crate) fn doctor(&self, words: &[&str]) -> Output {
+        doctor(self.place, self.way(), words)
+    }
+
+    /// The codes of what the doctor finds in pools, and its exit code.
+    pub(crate) fn codes(&self) -> (Vec<String>, i32) {
+        codes(&self.doctor(&["--json"]))
+    }
+
+    /// The one finding of this code.
+    pub(crate) fn finding(&self, code: &str) -> Value {
+        let output = self.doctor(&["--json"]);
+        let all = findings(&output);
+        let mut found: Vec<_> = all.into_iter().filter(|one| one["code"] == code).collect();
+        assert_eq!(found.len(), 1, "{code}: {}", String::from_utf8_lossy(&output.stdout));
+        found.remove(0)
+    }
+
+    /// Repairs, and expects that nothing is wrong then.
+    pub(crate) fn repaired(&self, code: &str, object: Option<&str>, done: &str) {
+        let mut words = vec!["--repair", code];
+        words.extend(object.iter().flat_map(|object| ["--object", object]));
+        let output = self.doctor(&words);
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success() && said.contains(done), "{code}: {said}");
+        assert_eq!(self.codes(), (Vec::new(), 0), "after {code}");
+    }
+
+    pub(crate) fn create(&self, name: &str, words: &[&str]) -> String {
+        let made = self.place.ask(&[&["volume", "create", name], words].concat());
+        text(&made, "volume_id").to_owned()
+    }
+
+    pub(crate) fn image(&self, id: &str) -> PathBuf {
+        self.pool.root().join("volumes").join(id)
+    }
+
+    pub(crate) fn record(&self, id: &str) -> PathBuf {
+        self.pool.root().join("records").join(id)
+    }
+}
+
+pub(crate) fn doctor(place: &Place, way: Way, words: &[&str]) -> Output {
+    let config = place.path("config.toml");
+    let offline = ["--config", config.to_str().unwrap()];
+    let way: &[&str] = match way {
+        Way::Live => &[],
+        Way::Offline => &offline,
+    };
+    place.ctl(&[&["doctor"], way, words].concat())
+}
+
+pub(crate) fn findings(output: &Output) -> Vec<Value> {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no JSON: {said}"));
+    value["findings"].as_array().unwrap().clone()
+}
+
+/// Of pools only: what the host of the tests lacks is none of their business.
+pub(crate) fn codes(output: &Output) -> (Vec<String>, i32) {
+    let all = findings(output);
+    let of_pools = all.iter().filter(|one| one["pool"] != "");
+    let codes: Vec<String> = of_pools.map(|one| text(one, "code").to_owned()).collect();
+    // The exit code counts the host as well; without findings about pools it is not asked.
+    let exit = if codes.is_empty() { 0 } else { output.status.code().unwrap() };
+    (codes, exit)
+}
+
+/// An id that nobody has, in the pool of another.
+pub(crate) fn sibling(id: &str) -> String {
+    let (pool, _) = id.rsplit_once('.').unwrap();
+    format!("{pool}.00000000000000ff")
+}
+
+/// A record with another body text, and the right checksum.
+fn rewrite(record: &std::path::Path, change: impl Fn(&str) -> String) {
+    let whole: Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
+    let body = change(&whole["body"].to_string());
+    let sum = crc32c::crc32c(body.as_bytes());
+    fs::write(record, format!("{{\"checksum\":\"{sum:08x}\",\"body\":{body}}}\n")).unwrap();
+}
+
+#[test]
+fn a_healthy_pool_has_no_findings_while_a_driver_works_and_while_none_runs() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    let one = ward.create("one", &["--size", "32MiB"]);
+    let cut = ward.place.ask(&["snapshot", "create", "cut", "--volume", &one]);
+    assert_eq!(ward.codes(), (Vec::new(), 0));
+    let refused = doctor(&place, Way::Offline, &[]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    let pid = ward.driver.as_ref().unwrap().child.id().to_string();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains(&pid) && said.contains("ask it: rockpool ctl doctor"), "{said}");
+    ward.kill();
+    assert_eq!(ward.codes(), (Vec::new(), 0));
+    ward.start();
+    assert_eq!(text(&place.ask(&["snapshot", "get", text(&cut, "snapshot_id")]), "source_volume_id"), one);
+}
+
+#[test]
+fn a_pool_is_looked_at_by_its_directory_alone() {
+    let place = Place::new();
+    std::fs::remove_file(place.path("config.toml")).unwrap();
+    let root = place.path("alone");
+    fs::create_dir(&root).unwrap();
+    let words = [
+        "pool",
+        "init",
+        "alone",
+        "--kind",
+        "directory",
+        "--quota",
+        "none",
+        "--directory",
+        root.to_str().unwrap(),
+    ];
+    let made = std::process::Command::new(crate::harness::PROGRAM)
+        .args(words)
+        .arg("--config")
+        .arg(place.path("config.toml"))
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    fs::write(root.join("volumes/note.txt"), "hello").unwrap();
+    let output = place.ctl(&["doctor", "--json", "--pool", root.to_str().unwrap()]);
+    let (codes, exit) = codes(&output);
+    assert!(
+        codes.contains(&"RP-FOREIGN-FILE".to_owned()) && codes.contains(&"RP-NO-QUOTA".to_owned()),
+        "{codes:?}"
+    );
+    assert!(exit == 0 || exit == 3, "{exit}: notices of a pool alone are no reason to look");
+    let elsewhere = place.ctl(&["doctor", "--pool", place.path("kubelet").to_str().unwrap()]);
+    assert!(String::from_utf8(elsewhere.stderr).unwrap().contains("no pool lies at"));
+}
+
+#[test]
+fn bytes_without_a_record_are_reported_kept_and_removed_by_name_only() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    let one = ward.create("one", &["--block", "--size", "8MiB"]);
+    let orphan = sibling(&one);
+    for live in [true, false] {
+        if !live {
+            ward.kill();
+        }
+        fs::write(ward.image(&orphan), vec![7; 8192]).unwrap();
+        assert_eq!(ward.codes(), (vec!["RP-ORPHAN-OBJECT".to_owned()], 3));
+        assert_eq!(text(&ward.finding("RP-ORPHAN-OBJECT"), "object"), orphan);
+        let unnamed = ward.doctor(&["--repair", "RP-ORPHAN-OBJECT"]);
+        let said = String::from_utf8(unnamed.stderr).unwrap();
+        assert!(!unnamed.status.success() && said.contains(&orphan), "{said}");
+        let wrong = ward.doctor(&["--repair", "RP-ORPHAN-OBJECT", "--object", &one]);
+        assert!(!wrong.status.success() && ward.image(&orphan).exists() && ward.image(&one).exists());
+        ward.repaired("RP-ORPHAN-OBJECT", Some(&orphan), &format!("removed {orphan}"));
+        assert!(!ward.image(&orphan).exists() && ward.image(&one).exists());
+    }
+    let snapshot = sibling(&one).replacen('v', "s", 1);
+    fs::write(ward.pool.root().join("snapshots").join(&snapshot), "cut").unwrap();
+    ward.repaired("RP-ORPHAN-OBJECT", Some(&snapshot), "removed");
+}
+
+#[test]
+fn a_record_without_bytes_is_forgotten_by_name_only() {
+    let place = Place::new();
+    let ward = Ward::new(&place);
+    let one = ward.create("one", &["--block", "--size", "8MiB"]);
+    fs::remove_file(ward.image(&one)).unwrap();
+    assert_eq!(ward.codes(), (vec!["RP-OBJECT-MISSING".to_owned()], 4));
+    assert!(!ward.doctor(&["--repair", "RP-OBJECT-MISSING"]).status.success());
+    assert_eq!(text(&place.ask(&["volume", "get", &one]), "volume_id"), one);
+    ward.repaired("RP-OBJECT-MISSING", Some(&one), &format!("forgot {one}"));
+    assert_eq!(place.refused(&["volume", "get", &one]).0, 15);
+    assert!(!ward.record(&one).exists());
+}
+
+#[test]
+fn an_unreadable_record_is_no_orphan_and_keeps_its_bytes() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    let one = ward.create("one", &["--block", "--size", "8MiB"]);
+    ward.kill();
+    let good = fs::read(ward.record(&one)).unwrap();
+    let mut torn = good.clone();
+    torn.truncate(good.len() / 2);
+    fs::write(ward.record(&one), torn).unwrap();
+    for live in [false, true] {
+        if live {
+            ward.start();
+        }
+        assert_eq!(ward.codes(), (vec!["RP-RECORD-QUARANTINED".to_owned()], 4));
+        let refused = ward.doctor(&["--repair", "RP-ORPHAN-OBJECT", "--object", &one]);
+        assert!(!refused.status.success() && ward.image(&one).exists());
+    }
+    ward.kill();
+    fs::write(ward.record(&one), good).unwrap();
+    assert_eq!(ward.codes(), (Vec::new(), 0));
+}
+
+#[test]
+fn an_object_of_the_wrong_size_and_its_record_agree_again() {
+    let place = Place::new();
+    let ward = Ward::new(&place);
+    let one = ward.create("one", &["--block", "--size", "8MiB"]);
+    let image = fs::File::options().write(true).open(ward.image(&one)).unwrap();
+    image.write_all_at(b"kept", 4096).unwrap();
+    image.set_len(1 << 20).unwrap();
+    assert_eq!(ward.codes(), (vec!["RP-SIZE-WRONG".to_owned()], 4));
+    ward.repaired("RP-SIZE-WRONG", None, "8388608 bytes again");
+    assert_eq!(image.metadata().unwrap().len(), 8 << 20);
+    assert_eq!(&fs::read(ward.image(&one)).unwrap()[4096..4100], b"kept");
+    image.set_len(16 << 20).unwrap();
+    ward.repaired("RP-SIZE-WRONG", Some(&one), "noted 16777216 bytes");
+    assert_eq!(place.ask(&["volume", "get", &one])["capacity_bytes"], 16 << 20);
+}
+
+#[test]
+fn what_was_interrupted_is_told_and_finished() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    let made = ward.create("made", &["--block", "--size", "8MiB"]);
+    let grown = ward.create("grown", &["--block", "--size", "8MiB"]);
+    ward.kill();
+    rewrite(&ward.record(&made), |body| body.replace("\"phase\":\"ready\"", "\"phase\":\"creating\""));
+    rewrite(&ward.record(&grown), |body| {
+        body.replace("\"phase\":\"ready\"", "\"phase\":{\"growing\":{\"to\":16777216}}")
+    });
+    assert_eq!(ward.codes(), (vec!["RP-INTERRUPTED".to_owned(); 2], 3));
+    let one = ward.doctor(&["--repair", "RP-INTERRUPTED", "--object", &grown]);
+    assert!(String::from_utf8(one.stdout).unwrap().contains("finished"));
+    assert_eq!(ward.codes(), (vec!["RP-INTERRUPTED".to_owned()], 3));
+    ward.repaired("RP-INTERRUPTED", None, &format!("removed {made}"));
+    ward.start();
+    assert_eq!(place.ask(&["volume", "get", &grown])["capacity_bytes"], 16 << 20);
+    assert!(!ward.image(&made).exists() && !ward.record(&made).exists());
+}
+
+#[test]
+fn stray_temporaries_go_and_nothing_beside_them() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    let one = ward.create("one", &["--block", "--size", "8MiB"]);
+    let root = ward.pool.root();
+    // Debris that bears the name of a volume that is whole: removing the volume instead would be the classic mistake.
+    fs::write(root.join("tmp").join(&one), "half").unwrap();
+    assert_eq!(ward.codes(), (vec!["RP-STRAY-TEMPORARY".to_owned()], 3));
+    ward.repaired("RP-STRAY-TEMPORARY", None, &format!("removed tmp/{one}"));
+    assert!(ward.image(&one).exists() && ward.record(&one).exists());
+    ward.kill();
+    for at in ["records", "tmp", ""] {
+        let stray = root.join(at).join(".new.0123456789abcdef");
+        fs::write(&stray, "half").unwrap();
+        assert_eq!(ward.codes(), (vec!["RP-STRAY-TEMPORARY".to_owned()], 3), "{at}");
+        ward.repaired("RP-STRAY-TEMPORARY", None, "removed");
+        assert!(!stray.exists());
+    }
+}
+
+#[test]
+fn what_is_not_ours_is_told_and_left_alone() {
+    let place = Place::new();
+    let ward = Ward::new(&place);
+    let note = ward.pool.root().join("volumes/notes.txt");
+    fs::write(&note, "shopping").unwrap();
+    let (codes, _) = ward.codes();
+    assert_eq!(codes, ["RP-FOREIGN-FILE"]);
+    assert!(!ward.doctor(&["--repair", "RP-FOREIGN-FILE", "--object", "volumes/notes.txt"]).status.success());
+    assert_eq!(fs::read_to_string(&note).unwrap(), "shopping");
+    fs::remove_file(note).unwrap();
+    assert_eq!(ward.codes(), (Vec::new(), 0));
+}
+
+#[test]
+fn promises_that_cannot_be_kept_are_told_until_there_is_room() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    ward.create("one", &["--block", "--size", "200MiB"]);
+    ward.kill();
+    let intruder = ward.pool.root().join("intruder");
+    let file = fs::File::create(&intruder).unwrap();
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 200 << 20).unwrap();
+    drop(file);
+    let (codes, exit) = ward.codes();
+    assert_eq!((codes, exit), (vec!["RP-CAPACITY-SHORT".to_owned(), "RP-FOREIGN-FILE".to_owned()], 3));
+    fs::remove_file(intruder).unwrap();
+    assert_eq!(ward.codes(), (Vec::new(), 0));
+}

@@ -1,0 +1,311 @@
+//! The doctor, on: devices, mounts, filesystems that gave up, full and ageing pools, and what a host lacks.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+
+use crate::doctor::{Ward, Way, codes, doctor, findings, sibling};
+use crate::harness::{PROGRAM, Place};
+
+fn run(program: &str, words: &[&str]) -> String {
+    let done = Command::new(program).args(words).output().unwrap();
+    assert!(done.status.success(), "{program} {words:?}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap().trim().to_owned()
+}
+
+fn str(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A loop device of somebody else's making, detached with the test.
+struct Loop(String);
+
+impl Loop {
+    fn on(image: &Path) -> Loop {
+        Loop(run("losetup", &["--find", "--show", str(image)]))
+    }
+
+    fn is_attached(&self) -> bool {
+        Command::new("losetup").arg(&self.0).output().unwrap().status.success()
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("-d").arg(&self.0).output();
+    }
+}
+
+/// A staged volume, unstaged with the test.
+struct Staged<'a> {
+    place: &'a Place,
+    id: String,
+    staging: std::path::PathBuf,
+}
+
+impl<'a> Staged<'a> {
+    fn new(ward: &Ward<'a>, id: &str) -> Staged<'a> {
+        let staging = ward.place.path("kubelet/staging");
+        let staged = Staged { place: ward.place, id: id.to_owned(), staging };
+        staged.stage();
+        staged
+    }
+
+    fn stage(&self) {
+        self.place.ask(&["volume", "stage", &self.id, "--staging", str(&self.staging)]);
+    }
+
+    fn unstage(&self) {
+        self.place.ask(&["volume", "unstage", &self.id, "--staging", str(&self.staging)]);
+    }
+
+    fn device(&self) -> String {
+        run("findmnt", &["-n", "-o", "SOURCE", str(&self.staging)])
+    }
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.staging).output();
+    }
+}
+
+#[test]
+fn a_device_that_shows_a_volume_to_nobody_is_detached_and_one_in_use_is_not() {
+    let place = Place::new();
+    let ward = Ward::new(&place);
+    let one = ward.create("one", &["--block", "--size", "8MiB"]);
+    let used = ward.create("used", &["--size", "32MiB"]);
+    let _staged = Staged::new(&ward, &used);
+    assert_eq!(ward.codes().0, Vec::<String>::new());
+    let device = Loop::on(&ward.image(&one));
+    let found = ward.finding("RP-LEFTOVER-DEVICE");
+    assert_eq!((&found["object"], &found["severity"]), (&device.0.as_str().into(), &"warning".into()));
+    let output = ward.doctor(&["--repair", "RP-LEFTOVER-DEVICE"]);
+    assert!(String::from_utf8(output.stdout).unwrap().contains(&format!("detached {}", device.0)));
+    assert!(!device.is_attached());
+    assert_eq!(ward.codes().0, Vec::<String>::new());
+}
+
+#[test]
+fn a_deleted_image_behind_a_device_is_told_by_its_id_and_let_go() {
+    let place = Place::new();
+    let ward = Ward::new(&place);
+    let one = ward.create("one", &["--block", "--size", "8MiB"]);
+    let orphan = sibling(&one);
+    fs::write(ward.image(&orphan), vec![7; 1 << 20]).unwrap();
+    let device = Loop::on(&ward.image(&orphan));
+    let refused = ward.doctor(&["--repair", "RP-ORPHAN-OBJECT", "--object", &orphan]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains(&device.0) && ward.image(&orphan).exists(), "attached, so it stays: {said}");
+    fs::remove_file(ward.image(&orphan)).unwrap();
+    let what = ward.finding("RP-LEFTOVER-DEVICE")["what"].as_str().unwrap().to_owned();
+    assert!(what.contains("whose image is deleted") && what.contains(&orphan), "{what}");
+    ward.repaired("RP-LEFTOVER-DEVICE", None, "detached");
+    assert!(!device.is_attached());
+}
+
+#[test]
+fn a_mount_of_what_is_gone_is_unmounted() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    let one = ward.create("one", &["--size", "32MiB"]);
+    let staged = Staged::new(&ward, &one);
+    ward.kill();
+    fs::remove_file(ward.record(&one)).unwrap();
+    fs::remove_file(ward.image(&one)).unwrap();
+    for live in [false, true] {
+        if live {
+            ward.start();
+        }
+        assert_eq!(ward.codes(), (vec!["RP-LEFTOVER-MOUNT".to_owned()], 3));
+    }
+    ward.repaired("RP-LEFTOVER-MOUNT", None, "unmounted");
+    assert!(!Command::new("findmnt").arg(&staged.staging).output().unwrap().status.success());
+}
+
+#[test]
+fn a_device_in_the_page_cache_is_told() {
+    let place = Place::new();
+    let ward = Ward::new(&place);
+    let one = ward.create("one", &["--size", "32MiB"]);
+    let staged = Staged::new(&ward, &one);
+    assert_eq!(ward.codes().0, Vec::<String>::new());
+    run("losetup", &["--direct-io=off", &staged.device()]);
+    assert_eq!(ward.codes().0, ["RP-NO-DIRECT-IO"]);
+    staged.unstage();
+    staged.stage();
+    assert_eq!(ward.codes().0, Vec::<String>::new());
+    staged.unstage();
+}
+
+#[test]
+fn a_filesystem_that_gave_up_is_told_until_it_is_staged_again() {
+    let place = Place::new();
+    let ward = Ward::of_size(&place, "600MiB");
+    let one = ward.create("one", &["--size", "320MiB", "--fs", "xfs"]);
+    let staged = Staged::new(&ward, &one);
+    run("xfs_io", &["-x", "-c", "shutdown", str(&staged.staging)]);
+    assert_eq!(ward.codes(), (vec!["RP-FILESYSTEM-FAILED".to_owned()], 4));
+    staged.unstage();
+    staged.stage();
+    assert_eq!(ward.codes().0, Vec::<String>::new());
+    staged.unstage();
+}
+
+#[test]
+fn a_pool_that_gave_up_or_is_not_there_is_told() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    let root = ward.pool.root();
+    run("xfs_io", &["-x", "-c", "shutdown", str(&root)]);
+    let (codes, exit) = ward.codes();
+    assert!(
+        exit == 4 && codes.iter().any(|code| code == "RP-POOL-FAILED" || code == "RP-POOL-AWAY"),
+        "{codes:?}"
+    );
+    ward.kill();
+    assert!(ward.pool.command("unmount", &[]).output().unwrap().status.success());
+    assert_eq!(ward.codes(), (vec!["RP-POOL-AWAY".to_owned()], 4));
+    let left = root.read_dir().map_or(0, Iterator::count);
+    assert_eq!(left, 0, "nothing was written below the bare mount point");
+    ward.start();
+    assert_eq!(ward.codes(), (Vec::new(), 0));
+}
+
+#[test]
+fn a_pool_that_gave_up_with_a_device_on_it_keeps_no_other_from_opening() {
+    let (dead, place) = (Place::new(), Place::new());
+    let ward = Ward::new(&dead);
+    let one = ward.create("one", &["--block", "--size", "8MiB"]);
+    let _device = Loop::on(&ward.image(&one));
+    run("xfs_io", &["-x", "-c", "shutdown", str(&ward.pool.root())]);
+    let well = Ward::new(&place);
+    assert_eq!(well.codes(), (Vec::new(), 0));
+}
+
+#[test]
+fn a_nearly_full_pool_is_told_until_something_goes() {
+    let place = Place::new();
+    let ward = Ward::new(&place);
+    let root = ward.pool.root();
+    let filler = root.join("filler");
+    let file = fs::File::create(&filler).unwrap();
+    let free = rustix::fs::statvfs(&root).unwrap();
+    let bytes = (free.f_bavail * free.f_frsize).saturating_sub(4 << 20);
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes).unwrap();
+    let (codes, exit) = ward.codes();
+    assert!(exit == 3 && codes.contains(&"RP-POOL-NEARLY-FULL".to_owned()), "{codes:?}");
+    drop(file);
+    fs::remove_file(filler).unwrap();
+    assert_eq!(ward.codes(), (Vec::new(), 0));
+}
+
+#[test]
+fn an_image_in_a_hundred_thousand_pieces_is_told() {
+    let place = Place::new();
+    let ward = Ward::of_size(&place, "1GiB");
+    let one = ward.create("one", &["--block", "--size", "500MiB"]);
+    let image = fs::File::options().write(true).open(ward.image(&one)).unwrap();
+    rustix::fs::fallocate(&image, rustix::fs::FallocateFlags::empty(), 0, 440 << 20).unwrap();
+    // A written block between unwritten ones is an extent of its own, and so are those.
+    let write = |blocks: std::ops::Range<u64>| {
+        for block in blocks.step_by(2) {
+            image.write_all_at(&[7; 4096], block * 4096).unwrap();
+        }
+        image.sync_all().unwrap();
+    };
+    write(0..90_000);
+    assert_eq!(ward.codes().0, Vec::<String>::new(), "not yet");
+    write(90_000..110_000);
+    let found = ward.finding("RP-IMAGE-FRAGMENTED");
+    assert_eq!((&found["object"], &found["severity"]), (&one.as_str().into(), &"warning".into()));
+    image.set_len(0).unwrap();
+    image.set_len(500 << 20).unwrap();
+    assert_eq!(ward.codes(), (Vec::new(), 0));
+}
+
+#[test]
+fn sizes_that_nobody_enforces_and_notes_that_are_wrong_are_told() {
+    let place = Place::new();
+    let root = place.path("plain");
+    fs::create_dir(&root).unwrap();
+    fs::remove_file(place.path("config.toml")).unwrap();
+    let config = place.path("config.toml");
+    let words =
+        ["pool", "init", "plain", "--kind", "directory", "--quota", "none", "--directory", str(&root)];
+    run(PROGRAM, &[&words[..], &["--config", str(&config)]].concat());
+    let _driver = place.start();
+    let made = place.ask(&["volume", "create", "one", "--size", "8MiB"]);
+    let live = || codes(&doctor(&place, Way::Live, &["--json"]));
+    assert_eq!(live().0, ["RP-NO-QUOTA"]);
+    let volume = root.join("volumes").join(made["volume_id"].as_str().unwrap());
+    let size = "trusted.rockpool.size";
+    rustix::fs::setxattr(&volume, size, b"much", rustix::fs::XattrFlags::empty()).unwrap();
+    let (found, exit) = live();
+    assert!(exit == 4 && found.contains(&"RP-UNHEALTHY".to_owned()), "{found:?}");
+    rustix::fs::setxattr(&volume, size, b"8388608", rustix::fs::XattrFlags::empty()).unwrap();
+    assert_eq!(live().0, ["RP-NO-QUOTA"]);
+}
+
+/// A filesystem without reflink, unmounted with the test.
+struct Plain(std::path::PathBuf);
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).output();
+    }
+}
+
+#[test]
+fn a_pool_without_reflink_is_told_what_that_costs() {
+    let place = Place::new();
+    let (image, root) = (place.path("ext4.img"), place.path("ext4"));
+    fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
+    run("mkfs.ext4", &["-q", "-E", "root_owner=0:0", str(&image)]);
+    fs::create_dir(&root).unwrap();
+    run("mount", &["-o", "loop", str(&image), str(&root)]);
+    let _plain = Plain(root.clone());
+    fs::create_dir(root.join("pool")).unwrap();
+    fs::remove_file(place.path("config.toml")).unwrap();
+    let config = place.path("config.toml");
+    let words = ["pool", "init", "plain", "--kind", "image", "--directory", str(&root.join("pool"))]
+        .map(str::to_owned);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    run(PROGRAM, &[&words[..], &["--config", str(&config)]].concat());
+    let output = doctor(&place, Way::Offline, &["--json"]);
+    assert_eq!(codes(&output).0, ["RP-NO-REFLINK"]);
+    assert!(
+        findings(&output).iter().any(|one| one["what"].as_str().unwrap().contains("ext4 without reflink"))
+    );
+}
+
+#[test]
+fn a_missing_program_and_a_missing_capability_are_told_with_what_they_cost() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    ward.kill();
+    let config = place.path("config.toml");
+    let host = |before: &[&str]| {
+        let output = Command::new(before[0])
+            .args(&before[1..])
+            .args([PROGRAM, "ctl", "doctor", "--json", "--config", str(&config)])
+            .output()
+            .unwrap();
+        let found = findings(&output).into_iter().filter(|one| one["pool"] == "");
+        found.map(|one| format!("{} {} {}", one["code"], one["object"], one["what"])).collect::<Vec<_>>()
+    };
+    let plain = host(&["env"]);
+    let hidden = "mount --bind /dev/null \"$(command -v mkfs.xfs)\" && exec \"$@\"";
+    let found = host(&["unshare", "--mount", "sh", "-c", hidden, "sh"]);
+    assert!(
+        found
+            .iter()
+            .any(|one| one.contains("RP-PROGRAM-MISSING\" \"mkfs.xfs") && one.contains("no xfs volume")),
+        "{found:?}"
+    );
+    assert!(!plain.iter().any(|one| one.contains("mkfs.xfs")), "{plain:?}");
+    let found = host(&["setpriv", "--inh-caps=-sys_resource", "--bounding-set=-sys_resource"]);
+    assert!(found.iter().any(|one| one.contains("RP-NO-SYS-RESOURCE")), "{found:?}");
+}
