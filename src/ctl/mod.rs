@@ -9,6 +9,7 @@
 
 pub(crate) mod answer;
 mod args;
+mod bundle;
 mod capacity;
 mod doctor;
 mod driver;
@@ -90,6 +91,8 @@ enum Noun {
     Retained(retained::Verb),
     /// Say what is wrong with pools and host, and mend it: of a running driver, or of pools that no driver has.
     Doctor(doctor::Doctor),
+    /// Write one file with all that a bug report needs, and nothing secret.
+    SupportBundle(bundle::Bundle),
 }
 
 /// What any CSI driver knows.
@@ -118,7 +121,7 @@ impl Ctl {
     fn format(&self) -> Format {
         match &self.noun {
             Noun::Doctor(doctor) if doctor.json => Format::Json,
-            Noun::Csi(_) | Noun::Retained(_) | Noun::Doctor(_) => self.output,
+            Noun::Csi(_) | Noun::Retained(_) | Noun::Doctor(_) | Noun::SupportBundle(_) => self.output,
         }
     }
 }
@@ -144,6 +147,7 @@ async fn answer(ctl: &Ctl) -> Outcome<Answer> {
     let timeout = Duration::from_secs(ctl.timeout);
     match &ctl.noun {
         Noun::Csi(noun) => ask_driver(ctl, noun, timeout).await,
+        Noun::SupportBundle(bundle) => bundle::run(&ctl.admin_endpoint, timeout, bundle).await,
         Noun::Doctor(doctor) => doctor::run(&ctl.admin_endpoint, timeout, doctor).await,
         Noun::Retained(verb) => retained::run(driver::admin(&ctl.admin_endpoint, timeout).await?, verb).await,
     }

@@ -7,6 +7,8 @@
 )]
 
 mod authority;
+mod bundle;
+mod canaries;
 mod doctor;
 mod freeze;
 mod harness;

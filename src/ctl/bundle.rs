@@ -1,0 +1,330 @@
+//! `ctl support-bundle`: one file with everything that a bug report needs, and nothing secret.
+//!
+//! Owns: what goes in, and what is left out. Never: needs the driver to run, takes a pool's lock, reads a byte of a volume,
+//! or overwrites a file.
+//!
+//! Left out: comments and unknown keys of the pool file (it is written anew from what was understood), secrets (the driver
+//! never keeps one), values of parameters that Rockpool does not know, and the text of records that cannot be read. Names of volumes, snapshots and
+//! claims are users' data: each becomes a checksum, the same name always the same one, unless `--with-names` is given.
+
+mod tar;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use self::tar::Tar;
+use super::answer::{Answer, Table};
+use super::failure::{Failure, Outcome};
+use super::{doctor, driver};
+use crate::config::{self, Endpoint};
+use crate::csi::admin::finding;
+use crate::engine::{Engine, PoolConfig};
+use crate::error::{Result, chain};
+use crate::model::{ObjectId, Time};
+use crate::os::file::Dir;
+use crate::os::{loopdev, mount, process};
+use crate::pool::{self, Visit};
+use crate::proto::admin;
+
+/// No record is larger.
+const RECORD: usize = 64 * 1024;
+/// So much of the end of a log.
+const LOG: usize = 4 << 20;
+/// Parameters whose values mean something to us; of all others only the key is told.
+const KNOWN: [&str; 4] = ["pool", "allocation", "retainDeleted", "csi.storage.k8s.io/fstype"];
+/// What else says how things work here.
+const PROGRAMS: [&str; 5] = ["mke2fs", "e2fsck", "resize2fs", "mkfs.xfs", "xfs_repair"];
+
+/// Write one file with what a bug report needs: versions, pools, records, mounts, devices, findings.
+#[derive(Args, Debug)]
+pub(super) struct Bundle {
+    /// The pool file.
+    #[arg(long, env = "ROCKPOOL_CONFIG", value_name = "FILE", default_value = crate::cli::CONFIG)]
+    config: PathBuf,
+
+    /// The file to write, which must not exist; without it rockpool-support-<time>.tar here.
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+
+    /// A log of the driver, whose end is put in; may be given several times.
+    #[arg(long = "log", value_name = "FILE")]
+    logs: Vec<PathBuf>,
+
+    /// Keep the names of volumes, snapshots and claims.
+    #[arg(long)]
+    with_names: bool,
+}
+
+pub(super) async fn run(endpoint: &Endpoint, timeout: Duration, asked: &Bundle) -> Outcome<Answer> {
+    let path = asked
+        .to
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(format!("rockpool-support-{}.tar", Time::now().millis() / 1000)));
+    let mut tar = Tar::default();
+    tar.add("README", README.as_bytes());
+    tar.add_json("host.json", &host());
+    let pools = match config::read(&asked.config) {
+        Ok(pools) => pools,
+        Err(_) => {
+            let note = json!({ "config": "it cannot be read, `rockpool config check` says why" });
+            tar.add_json("pools.json", &note);
+            Vec::new()
+        }
+    };
+    let seen: Vec<(PoolConfig, Result<Visit>)> = pools
+        .into_iter()
+        .map(|pool| {
+            let visit = pool::visit(&pool.setup);
+            (pool, visit)
+        })
+        .collect();
+    if !seen.is_empty() {
+        tar.add_json("pools.json", &Value::Array(seen.iter().map(shown).collect()));
+    }
+    for (config, visit) in &seen {
+        if let Ok(visit) = visit {
+            let folder = format!("pools/{}", config.setup.name);
+            tar.add_json(&format!("{folder}/objects.json"), &objects(visit));
+            tar.add_json(&format!("{folder}/records.json"), &records(visit, asked.with_names));
+        }
+    }
+    tar.add_json("loops.json", &loops(&seen));
+    tar.add_json("mounts.json", &mounts(&seen));
+    let (who, found) = findings(endpoint, timeout, &seen).await;
+    tar.add_json("findings.json", &json!({ "asked": who, "findings": found }));
+    for (number, log) in asked.logs.iter().enumerate() {
+        tar.add(&format!("logs/{number}.log"), &tail(log)?);
+    }
+    let bytes = tar.finish();
+    write(&path, &bytes)?;
+    let shown = path.display().to_string();
+    let table = Table::of_one([("WRITTEN", shown.clone()), ("BYTES", bytes.len().to_string())]);
+    Ok(Answer::new(table, json!({ "path": shown, "bytes": bytes.len() })))
+}
+
+const README: &str = "\
+A support bundle of Rockpool.
+  host.json      versions of program and kernel, programs that are installed
+  pools.json     the pools of the pool file as understood (no comments, no unknown keys), and how full they are
+  pools/NAME/    objects.json: files by id, with sizes; records.json: records
+  loops.json     loop devices on those pools
+  mounts.json    mounts of those pools and of their volumes
+  findings.json  what `rockpool ctl doctor` says
+  logs/          the ends of the logs that were given by --log
+Not in it: secrets (the driver keeps none), contents of volumes, values of parameters that Rockpool does not know.
+Names of volumes, snapshots and claims are checksums (name:xxxxxxxx) unless --with-names was given.
+";
+
+fn host() -> Value {
+    let kernel = rustix::system::uname();
+    let text = |value: &std::ffi::CStr| value.to_string_lossy().into_owned();
+    let installed: serde_json::Map<String, Value> =
+        PROGRAMS.iter().map(|name| ((*name).to_owned(), process::found(name).into())).collect();
+    json!({
+        "rockpool": env!("CARGO_PKG_VERSION"),
+        "kernel": text(kernel.release()),
+        "kernel_version": text(kernel.version()),
+        "machine": text(kernel.machine()),
+        "os": os_release(),
+        "time": Time::now().millis(),
+        "programs": installed,
+    })
+}
+
+fn os_release() -> Option<String> {
+    let text = std::fs::read_to_string("/etc/os-release").ok()?;
+    let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
+    Some(name.trim_matches('"').to_owned())
+}
+
+fn shown((config, visit): &(PoolConfig, Result<Visit>)) -> Value {
+    let setup = &config.setup;
+    let seen = visit.as_ref().ok();
+    json!({
+        "name": setup.name,
+        "kind": setup.kind.name(),
+        "path": setup.path,
+        "file": setup.file,
+        "device": setup.device,
+        "overcommit": config.overcommit,
+        "reserve": config.reserve,
+        "retainDeleted": config.retain.to_string(),
+        "id": seen.map(|visit| visit.id.to_string()),
+        "size_bytes": seen.map(|visit| visit.total.get()),
+        "used_bytes": seen.map(|visit| visit.used.get()),
+        "features": seen.map(|visit| format!("{:?}", visit.features)),
+        "away": visit.as_ref().err().map(|error| chain(error)),
+    })
+}
+
+/// Every file that is named by an id, with its sizes; of all others only how many there are.
+fn objects(visit: &Visit) -> Value {
+    let folder = |name: &str| -> Result<Value> {
+        let dir = visit.root.sub(name)?;
+        let mut list = Vec::new();
+        let mut others = 0;
+        for entry in dir.names()? {
+            let Some(stat) = dir.stat(&entry)? else { continue };
+            match entry.to_str().and_then(|text| text.parse::<ObjectId>().ok()) {
+                Some(id) => list.push(json!({
+                    "id": id.to_string(), "size": stat.size, "allocated": stat.allocated, "inode": stat.inode,
+                })),
+                None => others += 1,
+            }
+        }
+        Ok(json!({ "objects": list, "others": others }))
+    };
+    let all = ["volumes", "snapshots", "tmp"].map(|name| {
+        let seen = folder(name).unwrap_or_else(|error| json!({ "error": chain(&error) }));
+        (name.to_owned(), seen)
+    });
+    Value::Object(all.into_iter().collect())
+}
+
+fn records(visit: &Visit, with_names: bool) -> Value {
+    let read = || -> Result<Vec<Value>> {
+        let dir = visit.root.sub("records")?;
+        let mut list = Vec::new();
+        for entry in dir.names()? {
+            let Some(id) = entry.to_str().and_then(|text| text.parse::<ObjectId>().ok()) else { continue };
+            let bytes = dir.read(&entry, RECORD)?.unwrap_or_default();
+            let record = match serde_json::from_slice::<Value>(&bytes) {
+                Ok(mut record) => {
+                    redact(&mut record, with_names);
+                    record
+                }
+                Err(_) => json!({ "unreadable": bytes.len() }),
+            };
+            list.push(json!({ "id": id.to_string(), "record": record }));
+        }
+        Ok(list)
+    };
+    read().map_or_else(|error| json!({ "error": chain(&error) }), Value::Array)
+}
+
+/// Keeps what is ours: ids, numbers, phases. Names become checksums, and unknown parameters lose their values.
+fn redact(value: &mut Value, with_names: bool) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map.iter_mut() {
+                match (key.as_str(), value) {
+                    ("parameters", Value::Object(parameters)) => {
+                        for (_, value) in
+                            parameters.iter_mut().filter(|(key, _)| !KNOWN.contains(&key.as_str()))
+                        {
+                            *value = json!("left out");
+                        }
+                    }
+                    ("name" | "namespace", Value::String(name)) if !with_names => *name = checksum(name),
+                    (_, value) => redact(value, with_names),
+                }
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(|value| redact(value, with_names)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn checksum(name: &str) -> String {
+    format!("name:{:08x}", crc32c::crc32c(name.as_bytes()))
+}
+
+/// The devices of the filesystems that our pools lie on.
+fn grounds(seen: &[(PoolConfig, Result<Visit>)]) -> Vec<u64> {
+    let visits = seen.iter().filter_map(|(_, visit)| visit.as_ref().ok());
+    visits.filter_map(|visit| visit.root.identity().ok()).map(|identity| identity.device).collect()
+}
+
+fn loops(seen: &[(PoolConfig, Result<Visit>)]) -> Value {
+    let grounds = grounds(seen);
+    let all = match loopdev::all() {
+        Ok(all) => all,
+        Err(error) => return json!({ "error": chain(&error) }),
+    };
+    // Those on our pools, and those that our pools lie on.
+    let ours = all
+        .iter()
+        .filter(|(file, found)| grounds.contains(&file.device) || grounds.contains(&found.device.device));
+    let shown = ours.map(|(file, found)| {
+        let name = found.device.backing_name().filter(|name| name.parse::<ObjectId>().is_ok());
+        json!({
+            "device": found.device.path(),
+            "size": found.device.size().ok(),
+            "file": { "device": file.device, "inode": file.inode, "id": name },
+            "access": format!("{:?}", found.access),
+            "lifetime": format!("{:?}", found.lifetime),
+            "caching": found.device.caching().ok().map(|caching| format!("{caching:?}")),
+            "offset": found.offset,
+        })
+    });
+    Value::Array(shown.collect())
+}
+
+fn mounts(seen: &[(PoolConfig, Result<Visit>)]) -> Value {
+    let grounds = grounds(seen);
+    let volumes: Vec<u64> = loopdev::all()
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|(file, _)| grounds.contains(&file.device))
+        .map(|(_, found)| found.device.device)
+        .collect();
+    let table = match mount::table() {
+        Ok(table) => table,
+        Err(error) => return json!({ "error": chain(&error) }),
+    };
+    let ours = table.iter().filter(|mount| {
+        grounds.contains(&mount.device) || volumes.iter().any(|number| mount.shows_loop(*number))
+    });
+    let shown = ours.map(|mount| {
+        json!({
+            "id": mount.id, "parent": mount.parent, "device": mount.device, "root": mount.root, "point": mount.point,
+            "type": mount.kind, "source": mount.source, "options": mount.options, "super_options": mount.super_options,
+        })
+    });
+    Value::Array(shown.collect())
+}
+
+/// What the doctor says: of the running driver, else of pools that no driver has.
+async fn findings(
+    endpoint: &Endpoint,
+    timeout: Duration,
+    seen: &[(PoolConfig, Result<Visit>)],
+) -> (&'static str, Value) {
+    if let Ok(mut driver) = driver::admin(endpoint, timeout).await
+        && let Ok(found) = doctor::ask(&mut driver).await
+    {
+        return ("the driver", Value::Array(found.iter().map(doctor::as_json).collect()));
+    }
+    let pools = seen.iter().map(|(config, _)| config.clone()).collect();
+    match Engine::examine(pools) {
+        Ok(engine) => {
+            let of_pool = |pool: crate::engine::PoolView| engine.diagnose(&pool.name).unwrap_or_default();
+            let all = engine.pools().into_iter().flat_map(of_pool).chain(engine.diagnose_host());
+            let all: Vec<admin::Finding> = all.map(finding).collect();
+            ("the pools", Value::Array(all.iter().map(doctor::as_json).collect()))
+        }
+        Err(error) => ("nobody", json!(chain(&error))),
+    }
+}
+
+fn tail(log: &std::path::Path) -> Outcome<Vec<u8>> {
+    let text = std::fs::read(log);
+    let text = text.map_err(|error| Failure::Usage(format!("--log {}: {error}", log.display())))?;
+    Ok(text[text.len().saturating_sub(LOG)..].to_vec())
+}
+
+/// Into a new file that only its owner reads.
+fn write(path: &std::path::Path, bytes: &[u8]) -> Outcome<()> {
+    let failed = |error: crate::error::Error| Failure::Other(chain(&error));
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let dir = Dir::open(parent.unwrap_or(std::path::Path::new("."))).map_err(failed)?;
+    let name =
+        path.file_name().ok_or_else(|| Failure::Usage(format!("--to {}: want a file", path.display())))?;
+    if dir.stat(name).map_err(failed)?.is_some() {
+        return Err(Failure::Usage(format!("--to {}: it exists; want a new file", path.display())));
+    }
+    dir.replace(name, bytes).map_err(failed)
+}

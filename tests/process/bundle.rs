@@ -1,0 +1,63 @@
+//! `rockpool ctl support-bundle`: what is in it, and what is not.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::doctor::Ward;
+use crate::harness::Place;
+
+#[test]
+fn a_bundle_tells_what_a_bug_report_needs_without_names() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    let metadata = [
+        "--parameter",
+        "csi.storage.k8s.io/pvc/name=payroll",
+        "--parameter",
+        "csi.storage.k8s.io/pvc/namespace=bank",
+    ];
+    let one = ward.create("pvc-of-the-bank", &[&["--block", "--size", "8MiB"][..], &metadata].concat());
+    std::fs::write(ward.pool.root().join("volumes/letter-to-my-bank.txt"), "dear").unwrap();
+    let (to, config) = (place.path("bundle.tar"), place.path("config.toml"));
+    let words = ["support-bundle", "--config", config.to_str().unwrap(), "--to", to.to_str().unwrap()];
+    for live in [true, false] {
+        if !live {
+            ward.kill();
+        }
+        let written = place.ask(&words);
+        assert_eq!(written["bytes"], std::fs::metadata(&to).unwrap().len());
+        assert_eq!(std::fs::metadata(&to).unwrap().permissions().mode() & 0o777, 0o600);
+        let (code, said) = place.refused(&words);
+        assert!(code == 2 && said.contains("it exists"), "{said}");
+        let out = place.path(if live { "live" } else { "offline" });
+        std::fs::create_dir(&out).unwrap();
+        let unpacked = Command::new("tar").arg("-xf").arg(&to).arg("-C").arg(&out).output().unwrap();
+        assert!(unpacked.status.success(), "{unpacked:?}");
+        let read = |name: &str| -> Value {
+            serde_json::from_slice(&std::fs::read(out.join(name)).unwrap()).unwrap()
+        };
+        assert_eq!(read("host.json")["rockpool"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(read("pools.json")[0]["name"], "fast");
+        let record = &read("pools/fast/records.json")[0]["record"]["body"]["record"]["volume"];
+        assert_eq!(record["id"], one.as_str());
+        let name = record["name"].as_str().unwrap();
+        assert!(name.starts_with("name:") && name.len() == 13, "{name}");
+        assert_eq!(read("pools/fast/objects.json")["volumes"]["objects"][0]["size"], 8 << 20);
+        assert_eq!(read("pools/fast/objects.json")["volumes"]["others"], 1);
+        let found = read("findings.json");
+        assert_eq!(found["asked"], if live { "the driver" } else { "the pools" });
+        assert!(
+            found["findings"].as_array().unwrap().iter().any(|one| one["code"] == "RP-FOREIGN-FILE"),
+            "{found}"
+        );
+        assert!(read("mounts.json").as_array().unwrap().iter().any(|mount| mount["type"] == "xfs"));
+        assert!(!read("loops.json").as_array().unwrap().is_empty(), "the pool's own");
+        std::fs::remove_file(&to).unwrap();
+    }
+    place.ask(&[&words[..], &["--with-names"]].concat());
+    let named = std::fs::read(&to).unwrap();
+    let plain = |name: &str| named.windows(name.len()).any(|window| window == name.as_bytes());
+    assert!(plain("payroll") && plain("pvc-of-the-bank"));
+}
