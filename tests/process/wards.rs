@@ -19,21 +19,26 @@ fn str(path: &Path) -> &str {
 }
 
 /// A loop device of somebody else's making, detached with the test.
-struct Loop(String);
+struct Loop(String, String);
 
 impl Loop {
     fn on(image: &Path) -> Loop {
-        Loop(run("losetup", &["--find", "--show", str(image)]))
+        let name = image.file_name().unwrap().to_string_lossy().into_owned();
+        Loop(run("losetup", &["--find", "--show", str(image)]), name)
     }
 
+    /// Whether it still shows that image: others may have taken the number since.
     fn is_attached(&self) -> bool {
-        Command::new("losetup").arg(&self.0).output().unwrap().status.success()
+        let shown = Command::new("losetup").arg(&self.0).output().unwrap().stdout;
+        String::from_utf8_lossy(&shown).contains(&self.1)
     }
 }
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("-d").arg(&self.0).output();
+        if self.is_attached() {
+            let _ = Command::new("losetup").arg("-d").arg(&self.0).output();
+        }
     }
 }
 
