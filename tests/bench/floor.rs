@@ -1,8 +1,7 @@
 //! The floor: what a life costs at least.
 //!
 //! Owns: the same system calls and programs as the driver's, in the same filesystem, with the same durable records, written
-//! down one after the other. It has no wire, no claims, no checks, no index, and repairs nothing; and each caller makes its own
-//! syncs, where the driver lets those who wait for one directory share one.
+//! down one after the other. It has no wire, no claims, no checks, no index, and repairs nothing.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -22,17 +21,10 @@ const RECORD: [u8; 640] = [b'r'; 640];
 /// As long as its note about a mount.
 const NOTE: [u8; 330] = [b'n'; 330];
 
-/// Where it works.
+/// The directories in which it works.
 pub(crate) struct Floor {
     shape: Shape,
-    root: PathBuf,
     kubelet: PathBuf,
-    notes: PathBuf,
-}
-
-/// The directories of one caller, opened by itself.
-struct Caller<'a> {
-    floor: &'a Floor,
     volumes: Dir,
     tmp: Dir,
     records: Dir,
@@ -42,40 +34,33 @@ struct Caller<'a> {
 impl Floor {
     /// In the pool of a site.
     pub(crate) fn new(site: &Site, shape: Shape) -> Outcome<Floor> {
-        let root = site.pool(shape)?.join("floor");
-        Ok(Floor { shape, root, kubelet: site.kubelet(), notes: site.state("floor-notes") })
-    }
-
-    fn caller(&self) -> Outcome<Caller<'_>> {
-        let root = Dir::make_path(&self.root, 0o700)?;
-        Ok(Caller {
-            floor: self,
+        let root = Dir::open(&site.pool(shape)?)?.ensure("floor", 0o700)?;
+        Ok(Floor {
+            shape,
+            kubelet: site.kubelet(),
             volumes: root.ensure("volumes", 0o700)?,
             tmp: root.ensure("tmp", 0o700)?,
             records: root.ensure("records", 0o700)?,
-            notes: Dir::make_path(&self.notes, 0o700)?,
+            notes: Dir::make_path(&site.state("floor-notes"), 0o700)?,
         })
     }
 
     /// Lives a second of one round, a thread for each spot.
     pub(crate) fn round(&self, time: Duration, spots: &[Spot]) -> Outcome<f64> {
-        let callers = spots.iter().map(|spot| Ok((self.caller()?, spot))).collect::<Outcome<Vec<_>>>()?;
         let began = Instant::now();
         let ends = began + time;
         let lives = std::thread::scope(|scope| {
-            let all: Vec<_> = callers
-                .iter()
-                .map(|(caller, spot)| {
-                    scope.spawn(move || {
-                        let mut lives = 0_u32;
-                        while Instant::now() < ends {
-                            caller.live(spot)?;
-                            lives += 1;
-                        }
-                        Outcome::Ok(lives)
-                    })
-                })
-                .collect();
+            let worker = |spot| {
+                move || {
+                    let mut lives = 0_u32;
+                    while Instant::now() < ends {
+                        self.live(spot)?;
+                        lives += 1;
+                    }
+                    Outcome::Ok(lives)
+                }
+            };
+            let all: Vec<_> = spots.iter().map(|spot| scope.spawn(worker(spot))).collect();
             let mut sum = 0;
             for one in all {
                 sum += one.join().map_err(|_| "a thread of the floor panicked")??;
@@ -84,9 +69,7 @@ impl Floor {
         })?;
         Ok(f64::from(lives) / began.elapsed().as_secs_f64())
     }
-}
 
-impl Caller<'_> {
     fn live(&self, spot: &Spot) -> Outcome<()> {
         let name = random_hex::<32>()?;
         self.create(&name)?;
@@ -99,12 +82,12 @@ impl Caller<'_> {
 
     fn create(&self, name: &str) -> Outcome<()> {
         self.records.replace(name, &RECORD)?;
-        if self.floor.shape == Shape::Directory {
+        if self.shape == Shape::Directory {
             self.tmp.make_dir(name, 0o755)?.sync()?;
         } else {
             let image = self.tmp.create(name)?;
             file::set_len(&image, SIZE.unsigned_abs())?;
-            let kind = match self.floor.shape {
+            let kind = match self.shape {
                 Shape::Ext4 => Some(FsKind::Ext4),
                 Shape::Xfs => Some(FsKind::Xfs),
                 Shape::Block | Shape::Directory => None,
@@ -123,20 +106,19 @@ impl Caller<'_> {
 
     fn stage(&self, name: &str, spot: &Spot) -> Outcome<Option<(Loop, file::Stat)>> {
         let mut device = None;
-        let tree = if self.floor.shape == Shape::Directory {
+        let tree = if self.shape == Shape::Directory {
             let tree = Tree::clone_of(&self.volumes.sub(name)?)?;
             tree.restrict(&Restrict::default())?;
-            tree.attach(&Place::walk(&self.floor.kubelet, &spot.staging)?)?;
+            tree.attach(&Place::walk(&self.kubelet, &spot.staging)?)?;
             None
         } else {
-            let lifetime =
-                if self.floor.shape == Shape::Block { Lifetime::Held } else { Lifetime::Autoclear };
+            let lifetime = if self.shape == Shape::Block { Lifetime::Held } else { Lifetime::Autoclear };
             let image = self.volumes.open_file(name, Access::ReadWrite)?.ok_or("the image vanished")?;
             let want = loopdev::Attach { access: Access::ReadWrite, lifetime, discard: Discard::Allow };
             let attached = loopdev::attach(&image, want)?;
             device = Some((attached.device, file::stat(&image)?));
             let path = attached.device.path();
-            let tree = match self.floor.shape {
+            let tree = match self.shape {
                 Shape::Xfs => Tree::filesystem("xfs", &path, &[MountOption::no_uuid()])?,
                 Shape::Ext4 => Tree::filesystem("ext4", &path, &[])?,
                 Shape::Block | Shape::Directory => {
@@ -149,7 +131,7 @@ impl Caller<'_> {
         };
         if let Some(tree) = tree {
             let place = self.staged(spot)?;
-            if self.floor.shape == Shape::Block {
+            if self.shape == Shape::Block {
                 place.make_file(0o600)?;
             }
             tree.attach(&place)?;
@@ -159,17 +141,17 @@ impl Caller<'_> {
     }
 
     fn staged(&self, spot: &Spot) -> Outcome<Place> {
-        let path = match self.floor.shape {
+        let path = match self.shape {
             Shape::Block => spot.staging.join("device"),
             Shape::Directory | Shape::Ext4 | Shape::Xfs => spot.staging.clone(),
         };
-        Ok(Place::walk(&self.floor.kubelet, &path)?)
+        Ok(Place::walk(&self.kubelet, &path)?)
     }
 
     fn publish(&self, spot: &Spot) -> Outcome<()> {
-        let place = Place::walk(&self.floor.kubelet, &spot.target)?;
+        let place = Place::walk(&self.kubelet, &spot.target)?;
         let tree = Tree::clone_of(self.staged(spot)?.handle()?)?;
-        if self.floor.shape == Shape::Block {
+        if self.shape == Shape::Block {
             tree.restrict(&Restrict { devices: Devices::Allowed, ..Restrict::default() })?;
             place.make_file(0o600)?;
         } else {
@@ -181,7 +163,7 @@ impl Caller<'_> {
     }
 
     fn unpublish(&self, spot: &Spot) -> Outcome<()> {
-        let place = Place::walk(&self.floor.kubelet, &spot.target)?;
+        let place = Place::walk(&self.kubelet, &spot.target)?;
         place.unmount_all()?;
         self.forget(&spot.target)?;
         Ok(place.remove()?)
@@ -191,7 +173,7 @@ impl Caller<'_> {
         let place = self.staged(spot)?;
         place.unmount_all()?;
         self.forget(&spot.staging)?;
-        if let (Shape::Block, Some((device, image))) = (self.floor.shape, device) {
+        if let (Shape::Block, Some((device, image))) = (self.shape, device) {
             place.remove()?;
             device.detach(image.device, image.inode)?;
         }
@@ -200,7 +182,7 @@ impl Caller<'_> {
 
     fn delete(&self, name: &str) -> Outcome<()> {
         self.records.replace(name, &RECORD)?;
-        if self.floor.shape == Shape::Directory {
+        if self.shape == Shape::Directory {
             self.volumes.rename_into(name, &self.tmp, name)?;
             self.tmp.remove_dir(name)?;
         } else {

@@ -42,7 +42,12 @@ impl Commit {
         let outcome = sync();
         // Nobody else sets it: it left `next` when this one began.
         let _ = mine.set(outcome);
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner).running = false;
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if outcome.is_err() {
+            // It may have taken along what those who wait had changed, and the kernel tells an error once.
+            let _ = std::mem::take(&mut turn.next).set(outcome);
+        }
+        turn.running = false;
         self.ended.notify_all();
         outcome
     }
@@ -57,18 +62,18 @@ mod tests {
     use super::*;
 
     /// One sync runs; `many` more are asked for meanwhile. Answers what each of those was told and how many ran in all.
-    fn crowd(many: usize, second: Outcome) -> (Vec<Outcome>, usize) {
+    fn crowd(many: usize, first: Outcome, second: Outcome) -> (Vec<Outcome>, usize) {
         let (commit, ran) = (Commit::default(), AtomicUsize::new(0));
         let (begun, has_begun) = mpsc::channel();
         let (go_on, may_go_on) = mpsc::channel::<()>();
         let told = std::thread::scope(|scope| {
             let (commit, ran) = (&commit, &ran);
-            let first = scope.spawn(move || {
+            let running = scope.spawn(move || {
                 commit.run(|| {
                     begun.send(()).unwrap();
                     may_go_on.recv().unwrap();
                     ran.fetch_add(1, Ordering::SeqCst);
-                    Ok(())
+                    first
                 })
             });
             has_begun.recv().unwrap();
@@ -85,7 +90,7 @@ mod tests {
             }
             assert_eq!(ran.load(Ordering::SeqCst), 0, "two syncs ran at once");
             go_on.send(()).unwrap();
-            assert_eq!(first.join().unwrap(), Ok(()));
+            assert_eq!(running.join().unwrap(), first);
             waiting.into_iter().map(|one| one.join().unwrap()).collect()
         });
         (told, ran.load(Ordering::SeqCst))
@@ -93,14 +98,46 @@ mod tests {
 
     #[test]
     fn who_waits_shares_the_next_sync_and_not_the_one_that_runs() {
-        let (told, ran) = crowd(6, Ok(()));
+        let (told, ran) = crowd(6, Ok(()), Ok(()));
         assert_eq!(told, vec![Ok(()); 6]);
         assert_eq!(ran, 2, "six waited for one sync, which is not the one that was running");
     }
 
     #[test]
     fn everybody_who_shared_a_failed_sync_hears_of_it() {
-        let (told, _) = crowd(6, Err(Errno::IO));
+        let (told, _) = crowd(6, Ok(()), Err(Errno::IO));
         assert_eq!(told, vec![Err(Errno::IO); 6]);
+    }
+
+    #[test]
+    fn who_waits_for_one_that_fails_is_not_told_that_all_is_well() {
+        let (told, ran) = crowd(6, Err(Errno::IO), Ok(()));
+        assert_eq!((told, ran), (vec![Err(Errno::IO); 6], 1));
+    }
+
+    #[test]
+    fn every_sync_covers_what_its_callers_did_before() {
+        let (commit, done) = (Commit::default(), AtomicUsize::new(0));
+        let durable = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..2000 {
+                        let mine = done.fetch_add(1, Ordering::SeqCst) + 1;
+                        let sync = || {
+                            let seen = done.load(Ordering::SeqCst);
+                            std::thread::yield_now();
+                            durable.fetch_max(seen, Ordering::SeqCst);
+                            Ok(())
+                        };
+                        commit.run(sync).unwrap();
+                        assert!(
+                            durable.load(Ordering::SeqCst) >= mine,
+                            "a sync that had begun before was shared"
+                        );
+                    }
+                });
+            }
+        });
     }
 }
