@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::engine::Engine;
 use crate::error::{Error, Result, quoted};
 use crate::model::{Access, Filesystem, Volume, VolumeId};
-use crate::os::file;
-use crate::os::mount::{self, Here, Mounted, Place, Seat};
+use crate::os::mount::{self, Here, Mounted, Of, Place, Seat};
 use crate::pool::{Attach, Attached, Pool};
 
 /// The file in a raw block volume's staging directory over which its device is bound.
@@ -22,8 +21,8 @@ pub(super) enum Face {
     Filesystem(u64),
     /// This directory: device and inode.
     Directory(u64, u64),
-    /// The node of the device with this number; the other one is that of the filesystem in which the node lies.
-    Device(u64, u64),
+    /// The device node with this number.
+    Device(u64),
 }
 
 impl Face {
@@ -35,16 +34,15 @@ impl Face {
                 Face::Directory(identity.device, identity.inode)
             }
             (Attached::Device(device), Access::Mount { .. }) => Face::Filesystem(device.number),
-            (Attached::Device(device), Access::Block) => {
-                Face::Device(device.number, file::stat(&device.file)?.device)
-            }
+            (Attached::Device(device), Access::Block) => Face::Device(device.number),
         })
     }
 
-    /// The device number of the filesystem that a mount of it shows a part of.
-    fn filesystem(self) -> u64 {
+    /// What its mounts show a part of.
+    fn seat(self) -> Of {
         match self {
-            Face::Filesystem(device) | Face::Directory(device, _) | Face::Device(_, device) => device,
+            Face::Filesystem(device) | Face::Directory(device, _) => Of::Filesystem(device),
+            Face::Device(number) => Of::LoopNode(number),
         }
     }
 
@@ -53,7 +51,7 @@ impl Face {
         match self {
             Face::Filesystem(device) => mounted.device == device,
             Face::Directory(device, inode) => (mounted.device, mounted.inode) == (device, inode),
-            Face::Device(number, _) => mounted.rdev == number,
+            Face::Device(number) => mounted.rdev == number,
         }
     }
 }
@@ -78,7 +76,7 @@ impl Engine {
     pub(super) fn mounts_of(&self, pool: &dyn Pool, volume: &Volume) -> Result<Vec<Seat>> {
         let mut mounts = Vec::new();
         for face in self.faces(pool, volume)? {
-            let seats = mount::seats(face.filesystem())?;
+            let seats = mount::seats(face.seat())?;
             mounts.extend(seats.into_iter().filter(|seat| could_show(face, seat, &volume.id)));
         }
         Ok(mounts)
@@ -167,16 +165,15 @@ impl Engine {
     }
 }
 
-/// What the table can tell of a mount of the right filesystem: it shows no inodes, so a directory is told by its name, which
-/// is the volume's random id. It may be shown in part: kubelet binds a directory within it for a `subPath`. A name that a
-/// tenant chose comes after it.
+/// Whether a mount of the right filesystem, or of the right node, may show it. The table shows no inodes, so a directory is
+/// told by its name, which is the volume's random id. It may be shown in part: kubelet binds a directory within it for a
+/// `subPath`. A name that a tenant chose comes after it.
 fn could_show(face: Face, seat: &Seat, id: &VolumeId) -> bool {
     match face {
-        Face::Filesystem(_) => true,
+        Face::Filesystem(_) | Face::Device(_) => true,
         Face::Directory(..) => {
             seat.root.iter().find_map(|part| part.to_str()?.parse::<VolumeId>().ok()) == Some(*id)
         }
-        Face::Device(number, _) => seat.root == mount::loop_node(number),
     }
 }
 

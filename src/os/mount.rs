@@ -27,17 +27,12 @@ pub use place::{Here, Mounted, Place};
 pub use shared::ensure_shared;
 #[cfg(test)]
 pub(crate) use shared::is_shared;
-pub use table::{Mount, Seat, boot_id, of_device, seats, table};
+pub use table::{Mount, Of, Seat, boot_id, of_device, seats, table};
 pub use tree::{Devices, ReadOnly, Restrict, RootStat, Tree};
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::Result;
-
-/// The node of the loop device with this number, as the root of a bind of it.
-pub fn loop_node(number: u64) -> PathBuf {
-    PathBuf::from(format!("/loop{}", rustix::fs::minor(number)))
-}
 
 /// Unmounts everything that is mounted at a path that comes from the configuration; says how many mounts that were.
 pub fn unmount_path(path: &Path) -> Result<u32> {

@@ -291,8 +291,8 @@ impl Place {
 
     fn mounted(&self, stat: &Statx) -> Result<Mounted> {
         let unique_id = (stat.stx_mask & UNIQUE_ID.bits() != 0).then_some(stat.stx_mnt_id);
-        let facts = match unique_id.map(raw::statmount) {
-            Some(Ok(facts)) => facts,
+        let (mount_id, read_only) = match unique_id.map(raw::statmount) {
+            Some(Ok(facts)) => (facts.id, facts.read_only),
             // No statmount before Linux 6.8, and a strict seccomp filter may refuse it later, too.
             Some(Err(_)) | None => self.facts_in_table()?,
         };
@@ -300,19 +300,18 @@ impl Place {
             device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
             inode: stat.stx_ino,
             rdev: rustix::fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor),
-            mount_id: facts.id,
+            mount_id,
             unique_id,
-            read_only: facts.read_only,
+            read_only,
             dead: None,
         })
     }
 
-    fn facts_in_table(&self) -> Result<raw::Facts> {
+    /// The id of the mount here, and whether it or its filesystem is read-only.
+    fn facts_in_table(&self) -> Result<(u64, bool)> {
         let id = self.stat(StatxFlags::empty()).map_err(|error| self.failed("look at", error))?.stx_mnt_id;
         let mount = super::table()?.into_iter().find(|mount| mount.id == id);
-        let read_only = mount.as_ref().is_some_and(|mount| mount.read_only || mount.super_read_only);
-        let device = mount.map_or(0, |mount| mount.device);
-        Ok(raw::Facts { id, device, read_only })
+        Ok((id, mount.is_some_and(|mount| mount.read_only || mount.super_read_only)))
     }
 
     /// What cannot even be looked at is a dead mount if the table says that something is mounted here.

@@ -25,6 +25,8 @@ const PAGE: usize = 512;
 /// For two paths; the kernel refuses with EOVERFLOW what does not fit.
 const STRINGS: usize = 2 * 4096;
 const SB_RDONLY: u32 = 1;
+/// Of tmpfs, and of devtmpfs.
+pub(super) const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// `struct mount_attr` of linux/mount.h.
 #[repr(C)]
@@ -88,6 +90,8 @@ pub(super) struct Facts {
     pub(super) id: u64,
     /// The device number of its filesystem.
     pub(super) device: u64,
+    /// The magic number of its filesystem's type.
+    pub(super) magic: u64,
     /// Whether the mount or its filesystem is read-only.
     pub(super) read_only: bool,
 }
@@ -128,6 +132,7 @@ pub(super) fn statmount(unique_id: u64) -> io::Result<Facts> {
     Ok(Facts {
         id: answer.old_id.into(),
         device: rustix::fs::makedev(answer.device[0], answer.device[1]),
+        magic: answer.magic,
         read_only: of_mount || answer.super_flags & SB_RDONLY != 0,
     })
 }
@@ -139,7 +144,7 @@ pub(super) fn paths_of(unique_id: u64) -> io::Result<(PathBuf, PathBuf)> {
     let mut answer: Box<StatMountPaths> = Box::new(unsafe { std::mem::zeroed() });
     let size = size_of::<StatMountPaths>();
     // SAFETY: the structure begins with the kernel's and has as many bytes as are told.
-    unsafe { call(unique_id, STATMOUNT_MNT_ROOT | STATMOUNT_MNT_POINT, &raw mut answer.head, size)? };
+    unsafe { call(unique_id, STATMOUNT_MNT_ROOT | STATMOUNT_MNT_POINT, (&raw mut *answer).cast(), size)? };
     let path = |from: u32| {
         let rest = usize::try_from(from).ok().and_then(|from| answer.strings.get(from..)).unwrap_or_default();
         let text = rest.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -170,7 +175,7 @@ pub(super) fn listmount() -> io::Result<Vec<u64>> {
 /// statmount(2) of everything in `mask`, or an error.
 ///
 /// # Safety
-/// `size` bytes from `answer` on can be written.
+/// `size` bytes from `answer` on are initialised and can be written; it is aligned and `size` is at least that of the structure.
 #[expect(unsafe_code, reason = "rustix has no statmount")]
 unsafe fn call(unique_id: u64, mask: u64, answer: *mut StatMount, size: usize) -> io::Result<()> {
     let request = MountIdRequest::new(unique_id, mask);

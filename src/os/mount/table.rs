@@ -1,6 +1,6 @@
 //! The kernel's mount table, read as it is.
 //!
-//! Owns: parsing `/proc/self/mountinfo`. Never: decides what a mount means.
+//! Owns: `/proc/self/mountinfo`, and what listmount(2) and statmount(2) say instead. Never: decides what a mount means.
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -91,28 +91,66 @@ impl From<Mount> for Seat {
     }
 }
 
-/// Where the filesystem with this device number is mounted. To write the whole table costs the kernel some 2 µs a mount, and
-/// a busy node has hundreds; so each is asked for its device alone (Linux 6.8), and only the right ones for their paths.
-pub fn seats(device: u64) -> Result<Vec<Seat>> {
-    listed(device).or_else(|_| Ok(of_device(device)?.into_iter().map(Seat::from).collect()))
+/// What the mounts that are looked for show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// A part of the filesystem with this device number.
+    Filesystem(u64),
+    /// The node of the loop device with this number, in whichever `/dev`: that of a container may be another filesystem.
+    LoopNode(u64),
 }
 
-fn listed(device: u64) -> io::Result<Vec<Seat>> {
+/// Where that is mounted. To write the whole table costs the kernel some 2 µs a mount, and a busy node has hundreds; so each
+/// is asked for its filesystem alone, and only the right ones for their paths. Before Linux 6.8, or where a filter of system
+/// calls forbids it, the table is read.
+pub fn seats(of: Of) -> Result<Vec<Seat>> {
+    listed(of).or_else(|error| {
+        tracing::debug!(%error, "mounts cannot be listed; the whole table is read");
+        tabled(of)
+    })
+}
+
+fn listed(of: Of) -> io::Result<Vec<Seat>> {
     let mut seats = Vec::new();
     for id in raw::listmount()? {
         let seat = raw::statmount(id).and_then(|facts| {
-            let here = facts.device == device;
-            let paths = here.then(|| raw::paths_of(id)).transpose()?;
+            let near = match of {
+                Of::Filesystem(device) => facts.device == device,
+                Of::LoopNode(_) => facts.magic == raw::TMPFS_MAGIC,
+            };
+            let paths = near.then(|| raw::paths_of(id)).transpose()?;
             Ok(paths.map(|(root, point)| Seat { root, point, read_only: facts.read_only }))
         });
         match seat {
-            Ok(seat) => seats.extend(seat),
+            Ok(seat) => seats.extend(seat.filter(|seat| of.is_at(seat))),
             // Unmounted since it was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
     }
     Ok(seats)
+}
+
+pub(super) fn tabled(of: Of) -> Result<Vec<Seat>> {
+    let near = |mount: &Mount| match of {
+        Of::Filesystem(device) => mount.device == device,
+        Of::LoopNode(_) => matches!(mount.kind.as_str(), "devtmpfs" | "tmpfs"),
+    };
+    let seats = table()?.into_iter().filter(near).map(Seat::from);
+    Ok(seats.filter(|seat| of.is_at(seat)).collect())
+}
+
+impl Of {
+    /// Whether a mount of the right filesystem shows it. A tenant's directory may have the name of a node, so that is looked at.
+    fn is_at(self, seat: &Seat) -> bool {
+        match self {
+            Of::Filesystem(_) => true,
+            Of::LoopNode(number) => {
+                let named = seat.root.as_os_str() == format!("/loop{}", rustix::fs::minor(number)).as_str();
+                named && rustix::fs::lstat(&seat.point).is_ok_and(|stat| stat.st_rdev == number)
+            }
+        }
+    }
 }
 
 /// The id of this boot: what was noted under another one is void.
@@ -237,18 +275,21 @@ mod tests {
     }
 
     #[test]
-    fn seats_are_what_the_table_says_of_every_device() {
-        let key = |seat: &Seat| (seat.point.clone(), seat.root.clone());
+    fn mounts_that_are_listed_are_those_of_the_table() {
+        if let Err(error) = raw::listmount() {
+            println!("SKIP: this kernel or its filter lists no mounts: {error}");
+            return;
+        }
+        let sorted = |mut seats: Vec<Seat>| {
+            seats.sort_by_key(|seat| (seat.point.clone(), seat.root.clone()));
+            seats
+        };
         let differs = || {
-            let table = table().unwrap();
-            let devices = table.iter().map(|mount| mount.device);
-            devices.into_iter().find_map(|device| {
-                let mut seats = listed(device).unwrap();
-                let of = table.iter().filter(|mount| mount.device == device);
-                let mut told: Vec<_> = of.cloned().map(Seat::from).collect();
-                seats.sort_by_key(key);
-                told.sort_by_key(key);
-                (seats != told).then_some((seats, told))
+            let mut devices = table().unwrap().into_iter().map(|mount| mount.device);
+            devices.find_map(|device| {
+                let of = Of::Filesystem(device);
+                let (listed, tabled) = (sorted(listed(of).unwrap()), sorted(tabled(of).unwrap()));
+                (listed != tabled).then_some((listed, tabled))
             })
         };
         // Tests beside this one mount and unmount: one look without a difference is enough.

@@ -7,6 +7,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::Path;
 use std::time::Instant;
 
+use rustix::fs::{FileType, Mode};
+
 use super::scene::Scene;
 use super::*;
 use crate::error::Error;
@@ -355,4 +357,27 @@ fn publishing_by_hand_takes_well_under_a_millisecond() {
     times.sort();
     let _ = writeln!(std::io::stderr(), "publish by hand: {:?} median", times[25]);
     assert!(times[25].as_micros() < 1000, "{:?}", times[25]);
+}
+
+#[test]
+fn the_binds_of_a_loop_node_are_found_whichever_dev_it_lies_in() {
+    let scene = Scene::new();
+    scene.make_dir("dev");
+    // As in a container: a tmpfs with nodes of its own.
+    Tree::filesystem("tmpfs", Path::new("tmpfs"), &[]).unwrap().attach(&scene.place("dev")).unwrap();
+    let number = rustix::fs::makedev(7, 4242);
+    let node = scene.root().join("dev/loop4242");
+    rustix::fs::mknodat(rustix::fs::CWD, &node, FileType::BlockDevice, Mode::RUSR, number).unwrap();
+    fs::write(scene.root().join("target"), b"").unwrap();
+    scene.bind("dev/loop4242", "target");
+    // A tenant's directory of that name, in a tmpfs of its own.
+    scene.make_dir("tenant");
+    Tree::filesystem("tmpfs", Path::new("tmpfs"), &[]).unwrap().attach(&scene.place("tenant")).unwrap();
+    scene.make_dir("tenant/loop4242");
+    scene.make_dir("fooled");
+    scene.bind("tenant/loop4242", "fooled");
+    for found in [seats(Of::LoopNode(number)), table::tabled(Of::LoopNode(number))] {
+        let points: Vec<_> = found.unwrap().into_iter().map(|seat| seat.point).collect();
+        assert_eq!(points, [scene.root().join("target")]);
+    }
 }

@@ -17,7 +17,7 @@ use crate::model::VolumeId;
 use crate::os::file::{self, Access, Dir, Stat};
 use crate::os::fs::Frozen;
 use crate::os::loopdev::{self, Caching, Discard, Lifetime, Loop};
-use crate::os::mount::{self, Mount, Place};
+use crate::os::mount::{self, Mount, Of, Place};
 use crate::os::{fs, label};
 use crate::pool::{Attach, Device, Thaw, Thawed};
 
@@ -352,7 +352,7 @@ fn shown(device: Loop, held: File) -> Device {
 
 /// The root of what is mounted from a device, held; `None` if nothing is.
 fn mounted_root(device: Loop) -> Result<Option<OwnedFd>> {
-    let mounts = mount::seats(device.device)?;
+    let mounts = mount::seats(Of::Filesystem(device.device))?;
     for mount in &mounts {
         // Something else may be mounted over it: then its path shows another filesystem.
         let Ok(root) = Place::trusted(&mount.point).and_then(|place| place.open_directory()) else {
