@@ -1,6 +1,6 @@
 //! How much can still be promised, and what this node's pools can do.
 //!
-//! Owns: the answers to GetCapacity and to which capabilities exist. Never: asks a disk more than its statfs.
+//! Owns: the answers to GetCapacity and to which capabilities exist. Never: asks a disk more than how full it is.
 
 use crate::engine::{Asked, Capacity, CapacityQuery, Engine, Slot};
 use crate::error::{Error, Result, chain, quoted};
@@ -16,22 +16,14 @@ impl Engine {
         if let Some(name) = &query.pool {
             return self.room(self.slot(name)?, query);
         }
-        let mut sum: Option<Capacity> = None;
-        let mut away = None;
+        let (mut rooms, mut away) = (Vec::new(), None);
         for slot in &self.pools {
             match self.room(slot, query) {
-                Ok(room) if room.available == Bytes::ZERO && sum.is_some() => {}
-                Ok(room) => {
-                    sum = Some(sum.map_or(room, |sum| Capacity {
-                        available: sum.available.checked_add(room.available).unwrap_or(room.available),
-                        maximum: sum.maximum.max(room.maximum),
-                        minimum: sum.minimum.min(room.minimum),
-                    }));
-                }
+                Ok(room) => rooms.push(room),
                 Err(error) => away = Some(error),
             }
         }
-        match (sum, away) {
+        match (total(&rooms), away) {
             (Some(sum), _) => Ok(sum),
             (None, Some(error)) => Err(error),
             (None, None) => Ok(Capacity::default()),
@@ -125,6 +117,22 @@ impl Slot {
     }
 }
 
+/// What several pools have together. One in which nothing can be made counts only where that is true of all.
+fn total(rooms: &[Capacity]) -> Option<Capacity> {
+    let useful = rooms.iter().copied().filter(|room| room.maximum > Bytes::ZERO);
+    useful.reduce(together).or(rooms.first().copied())
+}
+
+/// What two pools have together, of which each can make something.
+fn together(one: Capacity, other: Capacity) -> Capacity {
+    let all = one.available.checked_add(other.available);
+    Capacity {
+        available: all.unwrap_or(one.available.max(other.available)),
+        maximum: one.maximum.max(other.maximum),
+        minimum: one.minimum.min(other.minimum),
+    }
+}
+
 /// What one or the other offers.
 fn union(one: Features, other: Features) -> Features {
     let either = |one: Offer, other: Offer| if one.is_yes() { one } else { other };
@@ -139,5 +147,27 @@ fn union(one: Features, other: Features) -> Features {
         snapshots: either(one.snapshots, other.snapshots),
         groups: either(one.groups, other.groups),
         reserved: either(one.reserved, other.reserved),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_that_can_make_nothing_changes_no_sum_wherever_it_stands() {
+        let room = |available, minimum| {
+            let available = Bytes::new(available);
+            let maximum = if available < Bytes::new(minimum) { Bytes::ZERO } else { available };
+            Capacity { available, maximum, minimum: Bytes::new(minimum) }
+        };
+        let (lacking, nearly_full) = (Capacity::default(), room(10, 300));
+        let (one, other) = (room(1000, 4), room(5000, 300));
+        let both =
+            Capacity { available: Bytes::new(6000), maximum: Bytes::new(5000), minimum: Bytes::new(4) };
+        assert_eq!(total(&[lacking, one, nearly_full, other]), Some(both));
+        assert_eq!(total(&[one, other, nearly_full, lacking]), Some(both));
+        assert_eq!(total(&[nearly_full, lacking]), Some(nearly_full));
+        assert_eq!(total(&[]), None);
     }
 }
