@@ -257,7 +257,8 @@ impl Pool for DirectoryPool {
         let (volumes, tmp) = (self.home.volumes(), self.home.tmp());
         self.remove_debris(&name)?;
         let Some(volume) = self.find(id)? else {
-            return volumes.sync();
+            // Whoever removed it may have died, or failed, before it was durable, in the one directory or the other.
+            return volumes.sync().and_then(|()| tmp.sync());
         };
         volumes.rename_into(&name, tmp, &name)?;
         let project = self.projects.as_ref().map(|_| projects::of(&volume)).transpose()?.flatten();

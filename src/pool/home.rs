@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Found, Kind, Problem, Setup, Severity, mounted};
 use crate::error::{Error, Result};
-use crate::model::{Bytes, PoolId, Time};
+use crate::model::{Bytes, ObjectId, PoolId, Time};
 use crate::os::file::{self, Dir, Identity, Lock};
 use crate::os::{fs, mount};
 
@@ -156,7 +156,7 @@ impl Home {
         let lock = root.lock_within(LOCK, PATIENCE)?;
         let home = Self::enter(setup, root, marker, Some(lock))?;
         sweep(&home.root)?;
-        sweep(&home.tmp)?;
+        sweep_debris(&home.tmp)?;
         sweep(&home.root.sub(RECORDS)?)?;
         Ok(home)
     }
@@ -348,6 +348,22 @@ pub(super) fn absence(error: &Error) -> Problem {
 fn sweep(dir: &Dir) -> Result<()> {
     let mut left = dir.names()?.into_iter().filter(|name| file::is_temporary(name));
     left.try_for_each(|name| dir.remove(name).map(drop))
+}
+
+/// Removes unfinished objects, too: a power cut may bring one back after its record was erased, and nothing else would ever
+/// look at it. One that resists keeps no pool closed.
+fn sweep_debris(tmp: &Dir) -> Result<()> {
+    sweep(tmp)?;
+    let object = |name: &OsString| name.to_str().is_some_and(|name| name.parse::<ObjectId>().is_ok());
+    for name in tmp.names()?.into_iter().filter(object) {
+        match tmp.remove_tree(&name) {
+            Ok(_) => tracing::info!(name = %name.to_string_lossy(), "removed an unfinished object"),
+            Err(error) => tracing::warn!(
+                name = %name.to_string_lossy(), error = crate::error::chain(&error), "failed to remove an unfinished object"
+            ),
+        }
+    }
+    Ok(())
 }
 
 fn missing(setup: &Setup, why: &str) -> Error {

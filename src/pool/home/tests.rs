@@ -115,3 +115,17 @@ fn a_second_process_waits_and_then_says_who_holds_the_pool() {
     drop(home);
     waiting.join().unwrap().unwrap();
 }
+
+#[test]
+fn an_opening_removes_unfinished_objects_and_nothing_else() {
+    let (dir, setup, marker) = plain();
+    drop(Home::open(&setup).unwrap());
+    let tmp = dir.path().join(TMP);
+    let (volume, snapshot) =
+        (format!("v1.{}.0123456789abcdef", marker.id), format!("s1.{}.0123456789abcdef", marker.id));
+    std::fs::create_dir_all(tmp.join(&volume).join("a tenant's/directory")).unwrap();
+    std::fs::write(tmp.join(&snapshot), b"half").unwrap();
+    std::fs::write(tmp.join("a stranger"), b"left as it is").unwrap();
+    let home = Home::open(&setup).unwrap();
+    assert_eq!(home.tmp().names().unwrap(), ["a stranger"]);
+}
