@@ -24,7 +24,7 @@ fmt: ## Format the code
 
 bench: ## Measure, print one table and write JSON to bench-results/ (root)
 	@tests/install.sh build test bench
-	@tests/bench.sh
+	@tests/bench.sh $(ARGS)
 
 sanity: ## Run csi-sanity over every pool kind (root)
 	@tests/install.sh build test sanity

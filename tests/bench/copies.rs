@@ -58,6 +58,8 @@ pub(crate) async fn measure(options: &Options, report: &mut Report, site: &Site)
         client.unpublish(&id, &spot).await?;
         client.unstage(&id, &spot).await?;
         client.delete(&id).await?;
+        // The extents go later than the call, and what is measured next would wait for them.
+        settle(&Dir::open(&site.pool(Shape::Block)?)?).await?;
     }
     Ok(())
 }

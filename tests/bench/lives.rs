@@ -8,7 +8,7 @@ use crate::Outcome;
 use crate::client::{Shape, Spot};
 use crate::floor::Floor;
 use crate::options::Options;
-use crate::report::{Report, Target, median};
+use crate::report::{Report, Target};
 use crate::scene::Site;
 
 /// Of every volume in a life; sparse, so it costs nothing but a promise.
@@ -36,8 +36,7 @@ pub(crate) async fn against_floor(options: &Options, report: &mut Report, site: 
             let part = "Lifecycles a second, empty pool";
             report.median((part, &name("driver")), driver.clone(), ("lives/s", beyond_hostpath(shape, many)));
             report.median((part, &name("floor")), by_hand.clone(), ("lives/s", Target::None));
-            let ratio = median(&driver) / median(&by_hand);
-            report.value((part, &name("driver / floor")), ratio, ("", Target::AtLeast(0.7)));
+            report.ratio((part, &name("driver / floor")), &driver, &by_hand, Target::AtLeast(0.7));
         }
     }
     Ok(())
@@ -72,8 +71,8 @@ pub(crate) async fn against_empty(
             };
             report.median((&part, &name("driver")), with.clone(), ("lives/s", hostpath));
             let same = if present == 10_000 { Target::AtLeast(0.95) } else { Target::None };
-            let ratio = median(&with) / median(&without);
-            report.value((&part, &name("of the empty pool's rate")), ratio, ("", same));
+            report.median((&part, &name("empty pool")), without.clone(), ("lives/s", Target::None));
+            report.ratio((&part, &name("of the empty pool's rate")), &with, &without, same);
         }
     }
     Ok(())

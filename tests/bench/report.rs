@@ -47,6 +47,16 @@ struct Figure {
     samples: Vec<f64>,
 }
 
+impl Figure {
+    /// From the least sample to the largest.
+    fn spread(&self) -> String {
+        match sorted(&self.samples).as_slice() {
+            [least, .., most] => format!("{}..{}", shown(*least), shown(*most)),
+            [] | [_] => String::new(),
+        }
+    }
+}
+
 /// All figures of a run.
 pub(crate) struct Report {
     depth: &'static str,
@@ -72,12 +82,18 @@ impl Report {
         self.push(head, value, as_what, samples);
     }
 
+    /// The median of the ratios of two who took turns, round by round.
+    pub(crate) fn ratio(&mut self, head: (&str, &str), ours: &[f64], theirs: &[f64], target: Target) {
+        let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
+        self.median(head, ratios, ("", target));
+    }
+
     /// One figure that was computed.
     pub(crate) fn value(&mut self, head: (&str, &str), value: f64, as_what: (&'static str, Target)) {
         self.push(head, value, as_what, Vec::new());
     }
 
-    /// A percentile of samples; the samples themselves are not kept.
+    /// A percentile of samples.
     pub(crate) fn percentile(
         &mut self,
         head: (&str, &str),
@@ -85,7 +101,7 @@ impl Report {
         share: f64,
         as_what: (&'static str, Target),
     ) {
-        self.push(head, percentile(samples, share), as_what, Vec::new());
+        self.push(head, percentile(samples, share), as_what, samples.to_vec());
     }
 
     fn push(
@@ -115,10 +131,11 @@ impl Report {
                 println!("\n{part}");
             }
             let line = format!(
-                "  {:<width$}  {:>10} {:<8} {:>9}  {}",
+                "  {:<width$}  {:>10} {:<8} {:>16} {:>9}  {}",
                 figure.name,
                 shown(figure.value),
                 figure.unit,
+                figure.spread(),
                 figure.target.text(),
                 figure.target.verdict(figure.value)
             );
