@@ -49,7 +49,7 @@ pub struct Mount {
 impl Mount {
     /// Whether it shows the loop device with this number: the filesystem on it, or its node.
     pub fn shows_loop(&self, number: u64) -> bool {
-        self.device == number || (self.kind == "devtmpfs" && self.root == super::loop_node(number))
+        self.device == number || (self.kind == "devtmpfs" && self.root == loop_node(number))
     }
 }
 
@@ -140,14 +140,19 @@ pub(super) fn tabled(of: Of) -> Result<Vec<Seat>> {
     Ok(seats.filter(|seat| of.is_at(seat)).collect())
 }
 
+/// The node of the loop device with this number, as the root of a bind of it.
+fn loop_node(number: u64) -> PathBuf {
+    PathBuf::from(format!("/loop{}", rustix::fs::minor(number)))
+}
+
 impl Of {
     /// Whether a mount of the right filesystem shows it. A tenant's directory may have the name of a node, so that is looked at.
     fn is_at(self, seat: &Seat) -> bool {
         match self {
             Of::Filesystem(_) => true,
             Of::LoopNode(number) => {
-                let named = seat.root.as_os_str() == format!("/loop{}", rustix::fs::minor(number)).as_str();
-                named && rustix::fs::lstat(&seat.point).is_ok_and(|stat| stat.st_rdev == number)
+                seat.root == loop_node(number)
+                    && rustix::fs::lstat(&seat.point).is_ok_and(|stat| stat.st_rdev == number)
             }
         }
     }
