@@ -10,9 +10,13 @@ mod client;
 mod copies;
 mod disk;
 mod floor;
+#[path = "../support/host.rs"]
+mod host;
 mod lives;
 mod options;
 mod report;
+#[path = "../support/requests.rs"]
+mod requests;
 mod restart;
 mod scene;
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::Outcome;
-use crate::client::{Client, Shape};
+use crate::client::{Client, SHAPES, Shape};
 use crate::lives::SIZE;
 use crate::options::Options;
 use crate::report::{Report, Target, median, ms};
@@ -15,7 +15,7 @@ const MIB: i64 = 1 << 20;
 pub(crate) async fn publishing(options: &Options, report: &mut Report, site: &Site) -> Outcome<()> {
     let client = site.client()?;
     let spot = site.spots("calls", 1)?.pop().ok_or("no spot")?;
-    for shape in Shape::ALL {
+    for shape in SHAPES {
         report.begin(&format!("calls: publish and unpublish {}", shape.name()));
         let id = client.create("publishing", shape, SIZE).await?;
         client.stage(&id, shape, &spot).await?;

@@ -12,9 +12,10 @@ use rockpool::os::fs;
 
 use crate::Outcome;
 use crate::client::{Client, Shape};
+use crate::host::run;
 use crate::options::Options;
 use crate::report::{Report, Target, ms};
-use crate::scene::{Site, run};
+use crate::scene::Site;
 
 const SIZE: i64 = 10 << 30;
 const REPEATS: usize = 7;

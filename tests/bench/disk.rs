@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use crate::Outcome;
 use crate::client::Shape;
+use crate::host::run;
 use crate::options::Options;
 use crate::report::{Report, Target, median};
-use crate::scene::{Site, run};
+use crate::scene::Site;
 
 const GIB: i64 = 1 << 30;
 const FILE: &str = "fio.data";

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use crate::Outcome;
-use crate::client::{Shape, Spot};
+use crate::client::{SHAPES, Shape, Spot};
 use crate::floor::Floor;
 use crate::options::Options;
 use crate::report::{Report, Target};
@@ -17,7 +17,7 @@ const CONCURRENCY: [usize; 2] = [1, 8];
 
 /// On an empty pool, against the floor.
 pub(crate) async fn against_floor(options: &Options, report: &mut Report, site: &Site) -> Outcome<()> {
-    for shape in Shape::ALL {
+    for shape in SHAPES {
         for many in CONCURRENCY {
             report.begin(&format!("lives: {} x{many}, driver and floor in turns", shape.name()));
             let spots = site.spots("lives", many)?;
@@ -50,7 +50,7 @@ pub(crate) async fn against_empty(
     present: usize,
 ) -> Outcome<()> {
     let part = format!("Lifecycles a second, {present} volumes present");
-    for shape in Shape::ALL {
+    for shape in SHAPES {
         for many in CONCURRENCY {
             report.begin(&format!("lives: {} x{many}, {present} present and none in turns", shape.name()));
             let (here, there) = (full.spots("lives", many)?, empty.spots("lives", many)?);

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rockpool::os::mount;
 use tempfile::TempDir;
 
 use crate::Outcome;
 use crate::client::{Client, Shape, Spot};
+use crate::host::{self, run};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_rockpool");
 /// Most promises here are never used: the pools need not hold them.
@@ -217,23 +217,6 @@ impl Drop for Site {
     }
 }
 
-/// Runs a program; what it printed.
-pub(crate) fn run(command: &mut Command) -> Outcome<String> {
-    let output = command.stdin(Stdio::null()).output()?;
-    if output.status.success() {
-        return Ok(String::from_utf8(output.stdout)?);
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{:?} ended with {}: {said}", command.get_program(), output.status).into())
-}
-
-/// Unmounts what is mounted below, from the innermost out.
 fn clear(below: &Path) {
-    for mounted in mount::table().unwrap_or_default().iter().rev() {
-        if mounted.point.starts_with(below)
-            && let Err(error) = mount::unmount_path(&mounted.point)
-        {
-            eprintln!("bench: {error}");
-        }
-    }
+    host::clear(below).iter().for_each(|error| eprintln!("bench: {error}"));
 }
