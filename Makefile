@@ -1,7 +1,7 @@
 # The commands of this repository. Each installs what it lacks, says so, and may be repeated.
 export PATH := $(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH):/usr/sbin:/sbin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt bench sanity test-guest
+.PHONY: help demo test lint fmt bench sanity test-guest torture
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,13 @@ bench: ## Measure, print one table and write JSON to bench-results/ (root)
 sanity: ## Run csi-sanity over every pool kind (root)
 	@tests/install.sh build test sanity
 	@tests/no-leaks.sh tests/sanity.sh
+
+MINUTES ?= 5
+PARTS ?= random exhaustive syscalls races mutants clean
+ARGS ?=
+torture: ## Kill it, cut its power, break its calls, for MINUTES=5; PARTS='random', ARGS='--seed 2' (root)
+	@tests/install.sh build test torture
+	@tests/torture.sh $(PARTS) --minutes $(MINUTES) $(ARGS)
 
 test-guest: ## Run what this kernel lacks under a stock Debian kernel in qemu (minutes)
 	@tests/install.sh build test guest sanity

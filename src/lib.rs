@@ -29,6 +29,7 @@
 //! | [`os`] | what only Linux knows; the only home of `unsafe`, programs, mounts and file replacement | all above |
 //! | [`model`] [`error`] | valid values, and every way to say no | everything else |
 //! | [`proto`] | what `build.rs` makes of `proto/*.proto` | everything; below `csi` nobody sees it |
+//! | `faults` | `step!` and `planted!`: where tests/torture breaks things; nothing in a build without that feature | everything |
 //!
 //! `tests/layers.rs` reads every path in the sources and fails on a wrong one; `clippy.toml` keeps programs, mounts and file
 //! replacement in `os`.
@@ -64,6 +65,9 @@
 //! *Object*: the file or directory that holds a volume's or snapshot's bytes. *Record*: the JSON file that says it exists.
 //! *Claim*: the right to change records now. *Settle*: to finish or undo what was interrupted. *Promise*: bytes that
 //! a record counts against its pool, written or not. *Retained*: deleted for everybody but an operator, who may restore it. *Face*: what a mount of a volume must show.
+
+#[macro_use]
+mod faults;
 
 pub mod cli;
 pub mod config;

@@ -12,6 +12,7 @@ log=$target/test.log
 all() {
   check lint tests/lint.sh
   suite "cargo test" tests/no-leaks.sh cargo test --locked --no-fail-fast
+  check "torture, a short part" tests/no-leaks.sh tests/torture.sh --short
   suite "csi-sanity" tests/no-leaks.sh tests/sanity.sh
 }
 all 2>&1 | tee "$log"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # tests/install.sh GROUP...: installs what the groups need and this machine lacks, and says what and why.
-# Groups: build, fmt, test, lint, sanity, bench, guest. Installs nothing when everything is there.
+# Groups: build, fmt, test, lint, sanity, bench, torture, guest. Installs nothing when everything is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/rockpool
@@ -68,7 +68,7 @@ check_deny() {
   cargo install --quiet --locked --root "$root" --version "$deny_version" cargo-deny
 }
 
-[ $# -gt 0 ] || die "usage: tests/install.sh GROUP..., groups: build fmt test lint sanity bench guest"
+[ $# -gt 0 ] || die "usage: tests/install.sh GROUP..., groups: build fmt test lint sanity bench torture guest"
 for group in "$@"; do
   case $group in
     build) check_rust ;;
@@ -86,6 +86,10 @@ for group in "$@"; do
       ;;
     sanity) check_go ;;
     bench) need fio fio "make bench measures volumes with it" ;;
+    torture)
+      need strace strace "make torture injects errors into system calls with it"
+      need unshare util-linux "make torture runs in a mount namespace of its own"
+      ;;
     guest)
       need qemu-system-x86_64 qemu-system-x86 "the guest tests run under a kernel with project quota"
       need busybox busybox-static "the guest's first root"
@@ -94,7 +98,7 @@ for group in "$@"; do
       need mkfs.xfs xfsprogs "the guest makes its pools with it"
       need mkfs.ext4 e2fsprogs "the guest makes its volumes with it"
       ;;
-    *) die "unknown group $group: build, fmt, test, lint, sanity, bench or guest" ;;
+    *) die "unknown group $group: build, fmt, test, lint, sanity, bench, torture or guest" ;;
   esac
 done
 install_packages

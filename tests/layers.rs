@@ -24,7 +24,7 @@ fn refusal(from: &[String], to: &[String]) -> Option<String> {
         "engine" => &["pool", "os", "model", "error"],
         "pool" => &["os", "model", "error"],
         "os" | "model" => &["error"],
-        "proto" | "error" => &[],
+        "proto" | "error" | "faults" => &[],
         _ => return Some(format!("`{layer}` is in no layer: add it to tests/layers.rs")),
     };
     if layer != target && !below.contains(&target) {

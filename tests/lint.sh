@@ -18,6 +18,8 @@ advisories() {
 
 cargo fmt --check
 cargo clippy --locked --all-targets -- -D warnings
+# With the steps and planted bugs, and the test that uses them.
+cargo clippy --locked --all-targets --features torture -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items --quiet
 "$deny" --locked check --hide-inclusion-graph bans licenses sources
 advisories

@@ -63,6 +63,10 @@ impl Claim {
     }
 
     fn take(&mut self, own: &[Key], share: &[Key]) -> Result<()> {
+        if planted!("claims-not-held") {
+            self.own.extend(own.iter().cloned());
+            return Ok(());
+        }
         let claims = self.claims.clone();
         let mut taken = claims.lock();
         if let Some(key) = own.iter().find(|key| taken.contains_key(key)) {

@@ -61,6 +61,7 @@ impl Engine {
         let creating = Record::Group(Arc::new(group));
         claim.extend(&without(keys(&creating), &name))?;
         self.store.put(&claim, creating.clone())?;
+        step!("group: recorded");
         match self.cut(&claim, pool.as_ref(), &creating, members) {
             Ok(whole) => Ok(whole),
             Err(cause) => Err(self.undo(&claim, pool.as_ref(), &creating, cause)),
@@ -91,6 +92,7 @@ impl Engine {
                     return Ok(());
                 }
                 self.store.condemn(&claim, deleting.clone())?;
+                step!("group delete: condemned");
             }
         }
         self.settle(&claim, pool.as_ref(), &deleting).map_err(Error::unfinished)
@@ -145,18 +147,24 @@ impl Engine {
             self.store.put(claim, Record::Snapshot(Arc::new(member.clone())))?;
         }
         let sources: Vec<_> = members.iter().map(|member| member.source).collect();
+        step!("group: members recorded");
         let thaw = pool.freeze(&sources)?;
+        step!("group: frozen");
         let created = Time::now();
         let held = members.iter().map(|member| pool.snapshot(&member.id, &member.source));
         let held = held.collect::<Result<Vec<_>>>()?;
+        step!("group: cut");
         thaw.thaw()?;
+        step!("group: thawed");
         for (member, held) in members.iter().zip(held) {
             let ready = Snapshot { phase: Phase::Ready, held, created, ..member.clone() };
             self.store.admit(claim, Record::Snapshot(Arc::new(ready)), budget)?;
         }
+        step!("group: members ready");
         let Record::Group(group) = group else { unreachable!("the caller made it a group") };
         let ready = Arc::new(Group { phase: Phase::Ready, created, ..Group::clone(group) });
         self.store.put(claim, Record::Group(Arc::clone(&ready)))?;
+        step!("group: ready");
         self.with_members(ready)
     }
 }

@@ -147,8 +147,12 @@ impl Engine {
 
     fn connect(&self, slot: &Slot) -> Result<()> {
         let pool = crate::pool::open(&slot.config.setup)?;
+        step!("open: pool open");
         self.read(slot, &pool)?;
-        self.recover(pool.as_ref());
+        if !planted!("no-recovery") {
+            self.recover(pool.as_ref());
+        }
+        step!("open: recovered");
         slot.set(State::Open(pool));
         Ok(())
     }
@@ -157,6 +161,7 @@ impl Engine {
     fn read(&self, slot: &Slot, pool: &Arc<dyn Pool>) -> Result<()> {
         self.refuse_twin(slot, pool.id())?;
         self.store.open(pool.id(), pool.home())?;
+        step!("open: records read");
         self.clocks.open(pool.id(), pool.home(), self.store.last_retained(pool.id()));
         Ok(())
     }

@@ -43,10 +43,12 @@ impl Engine {
             Access::Mount { .. } => Devices::Refused,
         };
         tree.restrict(&Restrict { read_only, devices, options })?;
+        step!("publish: restricted");
         match volume.access {
             Access::Block => place.make_file(0o600)?,
             Access::Mount { .. } => place.make_directory(0o750)?,
         }
+        step!("publish: target made");
         self.show_at(&volume.id, tree, &place, wish).map_err(|cause| {
             // What was asked for did not come about, so nothing of it may stay.
             let undone = place.unmount_all();
@@ -76,12 +78,18 @@ impl Engine {
                 self.refuse_foreign(id, &place, &mounted)?;
                 self.refuse_staged(id, &place, &mounted)?;
                 place.unmount_all()?;
+                step!("unpublish: unmounted");
                 self.notes.forget(target)?;
+                step!("unpublish: note gone");
             }
             Here::Directory { empty: true } | Here::File { empty: true } => {
                 if self.store.volume(id).is_none() {
                     return Err(self.absent(ObjectId::Volume(*id)));
                 }
+            }
+            Here::Directory { .. } if planted!("recursive-delete") => {
+                let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else { return Ok(()) };
+                return crate::os::file::Dir::open(parent)?.remove_tree(name).map(drop);
             }
             Here::Directory { .. } | Here::File { .. } | Here::Other => {
                 let path = quoted(&target.to_string_lossy());
@@ -90,7 +98,11 @@ impl Engine {
                 )));
             }
         }
-        place.remove()
+        if !planted!("target-kept") {
+            place.remove()?;
+        }
+        step!("unpublish: target gone");
+        Ok(())
     }
 
     /// Refuses to take the staging mount, and the CO's directory below it, for a target.

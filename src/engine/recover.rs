@@ -28,6 +28,7 @@ impl Engine {
                 // An earlier one of this list, a group, may have settled it.
                 self.store.record(record.id()).map_or(Ok(()), |record| self.settle(&claim, pool, &record))
             });
+            step!("open: settled one");
             match settled {
                 Ok(()) => {
                     tracing::info!(id = %record.id(), phase = ?record.phase(), "settled what was interrupted")
@@ -69,13 +70,23 @@ impl Engine {
 
     fn destroy(&self, claim: &Claim, pool: &dyn Pool, volume: &Volume) -> Result<()> {
         pool.detach(&volume.id)?;
+        step!("destroy: detached");
+        if planted!("erase-first") {
+            self.store.erase(claim, ObjectId::Volume(volume.id))?;
+        }
         pool.destroy(&volume.id)?;
-        self.store.erase(claim, ObjectId::Volume(volume.id))
+        step!("destroy: bytes gone");
+        self.store.erase(claim, ObjectId::Volume(volume.id))?;
+        step!("destroy: erased");
+        Ok(())
     }
 
     fn forget(&self, claim: &Claim, pool: &dyn Pool, snapshot: &Snapshot) -> Result<()> {
         pool.forget(&snapshot.id)?;
-        self.store.erase(claim, ObjectId::Snapshot(snapshot.id))
+        step!("forget: bytes gone");
+        self.store.erase(claim, ObjectId::Snapshot(snapshot.id))?;
+        step!("forget: erased");
+        Ok(())
     }
 
     /// All or none: a group that is not whole takes every member along.
@@ -83,6 +94,7 @@ impl Engine {
         for member in &group.members {
             pool.forget(member)?;
             self.store.erase(claim, ObjectId::Snapshot(*member))?;
+            step!("disband: member gone");
         }
         self.store.erase(claim, ObjectId::Group(group.id))
     }
@@ -96,6 +108,7 @@ impl Engine {
         to: Bytes,
     ) -> Result<Arc<Volume>> {
         let grown = pool.grow(&volume.id, to);
+        step!("grow: bytes longer");
         let size = match &grown {
             Ok(size) => *size,
             Err(Error::Full(_)) => volume.size,
@@ -103,6 +116,7 @@ impl Engine {
         };
         let ready = Arc::new(Volume { phase: Phase::Ready, size, ..volume.clone() });
         self.store.put(claim, Record::Volume(Arc::clone(&ready)))?;
+        step!("grow: ready");
         grown.map(|_| ready)
     }
 }

@@ -52,10 +52,13 @@ impl Engine {
         claim.extend(&[Key::Object(ObjectId::Snapshot(snapshot.id))])?;
         let creating = Record::Snapshot(Arc::new(snapshot.clone()));
         self.store.put(&claim, creating.clone())?;
+        step!("snapshot: recorded");
         let cut = pool.snapshot(&snapshot.id, &volume.id).and_then(|held| {
             let ready =
                 Arc::new(Snapshot { phase: Phase::Ready, held, created: Time::now(), ..snapshot.clone() });
+            step!("snapshot: cut");
             self.store.admit(&claim, Record::Snapshot(Arc::clone(&ready)), budget)?;
+            step!("snapshot: ready");
             Ok(ready)
         });
         cut.map_err(|cause| self.named_full(slot, self.undo(&claim, pool.as_ref(), &creating, cause)))
@@ -91,6 +94,7 @@ impl Engine {
                     return Ok(());
                 }
                 self.store.condemn(&claim, deleting.clone())?;
+                step!("snapshot delete: condemned");
             }
         }
         self.settle(&claim, pool.as_ref(), &deleting).map_err(Error::unfinished)

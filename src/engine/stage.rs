@@ -63,7 +63,9 @@ impl Engine {
         place: &Place,
         (options, wish): (Vec<MountOption>, Wish),
     ) -> Result<()> {
-        let tree = match (pool.attach(&volume.id, attach_for(volume.access))?, volume.access) {
+        let attached = pool.attach(&volume.id, attach_for(volume.access))?;
+        step!("stage: attached");
+        let tree = match (attached, volume.access) {
             (Attached::Directory(dir), _) => {
                 let tree = Tree::clone_of(&dir)?;
                 tree.restrict(&Restrict { options, ..Restrict::default() })?;
@@ -123,7 +125,11 @@ impl Engine {
             self.unmount(id, &path)?;
         }
         match pool {
-            Ok(pool) if volume.is_some() => pool.detach(id),
+            Ok(pool) if volume.is_some() => {
+                pool.detach(id)?;
+                step!("unstage: detached");
+                Ok(())
+            }
             Ok(_) | Err(_) => Ok(()),
         }
     }
@@ -140,7 +146,9 @@ impl Engine {
             Here::Mounted(mounted) => {
                 self.refuse_foreign(id, &place, &mounted)?;
                 place.unmount_all()?;
+                step!("unstage: unmounted");
                 self.notes.forget(path)?;
+                step!("unstage: note gone");
             }
             Here::File { empty: true } if is_device => {}
             Here::Nothing | Here::Directory { .. } | Here::File { .. } | Here::Other => return Ok(()),
@@ -204,8 +212,13 @@ impl Engine {
     /// Makes a checked mount visible and notes what was asked for.
     pub(super) fn show_at(&self, id: &VolumeId, tree: Tree, place: &Place, wish: Wish) -> Result<()> {
         tree.attach(place)?;
+        step!("mount: visible");
         match place.look()? {
-            Here::Mounted(mounted) => self.notes.write(*id, place.path(), &mounted, wish),
+            Here::Mounted(mounted) => {
+                self.notes.write(*id, place.path(), &mounted, wish)?;
+                step!("mount: noted");
+                Ok(())
+            }
             Here::Nothing | Here::Directory { .. } | Here::File { .. } | Here::Other => {
                 let path = quoted(&place.path().to_string_lossy());
                 Err(Error::Unavailable(format!(
@@ -252,6 +265,7 @@ fn checked_filesystem(volume: &Volume, device: &Device, mut options: Vec<MountOp
         (Filesystem::Ext4, Found::Ext4 { uuid, size_bytes, .. }) if is_the_one(volume, &uuid) => {
             if !fs::ext4_fills(size_bytes, size) {
                 fs::grow_unmounted_ext4(&device.path)?;
+                step!("stage: ext4 grown");
             }
             FsKind::Ext4
         }
@@ -259,6 +273,11 @@ fn checked_filesystem(volume: &Volume, device: &Device, mut options: Vec<MountOp
             // A clone has the UUID of its source, and both may be mounted at once.
             options.push(MountOption::no_uuid());
             FsKind::Xfs
+        }
+        (_, _) if planted!("format-unreadable") => {
+            let uuid = volume.fs_uuid.map_or(String::new(), |uuid| uuid.to_string());
+            fs::make(FsKind::Ext4, &device.path, &uuid, None)?;
+            FsKind::Ext4
         }
         (_, found) => {
             return Err(Error::Corrupt(format!(
@@ -269,6 +288,7 @@ fn checked_filesystem(volume: &Volume, device: &Device, mut options: Vec<MountOp
         }
     };
     let tree = Tree::filesystem(kind.name(), &device.path, &options)?;
+    step!("stage: mounted out of sight");
     let face = Face::Filesystem(device.number);
     if face != Face::Filesystem(tree.root_stat()?.device) {
         return Err(Error::Corrupt(format!("the mount of volume {} shows another device", volume.id)));

@@ -56,6 +56,7 @@ impl Engine {
         let (place, mounted) = self.mounted_at(&volume, &want.path)?;
         let pool = self.pool(volume.id.pool())?;
         let size = pool.grow(&volume.id, volume.size)?;
+        step!("node expand: device long");
         let kind = match volume.access {
             Access::Mount { fs: Filesystem::Ext4 } => FsKind::Ext4,
             Access::Mount { fs: Filesystem::Xfs } => FsKind::Xfs,
@@ -63,6 +64,7 @@ impl Engine {
         };
         let root = if mounted.read_only { self.writable_root(&volume)? } else { place.open_directory()? };
         fs::grow_mounted(root, kind, size.get())?;
+        step!("node expand: grown");
         Ok(size)
     }
 

@@ -188,9 +188,18 @@ impl Dir {
     pub fn replace(&self, name: impl AsRef<OsStr>, bytes: &[u8]) -> Result<()> {
         let name = one_component(name.as_ref())?;
         let temporary = self.written(name, bytes)?;
-        sync(&temporary.file)?;
+        step!("replace: written");
+        if !planted!("drop-file-fsync") {
+            sync(&temporary.file)?;
+        }
+        step!("replace: synced");
         temporary.rename(name)?;
-        self.sync()
+        step!("replace: renamed");
+        if !planted!("drop-directory-fsync") {
+            self.sync()?;
+        }
+        step!("replace: durable");
+        Ok(())
     }
 
     /// As `replace`, for what means nothing after a reboot: the death of this process leaves the old content or the new
@@ -285,8 +294,10 @@ impl Dir {
         let new_name = one_component(new_name.as_ref())?;
         rustix::fs::renameat_with(&self.fd, name, &to.fd, new_name, RenameFlags::NOREPLACE)
             .map_err(|e| host(format!("failed to move {} to {}", self.at(name), to.at(new_name)), e))?;
+        step!("move: renamed");
         // The new name first: a power cut between the two then shows both names, never none.
         to.sync()?;
+        step!("move: target durable");
         if self.identity()? != to.identity()? {
             self.sync()?;
         }
@@ -339,8 +350,10 @@ impl Dir {
             Err(Errno::NOENT) => Removal::Already,
             Err(e) => return Err(self.failed(verb, name, e)),
         };
+        step!("unlink: gone");
         // Also when it was gone: the call that removed it may have failed at this line.
         self.sync()?;
+        step!("unlink: durable");
         Ok(removal)
     }
 

@@ -91,6 +91,9 @@ fn freeze_once(root: impl AsFd) -> rustix::io::Result<()> {
 /// Lets writing go on; `INVAL` where it was not frozen. Allocates nothing.
 #[expect(unsafe_code, reason = "rustix has no FITHAW")]
 fn thaw_once(root: impl AsFd) -> rustix::io::Result<()> {
+    if planted!("thaw-forgotten") {
+        return Ok(());
+    }
     let mut ignored = 0i32;
     // SAFETY: FITHAW takes a pointer to an int that it does not read, and writes nothing.
     unsafe {
@@ -105,6 +108,19 @@ pub fn thaw(root: impl AsFd) -> Result<Thawed> {
         Err(Errno::INVAL) => Ok(Thawed::WasNot),
         Err(error) => Err(Error::host("failed to thaw the filesystem", error.into())),
     }
+}
+
+/// Cuts the power of the filesystem that `root` lies in, as far as a kernel can: nothing that was not synced reaches its disk
+/// any more, and every call on it fails until it is mounted anew.
+#[cfg(feature = "torture")]
+#[expect(unsafe_code, reason = "rustix has no FS_IOC_SHUTDOWN")]
+pub fn cut_power(root: impl AsFd) -> Result<()> {
+    const NO_LOG_FLUSH: u32 = 2;
+    // SAFETY: FS_IOC_SHUTDOWN reads a u32 and writes nothing.
+    let done = unsafe {
+        ioctl::ioctl(root, ioctl::Setter::<{ opcode::read::<u32>(b'X', 125) }, u32>::new(NO_LOG_FLUSH))
+    };
+    done.map_err(|error| Error::host("failed to shut the filesystem down", error.into()))
 }
 
 /// How many errors a mounted ext4 on this device found since it was last checked; `None` where it is no ext4.

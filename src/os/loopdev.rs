@@ -117,6 +117,7 @@ pub fn attach(file: &File, want: Attach) -> Result<Attached> {
     let control = open_node("/dev/loop-control", OFlags::RDWR)
         .map_err(|e| host("failed to open /dev/loop-control", e))?;
     let (device, held) = configure(&control, file, want)?;
+    step!("loop: configured");
     match settle(device, want.discard) {
         Ok(caching) => Ok(Attached { device, held, caching }),
         Err(error) => {

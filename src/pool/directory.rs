@@ -102,12 +102,17 @@ impl DirectoryPool {
     /// Steps 2 to 6 of create.
     fn make(&self, name: &str, size: Bytes) -> Result<()> {
         let volume = self.home.tmp().make_dir(name, MODE)?;
+        step!("directory: made");
         note_size(&volume, size)?;
+        step!("directory: size noted");
         if let Some(projects) = &self.projects {
             projects.limit_new(&self.home, &volume, size)?;
         }
         volume.sync()?;
-        self.home.tmp().rename_into(name, self.home.volumes(), name)
+        step!("directory: synced");
+        self.home.tmp().rename_into(name, self.home.volumes(), name)?;
+        step!("directory: placed");
+        Ok(())
     }
 
     /// What is wrong with one volume of a pool that is present.
@@ -245,6 +250,7 @@ impl Pool for DirectoryPool {
                 projects::raise(&volume, size)?;
             }
             note_size(&volume, size)?;
+            step!("directory: size raised");
         }
         // Also where it has the size: whoever grew it may have died before this line.
         volume.sync()?;
@@ -261,8 +267,10 @@ impl Pool for DirectoryPool {
             return volumes.sync().and_then(|()| tmp.sync());
         };
         volumes.rename_into(&name, tmp, &name)?;
+        step!("directory: moved away");
         let project = self.projects.as_ref().map(|_| projects::of(&volume)).transpose()?.flatten();
         tmp.remove_tree(&name)?;
+        step!("directory: tree gone");
         project.map_or(Ok(()), |project| projects::release(&self.home, project))
     }
 

@@ -153,11 +153,17 @@ impl Home {
         let (root, marker) = Self::find(setup)?;
         // Away, not wrong: it may be mounted for writing again, and the other pools are not to wait for that.
         writable(&setup.name, &root).map_err(|error| missing(setup, &crate::error::chain(&error)))?;
+        if planted!("sweep-before-lock") {
+            sweep(&root)?;
+            sweep(&root.sub(RECORDS)?)?;
+        }
         let lock = root.lock_within(LOCK, PATIENCE)?;
+        step!("open: locked");
         let home = Self::enter(setup, root, marker, Some(lock))?;
         sweep(&home.root)?;
         sweep_debris(&home.tmp)?;
         sweep(&home.root.sub(RECORDS)?)?;
+        step!("open: swept");
         Ok(home)
     }
 

@@ -86,8 +86,16 @@ impl Images {
             tmp.remove(name)?;
         }
         let file = tmp.create(name)?;
-        let made =
-            fill(&file).and_then(|()| file::sync(&file)).and_then(|()| tmp.rename_into(name, place, name));
+        step!("object: begun");
+        let made = fill(&file).and_then(|()| {
+            step!("object: filled");
+            if !planted!("object-without-fsync") {
+                file::sync(&file)?;
+            }
+            step!("object: synced");
+            tmp.rename_into(name, place, name)
+        });
+        step!("object: placed");
         made.inspect_err(|_| {
             if let Err(error) = tmp.remove(name) {
                 tracing::warn!(
@@ -117,6 +125,7 @@ impl Images {
                 )));
             }
             file::reflink(source, file)?;
+            step!("object: cloned");
         }
         match want.allocation {
             Allocation::Sparse => file::set_len(file, size)?,
@@ -137,8 +146,9 @@ impl Images {
     /// Removes an object and what is half made of it.
     fn remove(&self, name: &str, place: &Dir) -> Result<()> {
         place.remove(name)?;
+        step!("object: removed");
         // Not synced when it is not there: what comes back is debris.
-        if self.home.tmp().stat(name)?.is_some() {
+        if self.home.tmp().stat(name)?.is_some() && !planted!("debris-kept") {
             self.home.tmp().remove(name)?;
         }
         Ok(())
@@ -212,8 +222,10 @@ impl Pool for ImagePool {
                 file::set_len(&file, size.get())?;
             }
         }
+        step!("image: longer");
         // Also when it was long enough: whoever made it so may have died before this line.
         file::sync(&file)?;
+        step!("image: synced");
         self.images.devices.resize(id, &file)?;
         Ok(Bytes::new(file::stat(&file)?.size))
     }
@@ -233,6 +245,7 @@ impl Pool for ImagePool {
         } else {
             let source = object(self.images.home.volumes(), &of.to_string(), "volume")?;
             self.images.devices.flush(of, self.images.home.volumes())?;
+            step!("snapshot: source flushed");
             self.images.make(&name, snapshots, |file| file::reflink(&source, file))?;
         }
         let made =

@@ -125,7 +125,7 @@ impl Devices {
     pub(super) fn release(&self, id: &VolumeId) -> Result<()> {
         // The image may be gone, so what was remembered has to do; it is checked before each detach.
         let known = self.lock().get(id).copied();
-        let Some(known) = known else {
+        let Some(known) = known.filter(|_| !planted!("device-kept")) else {
             return Ok(());
         };
         let Image { device, inode } = known.image;
@@ -149,7 +149,8 @@ impl Devices {
 
     /// Writes to the image what a mounted filesystem or a device holds in memory.
     pub(super) fn flush(&self, id: &VolumeId, volumes: &Dir) -> Result<()> {
-        let Some((device, image)) = self.writable(id, volumes)? else {
+        let Some((device, image)) = self.writable(id, volumes)?.filter(|_| !planted!("cut-without-flush"))
+        else {
             return Ok(());
         };
         if let Some(root) = mounted_root(device)? {
@@ -332,6 +333,7 @@ fn fit(device: Loop, image: &Stat) -> Result<()> {
 
 fn new_device(id: &VolumeId, image: &File, how: Attach) -> Result<(Loop, File)> {
     let (access, lifetime) = match how {
+        Attach::Filesystem if planted!("no-autoclear") => (Access::ReadWrite, Lifetime::Held),
         Attach::Filesystem => (Access::ReadWrite, Lifetime::Autoclear),
         Attach::Block => (Access::ReadWrite, Lifetime::Held),
         Attach::BlockReadOnly => (Access::ReadOnly, Lifetime::Held),

@@ -1,0 +1,323 @@
+//! The auditor: compares all that is really there with the model, after every fault, while nobody works.
+//!
+//! Owns: the rules. Never: changes anything but what it learns about what was in doubt.
+//!
+//! Records = objects; nothing unfinished, temporary or strange; each mount shows its volume and no other, none twice; one device
+//! for a mounted image, none without a mount (autoclear); lists at any page size = what must be there; promises never exceed the
+//! budget; the driver holds a bounded number of descriptors and threads.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rockpool::os::fs;
+use rockpool::os::mount::Mount;
+use rockpool::proto::csi;
+
+use crate::Outcome;
+use crate::chance::Chance;
+use crate::facts::Facts;
+use crate::model::{Group, Is, Snapshot, Volume};
+use crate::requests::Shape;
+use crate::wire::{Answer, PATIENT};
+use crate::world::World;
+
+/// What the pool's filesystem takes for itself, more or less, times the overcommit.
+const SLACK: i64 = 12 << 20;
+const MOST_DESCRIPTORS: usize = 80;
+const MOST_THREADS: usize = 40;
+/// The kernel takes a moment to clear a device after its last user, which may be a program of a driver that was killed.
+const MOMENT: Duration = Duration::from_secs(3);
+
+impl World {
+    /// Audits; the violations are in the world's list.
+    pub(crate) async fn audit(&self, chance: &mut Chance) -> Outcome<()> {
+        self.counts.audits.fetch_add(1, Ordering::Relaxed);
+        let volumes = self.all_volumes().await;
+        let snapshots = self.all_snapshots().await;
+        let group = self.group.lock().await;
+        let volumes: Vec<&Volume> = volumes.iter().map(|volume| &**volume).collect();
+        let snapshots: Vec<&Snapshot> = snapshots.iter().map(|snapshot| &**snapshot).collect();
+        let began = Instant::now();
+        let (facts, wrong) = loop {
+            let facts = Facts::of(&self.node)?;
+            let mut wrong = self.objects(&facts);
+            wrong.extend(self.mounts(&facts, &volumes));
+            wrong.extend(self.devices(&facts, &volumes));
+            if wrong.is_empty() || began.elapsed() > MOMENT {
+                break (facts, wrong);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        wrong.into_iter().for_each(|what| self.violation(what));
+        self.presence(&facts, &volumes, &snapshots, &group);
+        self.lists(&facts, chance).await;
+        self.room(&facts).await;
+        self.process();
+        for call in self.node.wire.hung() {
+            self.violation(format!("{call} was not answered within {PATIENT:?}"));
+        }
+        volumes.iter().for_each(|volume| self.not_frozen(volume));
+        Ok(())
+    }
+
+    /// Records and objects, in both directions.
+    fn objects(&self, facts: &Facts) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for name in &facts.unreadable {
+            wrong.push(format!("record {name} cannot be read"));
+        }
+        for name in facts.tmp.iter().map(|name| format!("tmp/{name}")).chain(facts.strange.iter().cloned()) {
+            wrong.push(format!("{name} is left in the pool"));
+        }
+        for (id, record) in &facts.records {
+            if !record.ready {
+                wrong.push(format!("record {id} ({}) is {} though nobody works", record.name, record.phase));
+            }
+            let there = match record.kind.as_str() {
+                "volume" => facts.volumes.contains_key(id),
+                "snapshot" => facts.snapshots.contains(id),
+                _ => true,
+            };
+            if !there {
+                wrong.push(format!("record {id} ({}) has no bytes", record.name));
+            }
+            if let Some((_, length)) = facts.volumes.get(id)
+                && self.node.ground.name() != "directory"
+                && *length != record.size
+            {
+                wrong.push(format!(
+                    "{id} ({}) is {length} bytes long, its record says {}",
+                    record.name, record.size
+                ));
+            }
+        }
+        for id in facts.volumes.keys().chain(&facts.snapshots) {
+            if !facts.records.contains_key(id) {
+                wrong.push(format!("{id} has no record"));
+            }
+        }
+        wrong
+    }
+
+    /// Each mount shows its volume, none is missing or doubled, and there is no other.
+    fn mounts(&self, facts: &Facts, volumes: &[&Volume]) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut known = BTreeSet::new();
+        for volume in volumes {
+            let staging = match volume.shape {
+                Shape::Block => volume.spot.staging.join("device"),
+                Shape::Directory | Shape::Ext4 | Shape::Xfs => volume.spot.staging.clone(),
+            };
+            for (path, is) in [(staging, volume.staged), (volume.spot.target.clone(), volume.published)] {
+                let there = facts.mounts_at(&path);
+                let right = match is {
+                    Is::No => there.is_empty(),
+                    Is::Maybe => there.len() <= 1,
+                    Is::Yes => there.len() == 1,
+                };
+                if !right {
+                    wrong.push(format!("{} mounts at {}: {}", there.len(), path.display(), volume.story()));
+                }
+                for mount in there {
+                    if !shows(facts, mount, volume) {
+                        wrong.push(format!(
+                            "{} shows something else: {mount:?}: {}",
+                            path.display(),
+                            volume.story()
+                        ));
+                    }
+                }
+                known.insert(path);
+            }
+        }
+        for mount in &facts.mounts {
+            if !known.contains(&mount.point) {
+                wrong.push(format!("a mount of nobody's at {}", mount.point.display()));
+            }
+        }
+        wrong
+    }
+
+    /// One device for what is used, none for what is not.
+    fn devices(&self, facts: &Facts, volumes: &[&Volume]) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let inodes: BTreeSet<u64> = facts.volumes.values().map(|(inode, _)| *inode).collect();
+        for (inode, loops) in &facts.loops {
+            if !inodes.contains(inode) {
+                wrong.push(format!("a loop device on an image that is gone: {loops:?}"));
+            }
+        }
+        for volume in volumes {
+            let Some(id) = &volume.id else { continue };
+            let loops = facts.writable_loops(id);
+            if loops.len() > 1 {
+                wrong.push(format!("{} devices on one image: {}", loops.len(), volume.story()));
+            }
+            let filesystem = matches!(volume.shape, Shape::Ext4 | Shape::Xfs);
+            let mounted =
+                loops.iter().any(|found| facts.mounts.iter().any(|m| m.device == found.device.device));
+            if filesystem && !loops.is_empty() && !mounted {
+                wrong.push(format!("a device without a mount: {}", volume.story()));
+            }
+            if volume.shape == Shape::Block && volume.staged == Is::No && !loops.is_empty() {
+                wrong.push(format!("a device of a volume that is not staged: {}", volume.story()));
+            }
+        }
+        wrong
+    }
+
+    /// What must be on record is, and nothing else.
+    fn presence(&self, facts: &Facts, volumes: &[&Volume], snapshots: &[&Snapshot], group: &Group) {
+        for volume in volumes {
+            let there: Vec<_> = of_name(facts, "volume", &volume.name);
+            self.present((&volume.name, volume.exists), volume.id.as_deref(), &there, &volume.story());
+            if let (Some(record), Is::Yes) =
+                (there.first().and_then(|id| facts.records.get(*id)), volume.exists)
+                && !(volume.size.0..=volume.size.1).contains(&record.size)
+            {
+                self.violation(format!("{} bytes, not {:?}: {}", record.size, volume.size, volume.story()));
+            }
+        }
+        for snapshot in snapshots {
+            let there: Vec<_> = of_name(facts, "snapshot", &snapshot.name);
+            let story = format!("{:?}", snapshot.of);
+            self.present((&snapshot.name, snapshot.exists), snapshot.id.as_deref(), &there, &story);
+        }
+        let there: Vec<_> = of_name(facts, "group", &group.name);
+        let exists = group.exists.unwrap_or(Is::No);
+        self.present((&group.name, exists), group.id.as_deref(), &there, "");
+        let members =
+            facts.records.iter().filter(|(id, record)| record.kind == "snapshot" && **id == record.name);
+        let members = members.count();
+        let right = match exists {
+            Is::No => members == 0,
+            Is::Maybe => true,
+            Is::Yes => members == group.members.len(),
+        };
+        if !right {
+            self.violation(format!("{members} members of groups, the group is {exists:?}"));
+        }
+    }
+
+    fn present(&self, (name, exists): (&str, Is), id: Option<&str>, there: &[&String], story: &str) {
+        let right = match (exists, id) {
+            (Is::No, _) => there.is_empty(),
+            (Is::Maybe, None) => there.len() <= 1,
+            (Is::Maybe, Some(id)) => there.iter().all(|found| *found == id),
+            (Is::Yes, Some(id)) => there.len() == 1 && there[0] == id,
+            (Is::Yes, None) => false,
+        };
+        if !right {
+            self.violation(format!("{name} is {exists:?}, on record are {there:?}: {story}"));
+        }
+    }
+
+    /// ListVolumes and ListSnapshots, page by page, say what the records say.
+    async fn lists(&self, facts: &Facts, chance: &mut Chance) {
+        for kind in ["volume", "snapshot"] {
+            let size = i32::try_from(1 + chance.below(facts.records.len() + 2)).unwrap_or(1);
+            let Some(listed) = self.list(kind, size).await else { continue };
+            let unique: BTreeSet<&String> = listed.iter().collect();
+            let ready = facts.records.iter().filter(|(_, record)| record.kind == kind);
+            let want: BTreeSet<&String> = ready.map(|(id, _)| id).collect();
+            if unique.len() != listed.len() || unique != want {
+                let odd: Vec<_> = unique.symmetric_difference(&want).collect();
+                self.violation(format!(
+                    "{kind}s listed by {size}: {} of {}, odd: {odd:?}",
+                    listed.len(),
+                    want.len()
+                ));
+            }
+        }
+    }
+
+    /// Every id of a list, in its order.
+    pub(crate) async fn list(&self, kind: &str, max_entries: i32) -> Option<Vec<String>> {
+        let mut ids = Vec::new();
+        let mut starting_token = String::new();
+        loop {
+            let (page, next) = if kind == "volume" {
+                let request = csi::ListVolumesRequest { max_entries, starting_token };
+                let Answer::Done(page) = self.node.wire.list(request, PATIENT).await else { return None };
+                let ids = page.entries.into_iter().filter_map(|entry| Some(entry.volume?.volume_id));
+                (ids.collect::<Vec<_>>(), page.next_token)
+            } else {
+                let request = csi::ListSnapshotsRequest { max_entries, starting_token, ..Default::default() };
+                let answer = self.node.wire.list_snapshots(request, PATIENT).await;
+                // A pool of directories has none, and says so.
+                let Answer::Done(page) = answer else { return None };
+                let ids = page.entries.into_iter().filter_map(|entry| Some(entry.snapshot?.snapshot_id));
+                (ids.collect::<Vec<_>>(), page.next_token)
+            };
+            ids.extend(page);
+            if next.is_empty() {
+                return Some(ids);
+            }
+            starting_token = next;
+        }
+    }
+
+    /// What is offered and what is promised never exceed the budget.
+    async fn room(&self, facts: &Facts) {
+        let Some(available) = self.available().await else { return };
+        let budget = i64::try_from(self.budget.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        let promised = facts.promised();
+        if available + promised > budget + SLACK {
+            self.violation(format!("{available} are available and {promised} promised of {budget}"));
+        }
+    }
+
+    /// GetCapacity.
+    pub(crate) async fn available(&self) -> Option<i64> {
+        match self.node.wire.capacity(csi::GetCapacityRequest::default(), PATIENT).await {
+            Answer::Done(answer) => Some(answer.available_capacity),
+            Answer::Refused(code, message) => {
+                self.violation(format!("GetCapacity: {code:?} {message}"));
+                None
+            }
+            Answer::Open(..) => None,
+        }
+    }
+
+    /// Nothing is frozen while nobody works: its writers would hang for ever.
+    fn not_frozen(&self, volume: &Volume) {
+        if volume.published != Is::Yes || !matches!(volume.shape, Shape::Ext4 | Shape::Xfs) {
+            return;
+        }
+        let thawed = std::fs::File::open(&volume.spot.target).ok().map(|root| fs::thaw(&root));
+        if let Some(Ok(fs::Thawed::Now)) = thawed {
+            self.violation(format!("it was left frozen: {}", volume.story()));
+        }
+    }
+
+    /// What the process holds.
+    fn process(&self) {
+        let Some(pid) = self.node.pid() else { return };
+        let count = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}")).map_or(0, Iterator::count);
+        let (descriptors, threads) = (count("fd"), count("task"));
+        if descriptors > MOST_DESCRIPTORS || threads > MOST_THREADS {
+            self.violation(format!("the driver holds {descriptors} descriptors and {threads} threads"));
+        }
+    }
+}
+
+fn of_name<'a>(facts: &'a Facts, kind: &str, name: &str) -> Vec<&'a String> {
+    let found = facts.records.iter().filter(|(_, record)| record.kind == kind && record.name == name);
+    found.map(|(id, _)| id).collect()
+}
+
+/// Whether a mount shows this volume, told by the device and inode behind it.
+fn shows(facts: &Facts, mount: &Mount, volume: &Volume) -> bool {
+    let Some(id) = &volume.id else { return volume.exists == Is::Maybe };
+    match volume.shape {
+        Shape::Directory => mount.root.ends_with(id),
+        Shape::Ext4 | Shape::Xfs => {
+            facts.writable_loops(id).iter().any(|found| found.device.device == mount.device)
+        }
+        Shape::Block => facts.writable_loops(id).iter().any(|found| {
+            mount.kind == "devtmpfs" && mount.root == Path::new(&format!("/loop{}", found.device.number))
+        }),
+    }
+}

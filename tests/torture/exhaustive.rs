@@ -1,0 +1,164 @@
+//! Every step of every small life, killed and with the power cut: the table of cells.
+//!
+//! Owns: which cells there are (from a life without a fault, by the driver's own log of its steps). A cell counts only if the
+//! driver stopped itself at exactly that step.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::Outcome;
+use crate::breaks::{Break, Stage};
+use crate::lives::{LIVES, Life};
+use crate::node::{Fault, Ground};
+use crate::options::Options;
+use crate::report::Report;
+
+/// Nodes side by side on each ground.
+const SIDE_BY_SIDE: usize = 2;
+
+/// One cell of the table.
+struct Cell {
+    life: &'static Life,
+    step: String,
+    fault: Fault,
+}
+
+/// What the nodes of one ground share.
+struct Table {
+    cells: Vec<Cell>,
+    next: AtomicUsize,
+    covered: Mutex<Vec<usize>>,
+    violations: Mutex<Vec<String>>,
+    kills: AtomicUsize,
+    power_cuts: AtomicUsize,
+}
+
+/// All grounds, side by side.
+pub(crate) async fn part(options: &Options, report: &mut Report) -> Outcome<()> {
+    let dir = tempfile::Builder::new().prefix("rp-torture.").tempdir()?;
+    let mut all = JoinSet::new();
+    for ground in options.grounds.clone() {
+        let (base, options) = (dir.path().join(ground.name()), options.clone());
+        all.spawn(async move { (ground, ground_part(&base, ground, &options).await) });
+    }
+    while let Some(ended) = all.join_next().await {
+        let (ground, table) = ended?;
+        let (table, seconds) = table?;
+        tell(&table, ground, seconds, report);
+    }
+    Ok(())
+}
+
+async fn ground_part(base: &Path, ground: Ground, options: &Options) -> Outcome<(Arc<Table>, f64)> {
+    let began = Instant::now();
+    let binary = options.armed.clone();
+    let mut stage = Stage::new(&base.join("trace"), (ground, &binary), Vec::new()).await?;
+    let mut cells = Vec::new();
+    let mut violations = Vec::new();
+    for life in LIVES.iter().filter(|life| life.fits(ground) && life.name.contains(&options.only)) {
+        let steps = stage.steps(life).await?;
+        violations.extend(stage.world.pardon());
+        for fault in [Fault::Kill, Fault::PowerCut] {
+            cells.extend(steps.iter().map(|step| Cell { life, step: step.clone(), fault }));
+        }
+    }
+    drop(stage);
+    let table = Arc::new(Table {
+        cells,
+        next: AtomicUsize::new(0),
+        covered: Mutex::default(),
+        violations: Mutex::new(violations),
+        kills: AtomicUsize::new(0),
+        power_cuts: AtomicUsize::new(0),
+    });
+    let mut all = JoinSet::new();
+    for number in 0..SIDE_BY_SIDE {
+        let (table, base, binary) = (Arc::clone(&table), base.join(number.to_string()), binary.clone());
+        all.spawn(async move { fill(&table, base, ground, binary).await });
+    }
+    while let Some(ended) = all.join_next().await {
+        ended??;
+    }
+    Ok((table, began.elapsed().as_secs_f64()))
+}
+
+/// Takes cells until there are none.
+async fn fill(table: &Table, base: PathBuf, ground: Ground, binary: PathBuf) -> Outcome<()> {
+    let mut fresh = 0;
+    let mut stage = Stage::new(&base.join("0"), (ground, &binary), Vec::new()).await?;
+    loop {
+        let number = table.next.fetch_add(1, Ordering::Relaxed);
+        let Some(cell) = table.cells.get(number) else { break };
+        let struck = stage.live(cell.life, &Break::Step(cell.step.clone(), cell.fault)).await;
+        match struck {
+            Ok(true) => table.covered.lock().unwrap_or_else(PoisonError::into_inner).push(number),
+            Ok(false) => {}
+            Err(error) => stage.world.violation(format!("the life could not go on: {error}")),
+        }
+        let violations = stage.world.pardon();
+        if !violations.is_empty() {
+            let cell = format!("{} / {} / {}", cell.life.name, cell.step, cell.fault.name());
+            let said = violations.into_iter().map(|what| format!("{cell}: {what}"));
+            table.violations.lock().unwrap_or_else(PoisonError::into_inner).extend(said);
+            fresh += 1;
+            count(table, &stage);
+            drop(stage);
+            stage = Stage::new(&base.join(fresh.to_string()), (ground, &binary), Vec::new()).await?;
+        }
+    }
+    count(table, &stage);
+    Ok(())
+}
+
+fn count(table: &Table, stage: &Stage) {
+    let number = |counter: &std::sync::atomic::AtomicU64| {
+        usize::try_from(counter.load(Ordering::Relaxed)).unwrap_or(0)
+    };
+    table.kills.fetch_add(number(&stage.world.counts.kills), Ordering::Relaxed);
+    table.power_cuts.fetch_add(number(&stage.world.counts.power_cuts), Ordering::Relaxed);
+}
+
+/// The table, a line for each life: covered of all, by fault.
+fn tell(table: &Table, ground: Ground, seconds: f64, report: &mut Report) {
+    let covered = table.covered.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut lines: BTreeMap<&str, [(usize, usize); 2]> = BTreeMap::new();
+    let mut missing = Vec::new();
+    for (number, cell) in table.cells.iter().enumerate() {
+        let at = usize::from(cell.fault == Fault::PowerCut);
+        let line = &mut lines.entry(cell.life.name).or_default()[at];
+        line.1 += 1;
+        if covered.contains(&number) {
+            line.0 += 1;
+        } else {
+            missing.push(format!("{} / {} / {}", cell.life.name, cell.step, cell.fault.name()));
+        }
+    }
+    println!("exhaustive {}: covered cells (life: kill, power cut)", ground.name());
+    for (life, [kill, cut]) in &lines {
+        println!("  {life:<44} {:>4}/{:<4} {:>4}/{:<4}", kill.0, kill.1, cut.0, cut.1);
+    }
+    let violations = table.violations.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    println!(
+        "exhaustive {}: {} of {} cells covered in {seconds:.0} s, {} violations",
+        ground.name(),
+        covered.len(),
+        table.cells.len(),
+        violations.len()
+    );
+    missing.iter().for_each(|cell| println!("  not covered: {cell}"));
+    let steps: std::collections::BTreeSet<&str> =
+        table.cells.iter().filter_map(|cell| cell.step.split('#').next()).collect();
+    let part = json!({
+        "part": "exhaustive", "ground": ground.name(), "seconds": seconds, "cells": table.cells.len(),
+        "covered": covered.len(), "missing": missing, "lives": lines.len(), "steps": steps.len(),
+        "kills": table.kills.load(Ordering::Relaxed), "power_cuts": table.power_cuts.load(Ordering::Relaxed),
+        "violations": violations.len(),
+    });
+    report.add(part, violations);
+}

@@ -1,0 +1,394 @@
+//! A node: a pool, a kubelet root and a driver that dies and comes back.
+//!
+//! Owns: everything that is made on the host, and its removal. Mounts belong to the namespace of the whole program, not to
+//! the driver: they survive its death as on a node, and go with the program whatever happens to it. Never: looks inside the pool.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rockpool::os::{fs, mount};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::Outcome;
+use crate::host::{self, run};
+use crate::requests::{Shape, Spot};
+use crate::wire::Wire;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How a driver ended that was ended by us.
+pub(crate) const NOT_RUNNING: &str = "it does not run";
+
+/// What a pool is, and what it lies on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ground {
+    /// Images in a file with xfs, which can clone.
+    ImageOnXfs,
+    /// Images on ext4, which cannot.
+    ImageOnExt4,
+    /// Directories on xfs.
+    Directory,
+}
+
+impl Ground {
+    pub(crate) const ALL: [Ground; 3] = [Ground::ImageOnXfs, Ground::ImageOnExt4, Ground::Directory];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Ground::ImageOnXfs => "image-on-xfs",
+            Ground::ImageOnExt4 => "image-on-ext4",
+            Ground::Directory => "directory",
+        }
+    }
+
+    /// Whether it makes snapshots and clones.
+    pub(crate) fn copies(self) -> bool {
+        self == Ground::ImageOnXfs
+    }
+
+    fn pool(self) -> &'static str {
+        match self {
+            Ground::ImageOnXfs | Ground::ImageOnExt4 => "images",
+            Ground::Directory => "dirs",
+        }
+    }
+
+    /// The shapes of volumes in it, the usual ones more often.
+    pub(crate) fn shape(self, number: usize) -> Shape {
+        match (self, number % 8) {
+            (Ground::Directory, _) => Shape::Directory,
+            (Ground::ImageOnXfs, 7) => Shape::Xfs,
+            (Ground::ImageOnXfs | Ground::ImageOnExt4, 2 | 5) => Shape::Block,
+            (Ground::ImageOnXfs | Ground::ImageOnExt4, _) => Shape::Ext4,
+        }
+    }
+}
+
+/// How the driver ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// SIGKILL.
+    Kill,
+    /// The pool's disk stops, then the driver, then everything is unmounted.
+    PowerCut,
+}
+
+impl Fault {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Fault::Kill => "kill",
+            Fault::PowerCut => "power cut",
+        }
+    }
+}
+
+/// One node.
+pub(crate) struct Node {
+    pub(crate) ground: Ground,
+    pub(crate) wire: Wire,
+    dir: PathBuf,
+    binary: PathBuf,
+    driver: Mutex<Option<Child>>,
+    pool: PathBuf,
+    /// What is set in the driver's environment, and a program that it runs under.
+    around: Mutex<Around>,
+}
+
+/// What a driver is started with besides its flags.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Around {
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) wrapper: Vec<String>,
+}
+
+impl Node {
+    /// A fresh pool below `base`. The driver is not started yet.
+    pub(crate) fn new(base: &Path, ground: Ground, binary: &Path) -> Outcome<Node> {
+        let dir = base.join(ground.name());
+        std::fs::create_dir_all(dir.join("kubelet"))?;
+        let mut node = Node {
+            ground,
+            wire: Wire::default(),
+            dir,
+            binary: binary.to_owned(),
+            driver: Mutex::default(),
+            pool: PathBuf::new(),
+            around: Mutex::default(),
+        };
+        node.make_pool()?;
+        let pools = rockpool::config::read(&node.config())?;
+        node.pool = pools.first().ok_or("the pool file is empty")?.setup.path.clone();
+        Ok(node)
+    }
+
+    fn make_pool(&self) -> Outcome<()> {
+        let mut init = Command::new(&self.binary);
+        init.args(["pool", "init", self.ground.pool(), "--config"]).arg(self.config());
+        match self.ground {
+            Ground::ImageOnXfs | Ground::ImageOnExt4 => init.args(["--kind", "image"]),
+            Ground::Directory => init.args(["--kind", "directory", "--quota", "none"]),
+        };
+        if self.ground == Ground::ImageOnExt4 {
+            let disk = std::fs::OpenOptions::new().create(true).append(true).open(self.disk())?;
+            disk.set_len(3 << 30)?;
+            run(Command::new("mkfs.ext4").args(["-q", "-F", "-b", "4096"]).arg(self.disk()))?;
+            std::fs::create_dir_all(self.dir.join("pool"))?;
+            self.mount_ext4()?;
+            init.arg("--directory").arg(self.dir.join("pool"));
+        } else {
+            init.arg("--file").arg(self.disk()).args(["--size", "3GiB", "--sparse"]);
+            init.arg("--mount-parent").arg(self.dir.join("pools"));
+        }
+        run(&mut init).map(drop)
+    }
+
+    fn mount_ext4(&self) -> Outcome<()> {
+        run(Command::new("mount").args(["-o", "loop"]).arg(self.disk()).arg(self.dir.join("pool"))).map(drop)
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.dir.join("disk")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.join("pools.toml")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.join("run/csi.sock")
+    }
+
+    /// The root of the pool.
+    pub(crate) fn pool(&self) -> &Path {
+        &self.pool
+    }
+
+    /// Below which everything is mounted for workloads.
+    pub(crate) fn kubelet(&self) -> PathBuf {
+        self.dir.join("kubelet")
+    }
+
+    /// A file of the tester's own.
+    pub(crate) fn own(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Where the volume of this name is used.
+    pub(crate) fn spot(&self, name: &str) -> Outcome<Spot> {
+        let base = self.kubelet().join(name);
+        std::fs::create_dir_all(base.join("stage"))?;
+        std::fs::create_dir_all(base.join("pod"))?;
+        Ok(Spot { staging: base.join("stage"), target: base.join("pod/mount") })
+    }
+
+    /// What the next start is done with.
+    pub(crate) fn around(&self, around: Around) {
+        *self.around.lock().unwrap_or_else(PoisonError::into_inner) = around;
+    }
+
+    fn driver(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
+        self.driver.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A driver's command line.
+    pub(crate) fn command(&self) -> Outcome<Command> {
+        let around = self.around.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut words = around.wrapper.iter();
+        let mut command = match words.next() {
+            Some(program) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(&self.binary);
+                command
+            }
+            None => Command::new(&self.binary),
+        };
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
+        command.arg("standalone").arg("--config").arg(self.config());
+        command.arg("--endpoint").arg(format!("unix://{}", self.socket().display()));
+        command.args(["--node-id", "torture"]).arg("--kubelet-root").arg(self.kubelet());
+        command.arg("--state-dir").arg(self.dir.join("state"));
+        command.envs(around.environment.iter().map(|(key, value)| (key, value)));
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Ok(command)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// Starts the driver.
+    pub(crate) fn spawn(&self) -> Outcome<()> {
+        *self.driver() = Some(self.command()?.spawn()?);
+        Ok(())
+    }
+
+    /// Starts the driver and waits; how long it took until it was ready.
+    pub(crate) async fn start(&self) -> Outcome<Duration> {
+        let began = Instant::now();
+        self.spawn()?;
+        match self.until_ready().await? {
+            Start::Ready => Ok(began.elapsed()),
+            Start::Stopped => Err("the driver stopped itself at its start".into()),
+            Start::Died(how) => Err(format!("the driver ended with {how}: {}", self.log_end()).into()),
+        }
+    }
+
+    /// Waits for a driver that was spawned.
+    pub(crate) async fn until_ready(&self) -> Outcome<Start> {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            if let Some(end) = self.ended()? {
+                return Ok(end);
+            }
+            if self.wire.connect(&self.socket()).await.is_ok() && self.wire.ready().await {
+                return Ok(Start::Ready);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Err(format!("the driver is not ready after {PATIENCE:?}: {}", self.log_end()).into())
+    }
+
+    /// Whether the driver has died or stopped itself.
+    pub(crate) fn ended(&self) -> Outcome<Option<Start>> {
+        let mut driver = self.driver();
+        let Some(child) = driver.as_mut() else {
+            return Ok(Some(Start::Died(NOT_RUNNING.to_owned())));
+        };
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(Start::Died(status.to_string())));
+        }
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        Ok((state == Some('T')).then_some(Start::Stopped))
+    }
+
+    /// The pid of the driver.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.driver().as_ref().map(Child::id)
+    }
+
+    /// Ends the driver by SIGKILL, at once.
+    pub(crate) fn kill(&self) {
+        if let Some(mut child) = self.driver().take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        self.wire.cut();
+    }
+
+    /// Ends it by SIGTERM.
+    pub(crate) fn terminate(&self) -> Outcome<()> {
+        let Some(mut child) = self.driver().take() else { return Ok(()) };
+        kill_process(Pid::from_child(&child), Signal::TERM)?;
+        let status = child.wait()?;
+        self.wire.cut();
+        if status.success() { Ok(()) } else { Err(format!("SIGTERM ended the driver with {status}").into()) }
+    }
+
+    /// Detaches every loop device on an image of the pool, by its path: on a disk without power nothing else tells.
+    fn detach_all(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+            let Ok(backing) = std::fs::read_to_string(entry.path().join("loop/backing_file")) else {
+                continue;
+            };
+            if Path::new(backing.trim()).starts_with(self.pool.join("volumes")) {
+                let node = Path::new("/dev").join(entry.file_name());
+                let _ = run(Command::new("losetup").arg("-d").arg(&node));
+                found.push(node.display().to_string());
+            }
+        }
+        found
+    }
+
+    /// Does what a fault does to the driver and its disk. After a power cut call [`Node::reboot`] when all is quiet.
+    pub(crate) fn strike(&self, fault: Fault) -> Outcome<()> {
+        if fault == Fault::PowerCut {
+            // Stopped first: no answer may go out that a dead machine would not have given.
+            if let Some(pid) = self.pid().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw) {
+                kill_process(pid, Signal::STOP)?;
+                while self.ended()?.is_none() {
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+            }
+            fs::cut_power(std::fs::File::open(&self.pool)?)?;
+        }
+        self.kill();
+        Ok(())
+    }
+
+    /// What a reboot does: mounts, devices and notes are gone; directories and files stay.
+    pub(crate) async fn reboot(&self) -> Outcome<()> {
+        let began = Instant::now();
+        loop {
+            let mut left = host::clear(&self.kubelet());
+            left.extend(self.detach_all());
+            let below = if self.ground == Ground::ImageOnExt4 {
+                self.dir.join("pool")
+            } else {
+                self.dir.join("pools")
+            };
+            if left.is_empty() {
+                left = host::clear(&below);
+                if left.is_empty() {
+                    break;
+                }
+            }
+            if began.elapsed() > PATIENCE {
+                return Err(format!("not unmounted after {PATIENCE:?}: {}", left.join("; ")).into());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let _ = std::fs::remove_dir_all(self.dir.join("state"));
+        if self.ground == Ground::ImageOnExt4 { self.mount_ext4() } else { Ok(()) }
+    }
+
+    /// The end of the driver's log.
+    pub(crate) fn log_end(&self) -> String {
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(12)..].join("\n")
+    }
+
+    /// Forgets the log where it has become long.
+    pub(crate) fn trim_log(&self) {
+        if std::fs::metadata(self.log()).is_ok_and(|log| log.len() > 64 << 20) {
+            let _ = std::fs::OpenOptions::new().write(true).truncate(true).open(self.log());
+        }
+    }
+}
+
+/// How a start came out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// It serves.
+    Ready,
+    /// It stopped itself at a step.
+    Stopped,
+    /// It is gone, with this status.
+    Died(String),
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+        // A frozen filesystem would hang whoever unmounts it.
+        for mounted in mount::table().unwrap_or_default() {
+            if mounted.point.starts_with(self.kubelet())
+                && let Ok(root) = std::fs::File::open(&mounted.point)
+            {
+                let _ = fs::thaw(&root);
+            }
+        }
+        for _ in 0..100 {
+            host::clear(&self.kubelet());
+            self.detach_all();
+            if host::clear(&self.dir).is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        eprintln!("torture: left mounted below {}: {:?}", self.dir.display(), host::clear(&self.dir));
+    }
+}

@@ -1,0 +1,86 @@
+//! What can be asked for on the command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::Outcome;
+use crate::node::Ground;
+
+const USAGE: &str = "usage: torture PART... --plain FILE --armed FILE [--seed N] [--minutes N] [--grounds NAME,...] [--workers N] [--only TEXT] [--power-cuts PERCENT] [--report FILE]
+parts: random, exhaustive, syscalls, races, mutants, clean, page; see docs/reliability.md";
+
+/// As typed.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) parts: Vec<String>,
+    /// The program as users run it.
+    pub(crate) plain: PathBuf,
+    /// The program with named steps and planted bugs.
+    pub(crate) armed: PathBuf,
+    pub(crate) seed: u64,
+    pub(crate) lasts: Duration,
+    pub(crate) grounds: Vec<Ground>,
+    pub(crate) workers: usize,
+    /// So many faults of a hundred are power cuts.
+    pub(crate) power_cuts: usize,
+    /// Only what has this in its name.
+    pub(crate) only: String,
+    pub(crate) report: Option<PathBuf>,
+    /// The page that `page` writes into.
+    pub(crate) page: PathBuf,
+    /// Where it finds the reports.
+    pub(crate) runs: PathBuf,
+}
+
+impl Options {
+    pub(crate) fn read() -> Outcome<Options> {
+        let mut options = Options {
+            parts: Vec::new(),
+            plain: PathBuf::new(),
+            armed: PathBuf::new(),
+            seed: 1,
+            lasts: Duration::from_secs(60),
+            grounds: Ground::ALL.to_vec(),
+            workers: 8,
+            power_cuts: 10,
+            only: String::new(),
+            report: None,
+            page: PathBuf::from("docs/reliability.md"),
+            runs: PathBuf::from("torture-results"),
+        };
+        let mut words = std::env::args().skip(1);
+        while let Some(word) = words.next() {
+            if !word.starts_with("--") {
+                options.parts.push(word);
+                continue;
+            }
+            let value = words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"))?;
+            match word.as_str() {
+                "--plain" => options.plain = PathBuf::from(value).canonicalize()?,
+                "--armed" => options.armed = PathBuf::from(value).canonicalize()?,
+                "--seed" => options.seed = value.parse()?,
+                "--minutes" => options.lasts = Duration::from_secs_f64(value.parse::<f64>()? * 60.0),
+                "--grounds" => options.grounds = grounds(&value)?,
+                "--workers" => options.workers = value.parse()?,
+                "--power-cuts" => options.power_cuts = value.parse()?,
+                "--only" => options.only = value,
+                "--page" => options.page = PathBuf::from(value),
+                "--runs" => options.runs = PathBuf::from(value),
+                "--report" => options.report = Some(PathBuf::from(value)),
+                _ => return Err(format!("unknown option {word}\n{USAGE}").into()),
+            }
+        }
+        if options.parts.is_empty() || !options.plain.exists() || !options.armed.exists() {
+            return Err(USAGE.into());
+        }
+        Ok(options)
+    }
+}
+
+fn grounds(text: &str) -> Outcome<Vec<Ground>> {
+    let find = |name: &str| Ground::ALL.into_iter().find(|ground| ground.name() == name);
+    let names = Ground::ALL.map(Ground::name).join(", ");
+    text.split(',')
+        .map(|name| find(name).ok_or(format!("ground {name}: want one of {names}").into()))
+        .collect()
+}

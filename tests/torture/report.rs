@@ -1,0 +1,111 @@
+//! What a run came to, for people and as JSON.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::Outcome;
+use crate::options::Options;
+use crate::random::Run;
+use crate::world::World;
+
+/// The parts of a run as they end.
+#[derive(Debug)]
+pub(crate) struct Report {
+    began: SystemTime,
+    parts: Vec<Value>,
+    violations: Vec<String>,
+}
+
+impl Report {
+    pub(crate) fn new() -> Report {
+        Report { began: SystemTime::now(), parts: Vec::new(), violations: Vec::new() }
+    }
+
+    /// A part that is over.
+    pub(crate) fn add(&mut self, part: Value, violations: Vec<String>) {
+        self.parts.push(part);
+        self.violations.extend(violations);
+    }
+
+    /// Random torture of one node.
+    pub(crate) fn add_random(&mut self, world: &World, run: &Run, seed: u64, lasted: Duration) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let ground = world.node.ground.name();
+        let calls: BTreeMap<String, BTreeMap<String, u64>> = world.node.wire.counts();
+        let answers: u64 = calls.values().flat_map(BTreeMap::values).sum();
+        let violations = world.violations();
+        println!(
+            "random {ground}: {:.0} s, seed {seed}: {} kills, {} power cuts, {answers} answers, {} audits, \
+             {} slots verified, recovery p50 {:.0} p99 {:.0} max {:.0} ms, {} violations",
+            lasted.as_secs_f64(),
+            count(&world.counts.kills),
+            count(&world.counts.power_cuts),
+            count(&world.counts.audits),
+            count(&world.counts.verified),
+            percentile(&run.recoveries, 0.5),
+            percentile(&run.recoveries, 0.99),
+            percentile(&run.recoveries, 1.0),
+            violations.len()
+        );
+        let part = json!({
+            "part": "random", "ground": ground, "seed": seed, "seconds": lasted.as_secs_f64(),
+            "kills": count(&world.counts.kills), "power_cuts": count(&world.counts.power_cuts),
+            "audits": count(&world.counts.audits), "slots_written": count(&world.counts.written),
+            "slots_verified": count(&world.counts.verified), "answers": calls,
+            "recovery_ms": spread(&run.recoveries), "reboot_ms": spread(&run.reboots),
+            "violations": violations.len(),
+        });
+        self.add(part, violations);
+    }
+
+    /// Prints the sum, writes the JSON; whether all is well.
+    pub(crate) fn close(self, options: &Options) -> Outcome<bool> {
+        let well = self.violations.is_empty();
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let whole = json!({
+            "began": self.began.duration_since(UNIX_EPOCH)?.as_secs(),
+            "seconds": self.began.elapsed()?.as_secs(),
+            "seed": options.seed, "commit": std::env::var("ROCKPOOL_COMMIT").unwrap_or_default(),
+            "kernel": read("/proc/sys/kernel/osrelease"), "cpus": std::thread::available_parallelism()?.get(),
+            "parts": self.parts, "violations": self.violations,
+        });
+        if let Some(file) = options.report.as_ref().filter(|_| !self.parts.is_empty()) {
+            save(file, &whole)?;
+        }
+        println!("torture: {} violations", self.violations.len());
+        Ok(well)
+    }
+}
+
+fn save(file: &Path, whole: &Value) -> Outcome<()> {
+    if let Some(parent) = file.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    std::fs::write(file, format!("{whole:#}\n"))?;
+    println!("written to {}", file.display());
+    Ok(())
+}
+
+fn spread(times: &[Duration]) -> Value {
+    json!({
+        "count": times.len(), "p50": percentile(times, 0.5), "p99": percentile(times, 0.99),
+        "max": percentile(times, 1.0),
+    })
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a share of a number of samples"
+)]
+fn percentile(times: &[Duration], share: f64) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).map_or(0.0, |time| time.as_secs_f64() * 1e3)
+}

@@ -1,0 +1,156 @@
+//! The calls, each with a patience of its own, and what their answers allow to conclude.
+//!
+//! Owns: the connection, the counts by method and code, and telling an answer of the driver from the silence of a dead one.
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::future::Future;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rockpool::proto::csi;
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
+
+use csi::controller_client::ControllerClient;
+use csi::group_controller_client::GroupControllerClient;
+use csi::identity_client::IdentityClient;
+use csi::node_client::NodeClient;
+
+use crate::{Outcome, requests};
+
+/// Nothing takes longer in a driver that lives.
+pub(crate) const PATIENT: Duration = Duration::from_secs(30);
+
+/// What a caller may conclude.
+#[derive(Debug)]
+pub(crate) enum Answer<T> {
+    /// It holds.
+    Done(T),
+    /// It is over, nothing was done, says the driver.
+    Refused(Code, String),
+    /// Still running, or unknown.
+    Open(Code, String),
+}
+
+/// The way to one driver.
+#[derive(Debug, Default)]
+pub(crate) struct Wire {
+    channel: Mutex<Option<Channel>>,
+    counts: Mutex<BTreeMap<String, BTreeMap<String, u64>>>,
+    /// The calls that a patient caller gave up.
+    hung: Mutex<Vec<String>>,
+}
+
+impl Wire {
+    /// Connects to a driver that was just started.
+    pub(crate) async fn connect(&self, socket: &Path) -> Outcome<()> {
+        let channel = requests::endpoint(socket)?.connect().await?;
+        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
+        Ok(())
+    }
+
+    /// Whether it says that it is ready.
+    pub(crate) async fn ready(&self) -> bool {
+        let Some(channel) = self.channel() else { return false };
+        let answer = IdentityClient::new(channel).probe(csi::ProbeRequest {}).await;
+        answer.is_ok_and(|answer| answer.into_inner().ready.unwrap_or(true))
+    }
+
+    /// Nothing answers any more.
+    pub(crate) fn cut(&self) {
+        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn channel(&self) -> Option<Channel> {
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many answers there were, by method and code.
+    pub(crate) fn counts(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The calls that nobody answered since the last question.
+    pub(crate) fn hung(&self) -> Vec<String> {
+        std::mem::take(&mut self.hung.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn count(&self, method: &str, code: &str) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(method.to_owned()).or_default().entry(code.to_owned()).or_default() += 1;
+    }
+
+    async fn ask<T, F: Future<Output = Result<Response<T>, Status>>>(
+        &self,
+        method: &str,
+        patience: Duration,
+        call: impl FnOnce(Channel) -> F,
+    ) -> Answer<T> {
+        let Some(channel) = self.channel() else {
+            return Answer::Open(Code::Unavailable, "the driver is down".to_owned());
+        };
+        let Ok(answer) = tokio::time::timeout(patience, call(channel)).await else {
+            self.count(method, "gave up");
+            if patience >= PATIENT {
+                self.hung.lock().unwrap_or_else(PoisonError::into_inner).push(method.to_owned());
+            }
+            return Answer::Open(Code::DeadlineExceeded, format!("no answer within {patience:?}"));
+        };
+        match answer {
+            Ok(response) => {
+                self.count(method, "OK");
+                Answer::Done(response.into_inner())
+            }
+            // Whatever code the client library gives to a connection that broke, it is nobody's answer.
+            Err(status) if status.source().is_some() || status.code() == Code::Unknown => {
+                self.count(method, "connection lost");
+                Answer::Open(Code::Unavailable, status.message().to_owned())
+            }
+            Err(status) => {
+                self.count(method, &format!("{:?}", status.code()));
+                let message = status.message().to_owned();
+                let code = status.code();
+                let open = [Code::Cancelled, Code::DeadlineExceeded, Code::Unavailable, Code::Aborted]
+                    .contains(&code);
+                if open { Answer::Open(code, message) } else { Answer::Refused(code, message) }
+            }
+        }
+    }
+}
+
+macro_rules! calls {
+    ($($name:ident: $client:ident . $method:ident, $request:ident => $answer:ident;)*) => {
+        impl Wire {
+            $(pub(crate) async fn $name(
+                &self,
+                request: csi::$request,
+                patience: Duration,
+            ) -> Answer<csi::$answer> {
+                self.ask(stringify!($method), patience, |channel| async move {
+                    $client::new(channel).$method(request).await
+                })
+                .await
+            })*
+        }
+    };
+}
+
+calls! {
+    create: ControllerClient.create_volume, CreateVolumeRequest => CreateVolumeResponse;
+    delete: ControllerClient.delete_volume, DeleteVolumeRequest => DeleteVolumeResponse;
+    expand: ControllerClient.controller_expand_volume, ControllerExpandVolumeRequest => ControllerExpandVolumeResponse;
+    list: ControllerClient.list_volumes, ListVolumesRequest => ListVolumesResponse;
+    capacity: ControllerClient.get_capacity, GetCapacityRequest => GetCapacityResponse;
+    snapshot: ControllerClient.create_snapshot, CreateSnapshotRequest => CreateSnapshotResponse;
+    forget: ControllerClient.delete_snapshot, DeleteSnapshotRequest => DeleteSnapshotResponse;
+    list_snapshots: ControllerClient.list_snapshots, ListSnapshotsRequest => ListSnapshotsResponse;
+    group: GroupControllerClient.create_volume_group_snapshot, CreateVolumeGroupSnapshotRequest => CreateVolumeGroupSnapshotResponse;
+    disband: GroupControllerClient.delete_volume_group_snapshot, DeleteVolumeGroupSnapshotRequest => DeleteVolumeGroupSnapshotResponse;
+    stage: NodeClient.node_stage_volume, NodeStageVolumeRequest => NodeStageVolumeResponse;
+    unstage: NodeClient.node_unstage_volume, NodeUnstageVolumeRequest => NodeUnstageVolumeResponse;
+    publish: NodeClient.node_publish_volume, NodePublishVolumeRequest => NodePublishVolumeResponse;
+    unpublish: NodeClient.node_unpublish_volume, NodeUnpublishVolumeRequest => NodeUnpublishVolumeResponse;
+    expand_node: NodeClient.node_expand_volume, NodeExpandVolumeRequest => NodeExpandVolumeResponse;
+}
