@@ -14,7 +14,7 @@ use self::pool::PoolVerb;
 use crate::config::{self, Endpoint};
 use crate::csi::About;
 use crate::ctl::{self, Ctl};
-use crate::engine::EngineConfig;
+use crate::engine::{EngineConfig, Files};
 use crate::error::{Result, chain};
 use crate::serve::{LogFormat, LogLevel};
 use crate::standalone::{self, Standalone};
@@ -147,6 +147,7 @@ impl StandaloneFlags {
                 kubelet_root: config::directory("--kubelet-root", &self.kubelet_root)?,
                 state_dir,
                 pools: config::read(&self.file.config)?,
+                files: Files::Apart,
             },
         })
     }

@@ -35,15 +35,17 @@ pub(crate) use armed::{is_planted, reach};
 #[cfg(feature = "torture")]
 mod armed {
     use std::collections::HashMap;
-    use std::fs::{File, OpenOptions};
+    use std::fs::OpenOptions;
     use std::io::Write;
+    use std::path::PathBuf;
     use std::sync::{Mutex, OnceLock, PoisonError};
 
     use rustix::process::{Signal, getpid, kill_process};
 
     struct Plan {
         stop: String,
-        log: Option<File>,
+        /// Opened anew for each line: the threads of different pools have different tables of open files.
+        log: Option<PathBuf>,
         counts: Mutex<HashMap<&'static str, u32>>,
     }
 
@@ -51,8 +53,7 @@ mod armed {
     static PLANTED: OnceLock<String> = OnceLock::new();
 
     fn plan() -> Option<Plan> {
-        let log = std::env::var_os("ROCKPOOL_STEP_LOG")
-            .and_then(|path| OpenOptions::new().create(true).append(true).open(path).ok());
+        let log = std::env::var_os("ROCKPOOL_STEP_LOG").map(PathBuf::from);
         let stop = std::env::var("ROCKPOOL_STEP").unwrap_or_default();
         (log.is_some() || !stop.is_empty()).then(|| Plan { stop, log, counts: Mutex::default() })
     }
@@ -66,7 +67,9 @@ mod armed {
             *count
         };
         let reached = format!("{step}#{count}");
-        if let Some(mut log) = plan.log.as_ref() {
+        let log =
+            plan.log.as_ref().and_then(|log| OpenOptions::new().create(true).append(true).open(log).ok());
+        if let Some(mut log) = log {
             // Whoever reads it misses the line and says so.
             let _ = log.write_all(format!("{reached}\n").as_bytes());
         }

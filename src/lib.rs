@@ -41,6 +41,9 @@
 //! - A record is written only by the holder of its [`Claim`](engine::store::Store::claim).
 //! - Nothing decides to format by looking: mkfs runs once, on a temporary object, before that gets its name.
 //! - The mount table is the truth about mounts; a note about one is void when boot or mount id differ.
+//! - A pool's files are open in its own threads' table of descriptors and in no other; `os::file::Kept` keeps it so. A thread
+//!   that hangs with its disk cannot be killed, and holds what its table holds: nothing but its own pool.
+//! - No decision depends on the host's clock, which jumps.
 //! - A filesystem is frozen by a process of its own, which thaws it whatever becomes of the driver.
 //! - gRPC codes are chosen in one match, in `csi::status`; nothing below knows them.
 //! - There is no mock of a system call. The seams for tests are the [`Pool`](pool::Pool) trait and the process.

@@ -57,7 +57,7 @@ pub fn run(config: Standalone) -> Result<()> {
         .map_err(|error| Error::host("failed to start the runtime", error))?;
     let served = runtime.block_on(async {
         let stop = Stop::on_signals()?;
-        let engine = Arc::new(Engine::open(config.engine)?);
+        let engine = Engine::open(config.engine)?;
         upkeep(&engine)?;
         let services = Services::new(Arc::clone(&engine), config.about.clone())?;
         let admin = config.admin.as_ref().map(|endpoint| Socket::bind(endpoint.path())).transpose()?;
@@ -113,29 +113,11 @@ fn routes(services: &Services) -> Routes {
         .add_service(services.node())
 }
 
-/// What nobody accounts for is said once at every start, and never removed. Calls are served meanwhile, so only what two
-/// looks find is said: in between, a volume may come or go.
-fn tell_orphans(engine: &Engine) {
-    let found = engine.orphans().and_then(|first| {
-        if first.is_empty() {
-            return Ok(first);
-        }
-        engine.orphans().map(|again| again.into_iter().filter(|orphan| first.contains(orphan)).collect())
-    });
-    match found {
-        Ok(orphans) => {
-            orphans.iter().for_each(|orphan| tracing::warn!(orphan, "found what nobody accounts for"))
-        }
-        Err(error) => tracing::warn!(error = crate::error::chain(&error), "failed to look for orphans"),
-    }
-}
-
-/// Threads of their own, so that a pool that hangs keeps neither the runtime nor another duty waiting. They end with
-/// the process.
+/// Threads of their own that send those of the pools off: none of them touches a disk. They end with the process.
 fn upkeep(engine: &Arc<Engine>) -> Result<()> {
-    every(engine, "reconnect", LOOK, |_| {}, |engine| engine.reconnect())?;
+    every(engine, "reconnect", LOOK, |_| {}, Engine::reconnect)?;
     every(engine, "expire", EXPIRE, Engine::expire, Engine::expire)?;
-    every(engine, "tend", TEND, |engine| tell_orphans(engine), |engine| engine.tend())
+    every(engine, "tend", TEND, Engine::tell_orphans, Engine::tend)
 }
 
 /// Does `first` once and `duty` after every pause.

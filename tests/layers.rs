@@ -56,6 +56,9 @@ fn foreign_refusal(from: &[String], to: &[String]) -> Option<String> {
     if layer != "os" && !TOP.contains(&layer) && starts(&["std", "process"]) {
         return Some(format!("`{layer}` must not see `std::process`"));
     }
+    if layer != "model" && starts(&["std", "time", "SystemTime"]) {
+        return Some("only `model::Time` reads the host's clock, for people: it jumps; use `Instant`".into());
+    }
     if layer != "os" && starts(&["rustix", "mount"]) {
         return Some("only `os` mounts".into());
     }
@@ -295,6 +298,7 @@ mod the_checker {
             ("engine/mounts.rs", "use crate::os::{file, run};"),
             ("engine/mounts.rs", "use crate::os;"),
             ("engine/mounts.rs", "fn f() { std::process::exit(1) }"),
+            ("serve.rs", "use std::time::{Instant, SystemTime};"),
             ("engine/mounts.rs", "fn f() { super::super::csi::f() }"),
             ("pool/image.rs", "use crate::engine::Store;"),
             ("pool/image.rs", "use super::directory::Directory;"),

@@ -49,7 +49,7 @@ impl Admin for Services {
             let name = plugin.engine.restore(id, Some(wanted.as_str()).filter(|name| !name.is_empty()))?;
             Ok(admin::RestoreResponse { name })
         };
-        self.lanes.restore.run(&request, self.engine()?.workers(id.pool()), job).await
+        self.lanes.restore.run(&request, self.changing(id, job)).await
     }
 
     async fn purge(&self, request: Request<admin::PurgeRequest>) -> Reply<admin::PurgeResponse> {
@@ -57,7 +57,7 @@ impl Admin for Services {
         let id = object(&request.id)?;
         let plugin = self.plugin();
         let job = move || plugin.engine.purge(id).map(|()| admin::PurgeResponse {});
-        self.lanes.purge.run(&request, self.engine()?.workers(id.pool()), job).await
+        self.lanes.purge.run(&request, self.changing(id, job)).await
     }
 
     async fn diagnose(&self, request: Request<admin::DiagnoseRequest>) -> Reply<admin::DiagnoseResponse> {
@@ -67,7 +67,7 @@ impl Admin for Services {
         let found = if pool.is_empty() {
             ask(engine.host_workers(), THOROUGH, move || Ok(plugin.engine.diagnose_host())).await?
         } else {
-            let workers = engine.workers_named(Some(&pool));
+            let workers = engine.workers_named(&pool);
             ask(workers, THOROUGH, move || plugin.engine.diagnose(&pool)).await?
         };
         Ok(admin::DiagnoseResponse { findings: found.into_iter().map(finding).collect() }.into())
@@ -83,7 +83,8 @@ impl Admin for Services {
             let object = Some(object.as_str()).filter(|object| !object.is_empty());
             plugin.engine.mend(&pool, code, object).map(|done| admin::RepairResponse { done })
         };
-        self.lanes.repair.run(&request, self.engine()?.workers_named(Some(&request.pool)), job).await
+        let workers = self.engine()?.workers_named(&request.pool);
+        self.lanes.repair.run(&request, || Ok((workers, job))).await
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tonic::{Response, Status};
 
 use crate::engine::workers::Workers;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 
 /// How long a question may take before the caller hears that there is no answer. A question changes nothing, so its worker
 /// may be left behind; changes are never given up.
@@ -37,26 +37,25 @@ impl<R> Default for Lane<R> {
 }
 
 impl<R: Clone + Send + Sync + 'static> Lane<R> {
-    /// Runs a change as a job that outlives this future, or joins the identical one that runs already.
+    /// Runs a change as a job that outlives this future, or joins the identical one that runs already. What `plan` says, the
+    /// job and the threads to run it on, is asked only where there is none to join.
     ///
     /// # Errors
-    /// What the job answers; UNAVAILABLE when the pool's queue is full or the job panicked.
-    pub(super) async fn run(
+    /// What the plan or the job answers; UNAVAILABLE when the pool's queue is full or the job panicked.
+    pub(super) async fn run<'w, J: FnOnce() -> Result<R> + Send + 'static>(
         &self,
         request: &impl Message,
-        workers: &Workers,
-        job: impl FnOnce() -> Result<R> + Send + 'static,
+        plan: impl FnOnce() -> Result<(&'w Workers, J)>,
     ) -> std::result::Result<Response<R>, Status> {
-        let mut answer = self.join_or_start(request.encode_to_vec(), workers, job)?;
+        let mut answer = self.join_or_start(request.encode_to_vec(), plan)?;
         let answered = answer.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
         answered.unwrap_or_else(|| Err(panicked().into())).map(Response::new)
     }
 
-    fn join_or_start(
+    fn join_or_start<'w, J: FnOnce() -> Result<R> + Send + 'static>(
         &self,
         key: Vec<u8>,
-        workers: &Workers,
-        job: impl FnOnce() -> Result<R> + Send + 'static,
+        plan: impl FnOnce() -> Result<(&'w Workers, J)>,
     ) -> Result<watch::Receiver<Answer<R>>> {
         let (sender, receiver) = watch::channel(None);
         {
@@ -67,11 +66,12 @@ impl<R: Clone + Send + Sync + 'static> Lane<R> {
             jobs.insert(key.clone(), receiver.clone());
         }
         let entry = Entry { jobs: Arc::clone(&self.jobs), key, sender };
-        // The lock is free by now: a full queue drops the closure, and with it the entry, right here.
-        workers.run(move || {
-            let answer = job().map_err(Status::from);
-            entry.finish(answer);
-        })?;
+        // The lock is free by now: an error here drops the entry on the way out.
+        let (workers, job) = plan()?;
+        workers.run_then(
+            move || job().map_err(Status::from),
+            move |answer| answer.map_or((), |answer| entry.finish(answer)),
+        )?;
         Ok(receiver)
     }
 }
@@ -107,13 +107,33 @@ pub(super) async fn ask<R: Send + 'static>(
     patience: Duration,
     job: impl FnOnce() -> Result<R> + Send + 'static,
 ) -> Result<R> {
-    match tokio::time::timeout(patience, workers.run(job)?).await {
-        Ok(answer) => answer.unwrap_or_else(|_| Err(panicked())),
-        Err(_) => Err(Error::Unavailable(format!(
-            "the storage did not answer within {} ms; its disk may hang",
-            patience.as_millis()
-        ))),
+    let mut answers = ask_each([(workers, job)], patience).await;
+    answers.pop().unwrap_or_else(|| Err(panicked()))
+}
+
+/// Asks several pools at once, each on its own threads; the answers come in the same order. One that is silent is an error
+/// in its place, and keeps no other waiting.
+pub(super) async fn ask_each<'w, R: Send + 'static, J: FnOnce() -> Result<R> + Send + 'static>(
+    questions: impl IntoIterator<Item = (&'w Workers, J)>,
+    patience: Duration,
+) -> Vec<Result<R>> {
+    let until = tokio::time::Instant::now() + patience;
+    let asked: Vec<_> = questions.into_iter().map(|(workers, job)| (workers, workers.run(job))).collect();
+    let mut answers = Vec::with_capacity(asked.len());
+    for (workers, waiting) in asked {
+        answers.push(match waiting {
+            Ok(waiting) => match tokio::time::timeout_at(until, waiting).await {
+                Ok(answer) => answer.unwrap_or_else(|_| Err(panicked())),
+                Err(_) => Err(Error::Unavailable(format!(
+                    "pool {} did not answer within {} ms; its disk may hang",
+                    quoted(workers.name()),
+                    patience.as_millis()
+                ))),
+            },
+            Err(refused) => Err(refused),
+        });
     }
+    answers
 }
 
 fn panicked() -> Error {
@@ -150,10 +170,10 @@ mod tests {
     async fn an_identical_retry_joins_and_another_request_does_not() {
         let (lane, workers) = (Lane::default(), Workers::new("test"));
         let (count, gate) = (Arc::default(), Arc::new(Barrier::new(2)));
-        let first = lane.join_or_start(vec![1], &workers, gated(&count, &gate)).unwrap();
-        let second = lane.join_or_start(vec![1], &workers, gated(&count, &gate)).unwrap();
+        let first = lane.join_or_start(vec![1], || Ok((&workers, gated(&count, &gate)))).unwrap();
+        let second = lane.join_or_start(vec![1], || Ok((&workers, gated(&count, &gate)))).unwrap();
         let other = Arc::new(Barrier::new(1));
-        let third = lane.join_or_start(vec![2], &workers, gated(&count, &other)).unwrap();
+        let third = lane.join_or_start(vec![2], || Ok((&workers, gated(&count, &other)))).unwrap();
         tokio::task::spawn_blocking(move || gate.wait()).await.unwrap();
         let mut answers = Vec::new();
         for mut answer in [first, second, third] {
@@ -170,9 +190,9 @@ mod tests {
         let (lane, workers) = (Lane::default(), Workers::new("test"));
         let (count, gate) = (Arc::default(), Arc::new(Barrier::new(2)));
         let asked = request("x");
-        let impatient = lane.run(&asked, &workers, gated(&count, &gate));
+        let impatient = lane.run(&asked, || Ok((&workers, gated(&count, &gate))));
         tokio::time::timeout(Duration::from_millis(20), impatient).await.unwrap_err();
-        let retry = lane.run(&asked, &workers, || Ok(99));
+        let retry = lane.run(&asked, || Ok((&workers, || Ok(99))));
         let (answer, _) = tokio::join!(retry, tokio::task::spawn_blocking(move || gate.wait()));
         assert_eq!(answer.unwrap().into_inner(), 1, "the retry has the answer of the job that was left");
     }
@@ -180,9 +200,9 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_an_open_outcome_and_clears() {
         let (lane, workers) = (Lane::<usize>::default(), Workers::new("test"));
-        let broken = lane.run(&request("x"), &workers, || panic!("on purpose")).await.unwrap_err();
+        let broken = lane.run(&request("x"), || Ok((&workers, || panic!("on purpose")))).await.unwrap_err();
         assert_eq!(broken.code(), Code::Unavailable);
-        let again = lane.run(&request("x"), &workers, || Ok(2)).await.unwrap();
+        let again = lane.run(&request("x"), || Ok((&workers, || Ok(2)))).await.unwrap();
         assert_eq!(again.into_inner(), 2);
         let silent = ask(&workers, PATIENCE, || -> Result<()> { panic!("on purpose") }).await;
         assert!(matches!(silent, Err(Error::Unavailable(_))));
@@ -192,7 +212,7 @@ mod tests {
     async fn a_finished_job_is_not_joined() {
         let (lane, workers) = (Lane::default(), Workers::new("test"));
         for n in 0..100 {
-            let answer = lane.run(&request("x"), &workers, move || Ok(n)).await.unwrap();
+            let answer = lane.run(&request("x"), || Ok((&workers, move || Ok(n)))).await.unwrap();
             assert_eq!(answer.into_inner(), n, "an answer of an earlier call came back");
         }
     }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use tonic::{Request, async_trait};
 
-use crate::engine::CreateGroup;
+use crate::engine::{CreateGroup, Key};
 use crate::error::{Error, Result};
 use crate::model::{GroupId, SnapshotId, VolumeId};
 use crate::proto::csi;
@@ -39,15 +39,21 @@ impl GroupController for Services {
         let request = noted(request, |r| &r.name);
         let want = wanted(&request)?;
         let engine = self.engine()?;
-        let workers =
-            want.sources.first().map_or(engine.host_workers(), |source| engine.workers(source.pool()));
         let plugin = self.plugin();
-        let job = move || {
-            let (group, members) = plugin.engine.create_group(&want)?;
-            let group_snapshot = Some(plugin.group(&group, &members));
-            Ok(csi::CreateVolumeGroupSnapshotResponse { group_snapshot })
+        let plan = || {
+            let mut keys = vec![Key::GroupName(want.name.clone())];
+            keys.extend(want.sources.iter().map(|source| Key::Object((*source).into())));
+            engine.refuse_taken(&keys)?;
+            let pool = engine.pool_of_group(&want);
+            let workers = pool.map_or(engine.host_workers(), |pool| engine.workers(pool));
+            let job = move || {
+                let (group, members) = plugin.engine.create_group(&want)?;
+                let group_snapshot = Some(plugin.group(&group, &members));
+                Ok(csi::CreateVolumeGroupSnapshotResponse { group_snapshot })
+            };
+            Ok((workers, job))
         };
-        self.lanes.create_group.run(&request, workers, job).await
+        self.lanes.create_group.run(&request, plan).await
     }
 
     async fn delete_volume_group_snapshot(
@@ -58,14 +64,14 @@ impl GroupController for Services {
         let request = noted(request, |r| &r.group_snapshot_id);
         present("group_snapshot_id", &request.group_snapshot_id)?;
         map("secrets", &request.secrets)?;
-        let engine = self.engine()?;
+        self.engine()?;
         let Ok(group) = id::<GroupId>("group_snapshot_id", &request.group_snapshot_id) else {
             return Ok(csi::DeleteVolumeGroupSnapshotResponse {}.into());
         };
         let members = members(&request.snapshot_ids);
         let plugin = self.plugin();
         let job = move || plugin.remove_group(&group, members);
-        self.lanes.delete_group.run(&request, engine.workers(group.pool()), job).await
+        self.lanes.delete_group.run(&request, self.changing(group, job)).await
     }
 
     async fn get_volume_group_snapshot(

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::model::VolumeId;
 use crate::proto::csi;
 
-use super::bridge::{PATIENCE, ask};
+use super::bridge::{ask, ask_each};
 use super::parse::{id, map, maybe_path, page_size, present, short};
 use super::tokens::{List, cut};
 use super::{Plugin, Reply, Services, describe};
@@ -35,9 +35,35 @@ impl Services {
         short("starting_token", &request.starting_token)?;
         map("secrets", &request.secrets)?;
         let after = List::VolumeHealth.cursor(&request.starting_token)?;
-        let plugin = self.plugin();
-        let job = move || plugin.unhealthy(after, max);
-        Ok(ask(self.engine()?.host_workers(), PATIENCE, job).await?.into())
+        let engine = self.engine()?;
+        engine.complete()?;
+        let volumes = engine.volumes(after, usize::MAX);
+        let mut page = Vec::new();
+        // Ids begin with their pool.
+        for of_pool in volumes.chunk_by(|one, other| one.id.pool() == other.id.pool()) {
+            let ids: Vec<_> = of_pool.iter().map(|volume| volume.id).collect();
+            page.extend(self.unhealthy(ids, max.saturating_add(1) - page.len()).await?);
+            if page.len() > max {
+                break;
+            }
+        }
+        let next_token = cut(List::VolumeHealth, &mut page, max, |(id, _)| *id);
+        let entries = page.iter().map(|(id, problems)| describe::health(id, problems)).collect();
+        Ok(csi::ControllerListVolumeHealthResponse { entries, next_token }.into())
+    }
+
+    /// Up to `most` volumes of one pool with something wrong; all of them where the pool is silent.
+    async fn unhealthy(&self, ids: Vec<VolumeId>, most: usize) -> Result<Vec<(VolumeId, Vec<Problem>)>> {
+        let Some(pool) = ids.first().map(VolumeId::pool) else { return Ok(Vec::new()) };
+        let (plugin, these) = (self.plugin(), ids.clone());
+        let job = move || plugin.unhealthy(&these, most);
+        match ask(self.engine()?.workers(pool), HEALTH_PATIENCE, job).await {
+            silent @ Err(Error::Unavailable(_)) => {
+                let problems = unless_silent(silent.map(|_| Vec::new()))?;
+                Ok(ids.into_iter().take(most).map(|id| (id, problems.clone())).collect())
+            }
+            other => other,
+        }
     }
 
     /// The node's view: that of the record and the pool, whether or not the volume is in use here.
@@ -53,10 +79,16 @@ impl Services {
     }
 
     pub(super) async fn health_of_storage(&self) -> Reply<csi::NodeGetStorageHealthResponse> {
-        let plugin = self.plugin();
-        let job = move || Ok(plugin.engine.storage_health());
-        let problems = unless_silent(ask(self.engine()?.host_workers(), HEALTH_PATIENCE, job).await);
-        Ok(describe::storage(&problems?).into())
+        let engine = self.engine()?;
+        let questions = engine.indexes().map(|index| {
+            let plugin = self.plugin();
+            (engine.workers_at(index), move || Ok(plugin.engine.pool_health(index)))
+        });
+        let mut problems = Vec::new();
+        for answer in ask_each(questions, HEALTH_PATIENCE).await {
+            problems.extend(unless_silent(answer)?);
+        }
+        Ok(describe::storage(&problems).into())
     }
 
     async fn health(&self, volume_id: &str) -> Result<csi::VolumeHealth> {
@@ -84,29 +116,22 @@ fn unless_silent(answer: Result<Vec<Problem>>) -> Result<Vec<Problem>> {
 }
 
 impl Plugin {
-    /// The volumes with something wrong, in the order of their ids.
-    fn unhealthy(
-        &self,
-        after: Option<VolumeId>,
-        max: usize,
-    ) -> Result<csi::ControllerListVolumeHealthResponse> {
-        self.engine.complete()?;
-        let mut page = Vec::new();
-        for volume in self.engine.volumes(after, usize::MAX) {
-            let problems = match self.engine.volume_health(&volume.id) {
+    /// Up to `most` of these volumes, all of one pool, with something wrong. On the threads of that pool.
+    fn unhealthy(&self, ids: &[VolumeId], most: usize) -> Result<Vec<(VolumeId, Vec<Problem>)>> {
+        let mut found = Vec::new();
+        for id in ids {
+            let problems = match self.engine.volume_health(id) {
                 // Deleted since the list was read.
                 Err(Error::NotFound(_)) => continue,
                 problems => problems?,
             };
             if !problems.is_empty() {
-                page.push((volume.id, problems));
+                found.push((*id, problems));
             }
-            if page.len() > max {
+            if found.len() >= most {
                 break;
             }
         }
-        let next_token = cut(List::VolumeHealth, &mut page, max, |(id, _)| *id);
-        let entries = page.iter().map(|(id, problems)| describe::health(id, problems)).collect();
-        Ok(csi::ControllerListVolumeHealthResponse { entries, next_token })
+        Ok(found)
     }
 }

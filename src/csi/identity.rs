@@ -36,13 +36,21 @@ impl Identity for Services {
     }
 
     async fn probe(&self, _: Request<csi::ProbeRequest>) -> Reply<csi::ProbeResponse> {
-        let ready = self.plugin.engine.ready();
+        let engine = &self.plugin.engine;
+        let ready = engine.ready();
         if ready {
-            let plugin = self.plugin();
-            let workers = self.plugin.engine.host_workers();
-            let probed = bridge::ask(workers, PROBE_PATIENCE, move || plugin.engine.probe()).await;
-            // Whatever is missing, the standard has one code for it.
-            probed.map_err(|error| Error::Precondition(chain(&error)))?;
+            let questions = engine.indexes().map(|index| {
+                let plugin = self.plugin();
+                (engine.workers_at(index), move || Ok(plugin.engine.ailment(index)))
+            });
+            let answers = bridge::ask_each(questions, PROBE_PATIENCE).await;
+            let ailments =
+                answers.into_iter().map(|answer| answer.unwrap_or_else(|error| Some(chain(&error))));
+            let ailments: Vec<_> = ailments.flatten().collect();
+            if !ailments.is_empty() {
+                // Whatever is missing, the standard has one code for it.
+                return Err(Error::Precondition(ailments.join("; ")).into());
+            }
         }
         Ok(csi::ProbeResponse { ready: Some(ready) }.into())
     }

@@ -32,8 +32,10 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use crate::engine::{Engine, Features};
+use crate::engine::workers::Workers;
+use crate::engine::{Engine, Features, Key};
 use crate::error::{Error, Result};
+use crate::model::ObjectId;
 use crate::proto::admin::{self as wire, admin_server::AdminServer};
 use crate::proto::csi;
 use crate::proto::csi::controller_server::ControllerServer;
@@ -178,6 +180,21 @@ impl Services {
         Err(Error::Unavailable(
             "the driver is starting, its records are still being read; ask again".to_owned(),
         ))
+    }
+
+    /// The plan of a change to one object, for its lane: refused at once while another call works on it, also where that one
+    /// hangs and has taken every thread.
+    fn changing<'w, J>(
+        &'w self,
+        id: impl Into<ObjectId>,
+        job: J,
+    ) -> impl FnOnce() -> Result<(&'w Workers, J)> {
+        let id = id.into();
+        move || {
+            let engine = self.engine()?;
+            engine.refuse_taken(&[Key::Object(id)])?;
+            Ok((engine.workers(id.pool()), job))
+        }
     }
 
     /// What a job takes along.

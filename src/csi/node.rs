@@ -55,7 +55,7 @@ impl Node for Services {
             plugin.check_context(&stage.volume, &context)?;
             plugin.engine.stage(&stage).map(|()| csi::NodeStageVolumeResponse {})
         };
-        self.lanes.stage.run(&request, self.engine()?.workers(volume.pool()), job).await
+        self.lanes.stage.run(&request, self.changing(volume, job)).await
     }
 
     async fn node_unstage_volume(
@@ -69,7 +69,7 @@ impl Node for Services {
         let plugin = self.plugin();
         let job =
             move || plugin.engine.unstage(&volume, &staging).map(|()| csi::NodeUnstageVolumeResponse {});
-        self.lanes.unstage.run(&request, self.engine()?.workers(volume.pool()), job).await
+        self.lanes.unstage.run(&request, self.changing(volume, job)).await
     }
 
     async fn node_publish_volume(
@@ -79,13 +79,13 @@ impl Node for Services {
         let request = noted(request, |r| &r.volume_id);
         let publish = Publishing::parse(&request)?;
         let context = request.volume_context.clone();
-        let workers = self.engine()?.workers(publish.volume.pool());
+        let volume = publish.volume;
         let plugin = self.plugin();
         let job = move || {
             plugin.check_context(&publish.volume, &context)?;
             plugin.engine.publish(&publish.staged()?).map(|()| csi::NodePublishVolumeResponse {})
         };
-        self.lanes.publish.run(&request, workers, job).await
+        self.lanes.publish.run(&request, self.changing(volume, job)).await
     }
 
     async fn node_unpublish_volume(
@@ -99,7 +99,7 @@ impl Node for Services {
         let plugin = self.plugin();
         let job =
             move || plugin.engine.unpublish(&volume, &target).map(|()| csi::NodeUnpublishVolumeResponse {});
-        self.lanes.unpublish.run(&request, self.engine()?.workers(volume.pool()), job).await
+        self.lanes.unpublish.run(&request, self.changing(volume, job)).await
     }
 
     async fn node_get_volume_stats(
@@ -137,7 +137,7 @@ impl Node for Services {
             let size = plugin.engine.expand_node(&expand)?;
             Ok(csi::NodeExpandVolumeResponse { capacity_bytes: size.as_i64() })
         };
-        self.lanes.expand_node.run(&request, self.engine()?.workers(volume.pool()), job).await
+        self.lanes.expand_node.run(&request, self.changing(volume, job)).await
     }
 
     async fn node_get_volume_health(

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::engine::CreateSnapshot;
+use crate::engine::{CreateSnapshot, Key};
 use crate::error::{Error, Result};
 use crate::model::{Snapshot, SnapshotId, VolumeId};
 use crate::proto::csi;
@@ -42,13 +42,18 @@ impl Services {
             ))
             .into());
         }
-        let workers = engine.workers(want.source.pool());
         let plugin = self.plugin();
-        let job = move || {
-            let snapshot = plugin.engine.create_snapshot(&want)?;
-            Ok(csi::CreateSnapshotResponse { snapshot: Some(plugin.snapshot(&snapshot)) })
+        let plan = || {
+            let source = Key::Object(want.source.into());
+            engine.refuse_taken(&[Key::SnapshotName(want.name.clone()), source])?;
+            let workers = engine.workers(engine.pool_of_cut(&want));
+            let job = move || {
+                let snapshot = plugin.engine.create_snapshot(&want)?;
+                Ok(csi::CreateSnapshotResponse { snapshot: Some(plugin.snapshot(&snapshot)) })
+            };
+            Ok((workers, job))
         };
-        self.lanes.create_snapshot.run(&request, workers, job).await
+        self.lanes.create_snapshot.run(&request, plan).await
     }
 
     pub(super) async fn remove_snapshot(
@@ -58,14 +63,14 @@ impl Services {
         advertised("DeleteSnapshot", &self.plugin.features.snapshots)?;
         present("snapshot_id", &request.snapshot_id)?;
         map("secrets", &request.secrets)?;
-        let engine = self.engine()?;
+        self.engine()?;
         let Ok(snapshot) = id::<SnapshotId>("snapshot_id", &request.snapshot_id) else {
             return Ok(csi::DeleteSnapshotResponse {}.into());
         };
         let plugin = self.plugin();
         let job =
             move || gone(plugin.engine.delete_snapshot(&snapshot)).map(|()| csi::DeleteSnapshotResponse {});
-        self.lanes.delete_snapshot.run(&request, engine.workers(snapshot.pool()), job).await
+        self.lanes.delete_snapshot.run(&request, self.changing(snapshot, job)).await
     }
 
     pub(super) async fn page_of_snapshots(

@@ -1,21 +1,27 @@
 //! The Controller's calls about volumes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::engine::{Asked, Capacity, CapacityQuery, CreateVolume, NodeExpansion, Offer, Range};
+use crate::engine::{
+    Asked, Capacity, CapacityQuery, CreateVolume, Key, NodeExpansion, Offer, PoolIndex, Range,
+};
 use crate::error::{Error, Result, quoted};
 use crate::model::{Source, Volume, VolumeId};
 use crate::proto::csi;
 use crate::proto::csi::validate_volume_capabilities_response::Confirmed;
 use crate::proto::csi::volume_content_source::Type;
 
-use super::bridge::{PATIENCE, ask};
+use super::bridge::{PATIENCE, ask, ask_each};
 use super::capability::{Judged, common, judge_all, mismatch, usable};
 use super::class::{Class, contradiction, foreign_key, other_parameters};
 use super::parse::{gone, id, map, missing, name, page_size, present, range, short};
 use super::tokens::{List, cut};
 use super::topology::{Reach, covers, requirement};
 use super::{Plugin, Reply, Services};
+
+/// What a pool that is silent for longer has to give does not count.
+const CAPACITY_PATIENCE: Duration = Duration::from_millis(800);
 
 /// What CreateVolume asks for, and whether this node may answer.
 struct Wanted {
@@ -30,13 +36,13 @@ impl Services {
     ) -> Reply<csi::CreateVolumeResponse> {
         let wanted = self.plugin.wanted(&request)?;
         let engine = self.engine()?;
-        let workers = match &wanted.volume.source {
-            Source::Blank => engine.workers_named(wanted.volume.pool.as_deref()),
-            Source::Volume(source) => engine.workers(source.pool()),
-            Source::Snapshot(source) => engine.workers(source.pool()),
-        };
         let plugin = self.plugin();
-        self.lanes.create_volume.run(&request, workers, move || plugin.make(&wanted)).await
+        let plan = || {
+            engine.refuse_taken(&[Key::VolumeName(wanted.volume.name.clone())])?;
+            let index = engine.choose(&wanted.volume)?;
+            Ok((engine.workers_at(index), move || plugin.make(index, &wanted)))
+        };
+        self.lanes.create_volume.run(&request, plan).await
     }
 
     pub(super) async fn remove_volume(
@@ -45,14 +51,14 @@ impl Services {
     ) -> Reply<csi::DeleteVolumeResponse> {
         present("volume_id", &request.volume_id)?;
         map("secrets", &request.secrets)?;
-        let engine = self.engine()?;
+        self.engine()?;
         // An id that was never ours names nothing, and nothing is what a delete leaves.
         let Ok(volume) = id::<VolumeId>("volume_id", &request.volume_id) else {
             return Ok(csi::DeleteVolumeResponse {}.into());
         };
         let plugin = self.plugin();
         let job = move || gone(plugin.engine.delete_volume(&volume)).map(|()| csi::DeleteVolumeResponse {});
-        self.lanes.delete_volume.run(&request, engine.workers(volume.pool()), job).await
+        self.lanes.delete_volume.run(&request, self.changing(volume, job)).await
     }
 
     pub(super) async fn expand_volume(
@@ -71,7 +77,7 @@ impl Services {
         let range = range(request.capacity_range.as_ref())?;
         let plugin = self.plugin();
         let job = move || plugin.expand(&volume, range, asked);
-        self.lanes.expand_volume.run(&request, self.engine()?.workers(volume.pool()), job).await
+        self.lanes.expand_volume.run(&request, self.changing(volume, job)).await
     }
 
     pub(super) async fn page_of_volumes(
@@ -122,10 +128,13 @@ impl Services {
         let Some(query) = self.plugin.query(&request)? else {
             return Ok(room(Capacity::default()).into());
         };
-        let plugin = self.plugin();
-        let workers = self.engine()?.workers_named(query.pool.as_deref());
-        let capacity = ask(workers, PATIENCE, move || plugin.engine.capacity(&query)).await?;
-        Ok(room(capacity).into())
+        let engine = self.engine()?;
+        let questions = engine.indexes_for(&query)?.into_iter().map(|index| {
+            let (plugin, query) = (self.plugin(), query.clone());
+            (engine.workers_at(index), move || plugin.engine.room(index, &query))
+        });
+        let rooms = ask_each(questions, CAPACITY_PATIENCE).await;
+        Ok(room(Capacity::sum(rooms)?).into())
     }
 }
 
@@ -192,11 +201,11 @@ impl Plugin {
         }
     }
 
-    fn make(&self, wanted: &Wanted) -> Result<csi::CreateVolumeResponse> {
+    fn make(&self, index: PoolIndex, wanted: &Wanted) -> Result<csi::CreateVolumeResponse> {
         if let Reach::Elsewhere(nodes) = &wanted.reach {
             return Err(self.elsewhere(&wanted.volume.name, nodes));
         }
-        let volume = self.engine.create_volume(&wanted.volume)?;
+        let volume = self.engine.create_volume_at(index, &wanted.volume)?;
         Ok(csi::CreateVolumeResponse { volume: Some(self.volume(&volume)) })
     }
 

@@ -2,36 +2,40 @@
 //!
 //! Owns: the answers to GetCapacity and to which capabilities exist. Never: asks a disk more than how full it is.
 
-use crate::engine::{Asked, Capacity, CapacityQuery, Engine, Slot};
+use crate::engine::slot::Slot;
+use crate::engine::{Asked, Capacity, CapacityQuery, Engine, PoolIndex};
 use crate::error::{Error, Result, chain, quoted};
 use crate::model::{Access, Allocation, Bytes};
 use crate::pool::{Features, Kind, Offer, Pool, UNIT};
 
 impl Engine {
-    /// What can still be made: of several pools the sum, and the largest single volume of any.
+    /// The pools that a question about room concerns.
     ///
     /// # Errors
-    /// `Invalid` for a pool that is not configured; `Unavailable` where the only pool asked for is away.
-    pub fn capacity(&self, query: &CapacityQuery) -> Result<Capacity> {
+    /// `Invalid` for a pool that is not configured.
+    pub fn indexes_for(&self, query: &CapacityQuery) -> Result<Vec<PoolIndex>> {
         if let Some(name) = &query.pool {
-            return self.room(self.slot(name)?, query);
+            self.slot(name)?;
         }
-        let (mut rooms, mut away) = (Vec::new(), None);
-        for slot in &self.pools {
-            match self.room(slot, query) {
-                Ok(room) => rooms.push(room),
-                Err(error) => away = Some(error),
-            }
-        }
-        match (total(&rooms), away) {
-            (Some(sum), _) => Ok(sum),
-            (None, Some(error)) => Err(error),
-            (None, None) => Ok(Capacity::default()),
-        }
+        let is_asked =
+            |index: &PoolIndex| query.pool.as_deref().is_none_or(|name| name == self.pools[index.0].name());
+        Ok(self.indexes().filter(is_asked).collect())
     }
 
-    /// What can still be made on one pool; nothing where it lacks what was asked for.
-    fn room(&self, slot: &Slot, query: &CapacityQuery) -> Result<Capacity> {
+    /// What can still be made, in all pools that the question concerns.
+    ///
+    /// # Errors
+    /// As `indexes_for` and `Capacity::sum`.
+    pub fn capacity(&self, query: &CapacityQuery) -> Result<Capacity> {
+        Capacity::sum(self.indexes_for(query)?.into_iter().map(|index| self.room(index, query)))
+    }
+
+    /// What can still be made on one pool; nothing where it lacks what was asked for. To be called on its threads.
+    ///
+    /// # Errors
+    /// `Unavailable` where it is away.
+    pub fn room(&self, index: PoolIndex, query: &CapacityQuery) -> Result<Capacity> {
+        let slot = &self.pools[index.0];
         let (pool, budget) = slot.ready()?;
         let features = pool.features();
         let access = match query.asked {
@@ -78,13 +82,15 @@ impl Engine {
         kinds.reduce(union).unwrap_or_else(|| Kind::Image.features())
     }
 
-    /// Whether any pool can be used, and all that is configured is there.
-    ///
-    /// # Errors
-    /// `Precondition` with every reason why not.
-    pub fn probe(&self) -> Result<()> {
-        let problems: Vec<_> = self.pools.iter().filter_map(Slot::ailment).collect();
-        if problems.is_empty() { Ok(()) } else { Err(Error::Precondition(problems.join("; "))) }
+    /// Why a pool cannot do its work; nothing where it can. To be called on its threads.
+    pub fn ailment(&self, index: PoolIndex) -> Option<String> {
+        let slot = &self.pools[index.0];
+        let pool = match slot.open().and_then(|pool| pool.present().map(|()| pool)) {
+            Ok(pool) => pool,
+            Err(error) => return Some(chain(&error)),
+        };
+        let missing = pool.features().filesystems.is_empty();
+        missing.then(|| format!("pool {}: no mkfs program is installed", quoted(slot.name())))
     }
 }
 
@@ -105,15 +111,26 @@ impl Slot {
             most.get()
         )))
     }
+}
 
-    /// Why this pool cannot do its work. Asks no disk.
-    fn ailment(&self) -> Option<String> {
-        let pool = match self.open().and_then(|pool| pool.present().map(|()| pool)) {
-            Ok(pool) => pool,
-            Err(error) => return Some(chain(&error)),
-        };
-        let missing = pool.features().filesystems.is_empty();
-        missing.then(|| format!("pool {}: no mkfs program is installed", quoted(self.name())))
+impl Capacity {
+    /// Of several pools the sum, and the largest single volume of any. What is away counts as nothing while another is here.
+    ///
+    /// # Errors
+    /// That of a pool, where there is no other.
+    pub fn sum(answers: impl IntoIterator<Item = Result<Capacity>>) -> Result<Capacity> {
+        let (mut rooms, mut away) = (Vec::new(), None);
+        for answer in answers {
+            match answer {
+                Ok(room) => rooms.push(room),
+                Err(error) => away = Some(error),
+            }
+        }
+        match (total(&rooms), away) {
+            (Some(sum), _) => Ok(sum),
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(Capacity::default()),
+        }
     }
 }
 

@@ -43,6 +43,16 @@ impl Claims {
         Ok(claim)
     }
 
+    /// Refuses keys that somebody owns at this moment; takes none.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub(crate) fn refuse_taken(&self, keys: &[Key]) -> Result<()> {
+        let taken = self.lock();
+        let owned = keys.iter().find(|key| matches!(taken.get(key), Some(Taken::Owned)));
+        owned.map_or(Ok(()), |key| Err(busy(key)))
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Taken>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -155,7 +165,9 @@ mod tests {
         drop(two);
         let owner = claims.claim(&[name("source")], &[]).unwrap();
         assert!(claims.claim(&[], &[name("source")]).is_err());
+        assert!(matches!(claims.refuse_taken(&[name("x"), name("source")]), Err(Error::Busy(_))));
         drop(owner);
+        claims.refuse_taken(&[name("source")]).unwrap();
         assert!(claims.lock().is_empty());
     }
 }

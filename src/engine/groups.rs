@@ -15,11 +15,13 @@ use std::sync::Arc;
 use crate::engine::claims::Claim;
 use crate::engine::recover::keys;
 use crate::engine::retained::Fate;
-use crate::engine::snapshots::refuse_without_snapshots;
+use crate::engine::snapshots::{refuse_elsewhere, refuse_without_snapshots};
 use crate::engine::store::Record;
 use crate::engine::{CreateGroup, Engine, Key, Whole};
 use crate::error::{Error, Result, quoted};
-use crate::model::{Bytes, Group, GroupId, ObjectId, Phase, Snapshot, SnapshotId, Time, Volume, VolumeId};
+use crate::model::{
+    Bytes, Group, GroupId, ObjectId, Phase, PoolId, Snapshot, SnapshotId, Time, Volume, VolumeId,
+};
 use crate::os::file::random;
 use crate::pool::{Offer, Pool};
 
@@ -33,6 +35,14 @@ impl Engine {
         let group = group.ok_or_else(|| self.absent(ObjectId::Group(*id)))?;
         self.refuse_away(id.pool())?;
         self.with_members(group)
+    }
+
+    /// The pool on whose threads a group is cut, where that is known: that of its volumes. But an unfinished group of the same
+    /// name goes first, where it lies.
+    pub fn pool_of_group(&self, want: &CreateGroup) -> Option<PoolId> {
+        let found = self.store.named(&Key::GroupName(want.name.clone()));
+        let unfinished = found.filter(|found| found.phase() != Phase::Ready).map(|found| found.id().pool());
+        unfinished.or_else(|| want.sources.first().map(VolumeId::pool))
     }
 
     /// A group as asked for, cut now or by an earlier call of the same name.
@@ -54,8 +64,10 @@ impl Engine {
             claim.extend(&without(keys(&record), &name))?;
             let pool = self.pool(record.id().pool())?;
             self.settle(&claim, pool.as_ref(), &record)?;
+            let belongs_in = sources.first().map_or(pool.id(), VolumeId::pool);
+            refuse_elsewhere(pool.id(), belongs_in, &want.name)?;
         }
-        let volumes = sources.iter().map(|id| self.volume(id)).collect::<Result<Vec<_>>>()?;
+        let volumes = sources.iter().map(|id| self.usable(id)).collect::<Result<Vec<_>>>()?;
         let pool = self.common_pool(&volumes)?;
         let (group, members) = begun(pool.as_ref(), &volumes, want)?;
         let creating = Record::Group(Arc::new(group));

@@ -2,7 +2,7 @@
 //!
 //! Owns: the answers to the CSI health calls: what the pool sees, plus what only the record can tell. Never: repairs.
 
-use crate::engine::{Engine, Slot};
+use crate::engine::{Engine, PoolIndex};
 use crate::error::{Result, chain};
 use crate::model::{ObjectId, Phase, VolumeId};
 use crate::pool::{Problem, Severity};
@@ -23,15 +23,9 @@ impl Engine {
         })
     }
 
-    /// All that is wrong with the pools of this node.
-    pub fn storage_health(&self) -> Vec<Problem> {
-        self.pools.iter().flat_map(Slot::problems).collect()
-    }
-}
-
-impl Slot {
-    fn problems(&self) -> Vec<Problem> {
-        match self.open().and_then(|pool| pool.present().map(|()| pool)) {
+    /// All that is wrong with one pool. To be called on its threads.
+    pub fn pool_health(&self, index: PoolIndex) -> Vec<Problem> {
+        match self.pools[index.0].open().and_then(|pool| pool.present().map(|()| pool)) {
             Ok(pool) => pool.health(None),
             Err(error) => vec![away(chain(&error))],
         }

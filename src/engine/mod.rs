@@ -3,7 +3,8 @@
 //! Owns: records and claims (`store`), the verbs (`volumes`, `snapshots`, `groups`), stage and publish (`mounts`,
 //! `notes`, `usage`), what is kept after its deletion (`retained`, `clock`), what is wrong (`doctor`), and what finishes or undoes interrupted work (`recover`). Never: knows gRPC, pool kinds or programs.
 //!
-//! Every verb is synchronous and runs on its pool's own threads (`workers`), so that a hung disk takes nothing else along.
+//! Every verb is synchronous and runs on its pool's own threads (`workers`), which alone have the pool's files open
+//! (`slot`), so that a hung disk takes nothing else along, not even after the process was killed.
 //! A change opens with a durable record and ends with one; whoever changes something holds its claim.
 
 mod capacity;
@@ -18,6 +19,7 @@ mod open;
 mod publish;
 mod recover;
 mod retained;
+mod slot;
 mod snapshots;
 mod stage;
 pub mod store;
@@ -27,7 +29,7 @@ pub mod workers;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Result, quoted};
 use crate::model::{
@@ -40,6 +42,7 @@ use crate::pool::{Pool, Setup};
 
 pub use self::doctor::{Code, Finding, Weight};
 pub use self::retained::Retained;
+use self::slot::Slot;
 use self::store::Store;
 use self::workers::Workers;
 
@@ -68,6 +71,17 @@ pub struct EngineConfig {
     pub kubelet_root: PathBuf,
     /// Where the notes about mounts lie; means nothing after a reboot.
     pub state_dir: PathBuf,
+    /// Who has the pools' files.
+    pub files: Files,
+}
+
+/// Who has the files of a pool, and so may call the verbs that concern it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Files {
+    /// The pool's own threads alone, which [`Engine::workers`] gives: nothing else hangs with a disk, even after a kill.
+    Apart,
+    /// Every thread: for a program that makes one call after the other and can hang with its disk.
+    Shared,
 }
 
 /// Everything on this node.
@@ -76,27 +90,20 @@ pub struct Engine {
     store: Store,
     clocks: clock::Clocks,
     host: Workers,
+    /// For what concerns a pool that is not known here, mounts of it above all.
+    strangers: Workers,
     kubelet_root: PathBuf,
     /// The same without symlinks, as the mount table spells it.
     real_root: PathBuf,
     notes: notes::Notes,
     ready: AtomicBool,
+    /// Held while a pool's identity is compared with those of the others.
+    identities: Mutex<()>,
 }
 
-/// A configured pool, present or not.
-struct Slot {
-    config: PoolConfig,
-    workers: Workers,
-    state: RwLock<State>,
-}
-
-/// Whether a configured pool can be used.
-enum State {
-    /// It is open.
-    Open(Arc<dyn Pool>),
-    /// It is away, with the reason; `Engine::reopen` looks for it again. Its id is known if it was here before.
-    Away(String, Option<PoolId>),
-}
+/// A configured pool, by its place in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolIndex(usize);
 
 /// A size as asked for, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -313,9 +320,9 @@ impl Engine {
     /// # Errors
     /// `Unavailable` with the pool that is missing and why.
     pub fn complete(&self) -> Result<()> {
-        let unread = self.pools.iter().find(|slot| slot.id().is_none());
+        let unread = self.pools.iter().find(|slot| !slot.id().is_some_and(|id| self.store.has_read(id)));
         unread.map_or(Ok(()), |slot| {
-            let why = slot.open().err().map_or_else(String::new, |error| crate::error::chain(&error));
+            let why = slot.trouble().map_or_else(String::new, |error| crate::error::chain(&error));
             Err(Error::Unavailable(format!("what lies in a pool that is away is not known: {why}")))
         })
     }
@@ -341,30 +348,52 @@ impl Engine {
         self.store.snapshots(after, of, max)
     }
 
-    /// The threads of the pool that owns an object; those of the host for a pool that is not here.
+    /// The threads of the pool that owns an object; for a pool that is not known here, threads that touch none.
     pub fn workers(&self, pool: PoolId) -> &Workers {
-        self.pools.iter().find(|slot| slot.id() == Some(pool)).map_or(&self.host, |slot| &slot.workers)
+        self.slot_of(pool).map_or(&self.strangers, |slot| &slot.workers)
     }
 
-    /// The threads for a call that names a pool, or leaves the choice open.
-    pub fn workers_named(&self, pool: Option<&str>) -> &Workers {
-        let named = self.pools.iter().find(|slot| pool.is_none_or(|name| slot.name() == name));
+    /// Every configured pool.
+    pub fn indexes(&self) -> impl Iterator<Item = PoolIndex> + use<> {
+        (0..self.pools.len()).map(PoolIndex)
+    }
+
+    /// The threads of a configured pool.
+    pub fn workers_at(&self, index: PoolIndex) -> &Workers {
+        &self.pools[index.0].workers
+    }
+
+    /// The threads of the configured pool of this name; for any other name, threads that touch none.
+    pub fn workers_named(&self, name: &str) -> &Workers {
+        let named = self.pools.iter().find(|slot| slot.name() == name);
         named.map_or(&self.host, |slot| &slot.workers)
     }
 
-    /// The threads for calls that belong to no pool.
+    /// The threads for calls that touch no pool's files.
     pub fn host_workers(&self) -> &Workers {
         &self.host
     }
 
-    /// The pool with this id, open and present.
+    /// Refuses, without a thread, what another call works on: it might hang, and whoever waits behind it as well.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub fn refuse_taken(&self, keys: &[Key]) -> Result<()> {
+        self.store.refuse_taken(keys)
+    }
+
+    /// The pool with this id, open and present. To be called on its threads.
     ///
     /// # Errors
     /// `Unavailable` where it is not configured here or away.
     pub(crate) fn pool(&self, id: PoolId) -> Result<Arc<dyn Pool>> {
-        let Some(slot) = self.pools.iter().find(|slot| slot.id() == Some(id)) else {
+        let Some(slot) = self.slot_of(id) else {
+            let away: Vec<_> = self.pools.iter().filter(|slot| slot.id().is_none()).collect();
+            let away: Vec<_> =
+                away.into_iter().filter_map(Slot::trouble).map(|why| format!("; {why}")).collect();
             return Err(Error::Unavailable(format!(
-                "pool {id} is not connected to this node; nothing was done, ask again when it is back"
+                "pool {id} is not connected to this node; nothing was done, ask again when it is back{}",
+                away.concat()
             )));
         };
         let pool = slot.open()?;
@@ -372,8 +401,12 @@ impl Engine {
         Ok(pool)
     }
 
-    /// Refuses what cannot be asked: memory may know an object whose pool is away, but not whether it is still there.
+    /// Refuses what cannot be asked: memory may know an object whose pool is away, but not whether it is still there. On
+    /// other threads than the pool's it goes by what was last known.
     fn refuse_away(&self, id: PoolId) -> Result<()> {
+        if let Some(slot) = self.slot_of(id).filter(|slot| !slot.is_here()) {
+            return slot.trouble().map_or(Ok(()), Err);
+        }
         match self.pool(id) {
             Err(Error::Unavailable(why)) => Err(Error::Unavailable(why)),
             Ok(_) | Err(_) => Ok(()),
@@ -393,7 +426,7 @@ impl Engine {
         self.pools.iter().find(|slot| slot.id() == Some(id))
     }
 
-    /// Every configured pool.
+    /// Every configured pool, as it was last seen.
     pub fn pools(&self) -> Vec<PoolView> {
         self.pools.iter().map(|slot| self.view(slot)).collect()
     }
@@ -405,42 +438,20 @@ impl Engine {
 
     /// Whether the pool limits the size of its volumes; the reason where it does not.
     pub fn size_limit(&self, id: PoolId) -> Offer {
-        let pool = self.slot_of(id).and_then(|slot| slot.open().ok());
-        pool.map_or(Offer::Yes, |pool| pool.features().size_limit)
+        let known = self.slot_of(id).and_then(Slot::known);
+        known.map_or(Offer::Yes, |known| known.features.size_limit)
     }
 
     fn view(&self, slot: &Slot) -> PoolView {
         let id = slot.id();
-        let open = slot.open().and_then(|pool| pool.present().map(|()| pool));
-        let budget = open.as_ref().ok().and_then(|pool| slot.budget(pool.as_ref()).ok());
         PoolView {
             name: slot.name().to_owned(),
             config: slot.config.clone(),
             id,
-            away: open.err().map(|error| crate::error::chain(&error)),
+            away: slot.trouble().map(|error| crate::error::chain(&error)),
             promised: id.map_or(Bytes::ZERO, |id| self.store.promised(id)),
-            budget: budget.unwrap_or(Bytes::ZERO),
+            budget: slot.known().map_or(Bytes::ZERO, |known| known.budget),
             retained: id.map_or(Bytes::ZERO, |id| self.store.retained_bytes(id)),
-        }
-    }
-}
-
-impl Slot {
-    fn name(&self) -> &str {
-        &self.config.setup.name
-    }
-
-    fn id(&self) -> Option<PoolId> {
-        match &*self.state.read().unwrap_or_else(std::sync::PoisonError::into_inner) {
-            State::Open(pool) => Some(pool.id()),
-            State::Away(_, id) => *id,
-        }
-    }
-
-    fn open(&self) -> Result<Arc<dyn Pool>> {
-        match &*self.state.read().unwrap_or_else(std::sync::PoisonError::into_inner) {
-            State::Open(pool) => Ok(Arc::clone(pool)),
-            State::Away(why, _) => Err(Error::Unavailable(format!("pool {}: {why}", quoted(self.name())))),
         }
     }
 }

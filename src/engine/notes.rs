@@ -21,8 +21,9 @@ const NOTE_BYTES: usize = 16 * 1024;
 
 /// The notes of this node, in the state directory.
 pub(super) struct Notes {
-    /// None: nothing is noted, for one who only looks at pools.
-    dir: Option<Dir>,
+    /// Opened anew each time, since threads with different tables of open files ask. None: nothing is noted, for one who
+    /// only looks at pools.
+    folder: Option<PathBuf>,
     boot: String,
 }
 
@@ -100,19 +101,20 @@ impl Wish {
 impl Notes {
     /// None at all, for a look at pools without a node.
     pub(super) fn none() -> Notes {
-        Notes { dir: None, boot: String::new() }
+        Notes { folder: None, boot: String::new() }
     }
 
     /// The notes below `state_dir`, which is made if need be. Those of another boot are removed.
     pub(super) fn open(state_dir: &Path) -> Result<Notes> {
-        let dir = Dir::make_path(&state_dir.join(FOLDER), 0o700)?;
+        let folder = state_dir.join(FOLDER);
+        let dir = Dir::make_path(&folder, 0o700)?;
         let boot = mount::boot_id()?;
         for name in dir.names()? {
             if read(&dir, &name).is_none_or(|note| note.boot != boot) {
                 dir.remove_unsynced(&name)?;
             }
         }
-        Ok(Notes { dir: Some(dir), boot })
+        Ok(Notes { folder: Some(folder), boot })
     }
 
     /// Notes what was asked for at `path`, where `mounted` now is.
@@ -121,19 +123,23 @@ impl Notes {
             Note { volume, path: path.to_owned(), boot: self.boot.clone(), mount: identity(mounted), wish };
         let text = serde_json::to_vec(&note)
             .map_err(|error| Error::Corrupt(format!("failed to encode a note about a mount: {error}")))?;
-        self.dir.as_ref().map_or(Ok(()), |dir| dir.replace_unsynced(file_name(path), &text))
+        self.dir()?.map_or(Ok(()), |dir| dir.replace_unsynced(file_name(path), &text))
     }
 
     /// What was asked for at `path`, if `mounted` is still what it was about.
     pub(super) fn about(&self, path: &Path, mounted: &Mounted) -> Option<Note> {
-        let note = read(self.dir.as_ref()?, file_name(path))?;
+        let note = read(&self.dir().ok()??, file_name(path))?;
         let same = note.path == path && note.boot == self.boot && note.mount == identity(mounted);
         same.then_some(note)
     }
 
+    fn dir(&self) -> Result<Option<Dir>> {
+        self.folder.as_deref().map(Dir::open).transpose()
+    }
+
     /// Forgets what was asked for at `path`.
     pub(super) fn forget(&self, path: &Path) -> Result<()> {
-        self.dir.as_ref().map_or(Ok(()), |dir| dir.remove_unsynced(file_name(path)))
+        self.dir()?.map_or(Ok(()), |dir| dir.remove_unsynced(file_name(path)))
     }
 }
 

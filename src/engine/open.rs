@@ -1,84 +1,92 @@
 //! Opening pools, finding those that were away, and regular upkeep.
 //!
 //! Owns: the way from a configured pool to an open one whose records are read and whose interrupted work is finished.
-//! Never: gives up on a pool that is away, or lets it keep the others from serving.
+//! Never: gives up on a pool that is away, or lets it keep the others from serving: all of it runs on the pools' own threads.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 use crate::engine::clock::Clocks;
 use crate::engine::notes::Notes;
+use crate::engine::slot::{Slot, State};
 use crate::engine::store::Store;
 use crate::engine::workers::Workers;
-use crate::engine::{Engine, EngineConfig, PoolConfig, Slot, State};
+use crate::engine::{Engine, EngineConfig, Files, PoolConfig, PoolIndex};
 use crate::error::{Error, Result, chain, quoted};
 use crate::model::{ObjectId, PoolId};
-use crate::os::file::real_path;
+use crate::os::file::{Kept, real_path};
 use crate::pool::{Found, Pool};
 
+/// How long the start waits for any pool at all.
+const FIRST: Duration = Duration::from_secs(5);
+/// How long it then waits for the others: who has a pool that works need not wait for one that does not.
+const OTHERS: Duration = Duration::from_millis(600);
+/// How long it waits for another process to let go of a pool.
+const HELD: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long an end waits for the threads of a pool to close it.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// What became of the first attempt to open a pool.
+type Attempt = (usize, Option<Error>);
+
 impl Engine {
-    /// Opens what is configured and finishes what was interrupted. A pool that is away is looked for again later.
+    /// Opens what is configured and finishes what was interrupted. A pool that is away is looked for again later, and one
+    /// that takes too long comes when it is ready.
     ///
     /// # Errors
     /// Whatever an operator must mend: a pool held by another process, one that is not what its configuration says.
-    pub fn open(config: EngineConfig) -> Result<Engine> {
+    pub fn open(config: EngineConfig) -> Result<Arc<Engine>> {
         let notes = Notes::open(&config.state_dir)?;
-        let engine = Engine::new(config.pools, config.kubelet_root, notes);
-        for slot in &engine.pools {
-            match engine.connect(slot) {
-                Ok(()) => {}
-                // A disk that fails is not the operator's to mend in the configuration: the other pools serve.
-                Err(error @ (Error::Unavailable(_) | Error::Host { .. } | Error::Corrupt(_))) => {
-                    let why = chain(&error);
-                    tracing::warn!(
-                        pool = slot.name(),
-                        why,
-                        "a pool is away; it is looked for again and again"
-                    );
-                    slot.set(State::Away(why, None));
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        let engine = Arc::new(Engine::new(config.pools, config.kubelet_root, notes, config.files)?);
+        engine.open_all()?;
         engine.ready.store(true, Ordering::Release);
         Ok(engine)
     }
 
     /// Opens pools for one who looks and mends while no driver runs: nothing is mounted, swept away or finished. It never
-    /// becomes ready, so it serves nothing.
+    /// becomes ready, so it serves nothing, and every thread may call it.
     ///
     /// # Errors
-    /// As `open`; `Precondition` at once for a pool that a driver holds.
+    /// As `open`; `Busy` at once for a pool that a driver holds.
     pub fn examine(pools: Vec<PoolConfig>) -> Result<Engine> {
-        let engine = Engine::new(pools, PathBuf::new(), Notes::none());
+        let engine = Engine::new(pools, PathBuf::new(), Notes::none(), Files::Shared)?;
         for slot in &engine.pools {
             match crate::pool::examine(&slot.config.setup) {
                 Ok(pool) => {
-                    engine.read(slot, &pool)?;
-                    slot.set(State::Open(pool));
+                    engine.read(slot, pool.as_ref())?;
+                    slot.set(State::Open(pool.id(), Kept::new(pool)));
                 }
-                Err(error @ (Error::Unavailable(_) | Error::Host { .. } | Error::Corrupt(_))) => {
+                Err(error) => {
                     slot.set(State::Away(chain(&error), None));
+                    refuse_wrong(error)?;
                 }
-                Err(error) => return Err(error),
             }
         }
         Ok(engine)
     }
 
-    fn new(pools: Vec<PoolConfig>, kubelet_root: PathBuf, notes: Notes) -> Engine {
-        Engine {
-            pools: pools.into_iter().map(Slot::new).collect(),
+    fn new(pools: Vec<PoolConfig>, kubelet_root: PathBuf, notes: Notes, files: Files) -> Result<Engine> {
+        let pools = pools.into_iter().map(|pool| Slot::new(pool, files));
+        Ok(Engine {
+            pools: pools.collect::<Result<_>>()?,
             store: Store::default(),
             clocks: Clocks::default(),
             host: Workers::new("host"),
+            strangers: match files {
+                Files::Apart => Workers::apart("strangers")?,
+                Files::Shared => Workers::new("strangers"),
+            },
             real_root: real_path(&kubelet_root),
             kubelet_root,
             notes,
             ready: AtomicBool::new(false),
-        }
+            identities: Mutex::default(),
+        })
     }
 
     /// Whether the start is over, so that calls that change something are taken.
@@ -86,83 +94,196 @@ impl Engine {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// Looks after pools that vanished or came back. To be called every few seconds.
-    pub fn reconnect(&self) {
-        for slot in &self.pools {
-            let lost = slot.open().ok().and_then(|pool| match pool.present() {
-                Err(Error::Unavailable(why)) => Some((why, pool.id())),
-                Ok(()) | Err(_) => None,
-            });
-            if let Some((why, id)) = lost {
-                tracing::error!(pool = slot.name(), why, "a pool is gone; its volumes fail until it is back");
-                slot.set(State::Away(why, Some(id)));
-            } else if slot.open().is_err() {
-                match self.connect(slot) {
-                    Ok(()) => tracing::info!(pool = slot.name(), "a pool is back"),
-                    Err(error) => slot.set(State::Away(chain(&error), slot.id())),
-                }
-            }
-        }
-    }
-
-    /// Regular upkeep of every pool that is here. To be called by the hour or so.
-    pub fn tend(&self) {
-        for slot in &self.pools {
-            if let Ok(pool) = slot.open()
-                && let Err(error) = pool.tend()
+    /// Looks after pools that vanished or came back, each on its own threads. To be called every few seconds.
+    pub fn reconnect(self: &Arc<Self>) {
+        for number in 0..self.pools.len() {
+            let engine = Arc::clone(self);
+            if let Err(error) = self.pools[number].workers.look(move || engine.look_at(&engine.pools[number]))
             {
-                tracing::warn!(pool = slot.name(), error = chain(&error), "upkeep failed");
+                tracing::warn!(
+                    pool = self.pools[number].name(),
+                    error = chain(&error),
+                    "failed to look at a pool"
+                );
             }
         }
     }
 
-    /// What lies on the pools without a record, and records without what they describe; for the log and the operator.
-    pub fn orphans(&self) -> Result<Vec<String>> {
-        let mut orphans = Vec::new();
-        for slot in &self.pools {
-            let Ok(pool) = slot.open() else { continue };
-            let mut seen = HashSet::new();
-            for found in pool.scan()? {
-                let id = match found {
-                    Found::Volume(id, _) => ObjectId::Volume(id),
-                    Found::Snapshot(id, _) => ObjectId::Snapshot(id),
-                    Found::Debris(_) => continue, // Of a verb that runs now, or that `settle` will finish.
-                    Found::Foreign(name) => {
-                        orphans.push(format!("pool {}: {} is not ours", quoted(slot.name()), quoted(&name)));
-                        continue;
-                    }
-                };
-                seen.insert(id);
-                if self.store.record(id).is_none() {
-                    orphans.push(format!("pool {}: {id} has no record", quoted(slot.name())));
-                }
+    /// Regular upkeep of every pool that is here, each on its own threads. To be called by the hour or so.
+    pub fn tend(self: &Arc<Self>) {
+        self.each("upkeep", |engine, index| {
+            let slot = &engine.pools[index.0];
+            let _alone = match slot.tending.try_lock() {
+                Ok(alone) => alone,
+                Err(TryLockError::Poisoned(alone)) => alone.into_inner(),
+                // One that is still at it is not joined by another.
+                Err(TryLockError::WouldBlock) => return Ok(()),
+            };
+            slot.open()?.tend()
+        });
+    }
+
+    /// Says in the log what nobody accounts for, and never removes it. Calls are served meanwhile, so only what two looks
+    /// find is said: in between, a volume may come or go.
+    pub fn tell_orphans(self: &Arc<Self>) {
+        self.each("the look for orphans", |engine, index| {
+            let first = engine.orphans(index)?;
+            if !first.is_empty() {
+                let again = engine.orphans(index)?.into_iter().filter(|orphan| first.contains(orphan));
+                again.for_each(|orphan| tracing::warn!(orphan, "found what nobody accounts for"));
             }
-            let lost = self.store.finished(pool.id()).into_iter().filter(|id| !seen.contains(id));
-            orphans.extend(
-                lost.map(|id| format!("pool {}: {id} has a record, but no bytes", quoted(slot.name()))),
-            );
+            Ok(())
+        });
+    }
+
+    /// Does something with each pool that is here, on its own threads, without waiting for it.
+    fn each(self: &Arc<Self>, what: &'static str, work: fn(&Engine, PoolIndex) -> Result<()>) {
+        for (number, slot) in self.pools.iter().enumerate().filter(|(_, slot)| slot.trouble().is_none()) {
+            let engine = Arc::clone(self);
+            let job = move || {
+                if let Err(error) = work(&engine, PoolIndex(number)) {
+                    tracing::warn!(
+                        pool = engine.pools[number].name(),
+                        error = chain(&error),
+                        "{what} failed"
+                    );
+                }
+            };
+            if let Err(error) = slot.workers.run_then(job, |_| ()) {
+                tracing::warn!(pool = slot.name(), error = chain(&error), "{what} was left out");
+            }
         }
+    }
+
+    /// What lies on a pool without a record, and records without what they describe; for the log and the operator. To be
+    /// called on its threads.
+    ///
+    /// # Errors
+    /// Those of its disk; `Unavailable` where it is away.
+    pub fn orphans(&self, index: PoolIndex) -> Result<Vec<String>> {
+        let slot = &self.pools[index.0];
+        let pool = slot.open()?;
+        let (mut orphans, mut seen) = (Vec::new(), HashSet::new());
+        for found in pool.scan()? {
+            let id = match found {
+                Found::Volume(id, _) => ObjectId::Volume(id),
+                Found::Snapshot(id, _) => ObjectId::Snapshot(id),
+                Found::Debris(_) => continue, // Of a verb that runs now, or that `settle` will finish.
+                Found::Foreign(name) => {
+                    orphans.push(format!("pool {}: {} is not ours", quoted(slot.name()), quoted(&name)));
+                    continue;
+                }
+            };
+            seen.insert(id);
+            if self.store.record(id).is_none() {
+                orphans.push(format!("pool {}: {id} has no record", quoted(slot.name())));
+            }
+        }
+        let lost = self.store.finished(pool.id()).into_iter().filter(|id| !seen.contains(id));
+        orphans
+            .extend(lost.map(|id| format!("pool {}: {id} has a record, but no bytes", quoted(slot.name()))));
         Ok(orphans)
+    }
+
+    /// Begins to open every pool, side by side, and waits until enough is known to serve.
+    fn open_all(self: &Arc<Self>) -> Result<()> {
+        let (tell, told) = mpsc::channel();
+        let begun = Instant::now();
+        for number in 0..self.pools.len() {
+            self.attempt(number, tell.clone())?;
+        }
+        let mut limit = begun + FIRST;
+        // Those that another process holds, with what is said when it does not let go.
+        let mut held: HashMap<usize, Error> = HashMap::new();
+        let mut open = self.pools.len();
+        while open > 0 {
+            let wait = if held.is_empty() { limit } else { begun + HELD };
+            match told.recv_timeout(wait.saturating_duration_since(Instant::now())) {
+                Ok((number, Some(error @ Error::Busy(_)))) => {
+                    held.insert(number, error);
+                    std::thread::sleep(PAUSE);
+                    while !self.attempt(number, tell.clone())? {
+                        std::thread::sleep(PAUSE);
+                    }
+                    continue;
+                }
+                Ok((number, outcome)) => {
+                    held.remove(&number);
+                    outcome.map_or(Ok(()), refuse_wrong)?;
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+            open -= 1;
+            limit = limit.min(Instant::now() + OTHERS);
+        }
+        held.into_values().next().map_or(Ok(()), Err)
+    }
+
+    /// Tries to open a pool on its first thread, and tells what became of it; `false` where an attempt is not over yet.
+    fn attempt(self: &Arc<Self>, number: usize, tell: Sender<Attempt>) -> Result<bool> {
+        let engine = Arc::clone(self);
+        self.pools[number].workers.look(move || {
+            let slot = &engine.pools[number];
+            let error = engine.connect(slot).err();
+            if let Some(error) = &error {
+                let why = chain(error);
+                if !matches!(error, Error::Busy(_)) {
+                    tracing::warn!(
+                        pool = slot.name(),
+                        why,
+                        "a pool is away; it is looked for again and again"
+                    );
+                }
+                slot.set(State::Away(why, slot.id()));
+            }
+            // Whoever hears of it may let go of the engine, and expects it to be closed then.
+            drop(engine);
+            // The start may not wait any more.
+            let _ = tell.send((number, error));
+        })
+    }
+
+    /// Whether a pool is still here, or back.
+    fn look_at(&self, slot: &Slot) {
+        let Ok(pool) = slot.open() else {
+            match self.connect(slot) {
+                Ok(()) => tracing::info!(pool = slot.name(), "a pool is back"),
+                Err(error) => drop(slot.set(State::Away(chain(&error), slot.id()))),
+            }
+            return;
+        };
+        if let Err(Error::Unavailable(why)) = pool.present().and_then(|()| pool.answers()) {
+            tracing::error!(pool = slot.name(), why, "a pool is gone; its volumes fail until it is back");
+            slot.set(State::Away(why, Some(pool.id())));
+        }
     }
 
     fn connect(&self, slot: &Slot) -> Result<()> {
         let pool = crate::pool::open(&slot.config.setup)?;
         step!("open: pool open");
-        self.read(slot, &pool)?;
+        self.read(slot, pool.as_ref())?;
         if !planted!("no-recovery") {
             self.recover(pool.as_ref());
         }
         step!("open: recovered");
-        slot.set(State::Open(pool));
+        slot.set(State::Open(pool.id(), Kept::new(pool)));
         Ok(())
     }
 
     /// Reads what is on record in a pool.
-    fn read(&self, slot: &Slot, pool: &Arc<dyn Pool>) -> Result<()> {
-        self.refuse_twin(slot, pool.id())?;
+    fn read(&self, slot: &Slot, pool: &dyn Pool) -> Result<()> {
+        self.identify(slot, pool.id())?;
         self.store.open(pool.id(), pool.home())?;
         step!("open: records read");
         self.clocks.open(pool.id(), pool.home(), self.store.last_retained(pool.id()));
+        slot.budget(pool).map(drop)
+    }
+
+    /// Notes the identity of a pool that is being opened, unless it is another's.
+    fn identify(&self, slot: &Slot, id: PoolId) -> Result<()> {
+        let _one = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        self.refuse_twin(slot, id)?;
+        slot.set(State::Away("it is being opened".to_owned(), Some(id)));
         Ok(())
     }
 
@@ -178,34 +299,28 @@ impl Engine {
     }
 }
 
-impl Slot {
-    fn new(config: PoolConfig) -> Slot {
-        let workers = Workers::new(&config.setup.name);
-        let state = RwLock::new(State::Away("it is not open yet".to_owned(), None));
-        Slot { config, workers, state }
-    }
+/// What only an operator can mend keeps the driver from starting; a disk that fails does not: the other pools serve.
+fn refuse_wrong(error: Error) -> Result<()> {
+    let passes = matches!(error, Error::Unavailable(_) | Error::Host { .. } | Error::Corrupt(_));
+    if passes { Ok(()) } else { Err(error) }
+}
 
-    fn set(&self, state: State) {
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
-    }
-
-    /// What may be promised in all, in bytes.
-    pub(super) fn budget(&self, pool: &dyn Pool) -> Result<crate::model::Bytes> {
-        let usage = pool.usage()?;
-        Ok(self.share_of(usage.total.less(usage.foreign)))
-    }
-
-    /// What may be promised where so much is there.
-    pub(super) fn share_of(&self, there: crate::model::Bytes) -> crate::model::Bytes {
-        let share = (1.0 - self.config.reserve) * self.config.overcommit;
-        there.scaled(share).round_down(crate::pool::UNIT)
-    }
-
-    /// The open pool of this slot, present, with what may be promised on it.
-    pub(super) fn ready(&self) -> Result<(Arc<dyn Pool>, crate::model::Bytes)> {
-        let pool = self.open()?;
-        pool.present()?;
-        let budget = self.budget(pool.as_ref())?;
-        Ok((pool, budget))
+impl Drop for Engine {
+    /// Closes the pools where they are open, so that another driver can have them as soon as this one is gone.
+    fn drop(&mut self) {
+        for slot in &self.pools {
+            let State::Open(id, pool) = slot.set(State::Away("it is closed".to_owned(), None)) else {
+                continue;
+            };
+            let (tell, told) = mpsc::channel();
+            let open = (pool, self.store.close(id));
+            let closed = move |_| {
+                let _ = tell.send(());
+            };
+            if slot.workers.run_then(move || drop(open), closed).is_ok() {
+                // One that hangs closes with its threads.
+                let _ = told.recv_timeout(CLOSING);
+            }
+        }
     }
 }

@@ -118,12 +118,12 @@ impl Engine {
     /// Purges what was kept long enough, on each pool's own threads. To be called every minute or so.
     pub fn expire(self: &Arc<Self>) {
         for slot in &self.pools {
-            let Ok(pool) = slot.open() else { continue };
-            if self.store.retained(Some(pool.id())).is_empty() {
+            let Some(pool) = slot.id().filter(|_| slot.trouble().is_none()) else { continue };
+            if self.store.retained(Some(pool)).is_empty() {
                 continue;
             }
             let engine = Arc::clone(self);
-            if let Err(error) = slot.workers.run(move || engine.expire_in(pool.id())) {
+            if let Err(error) = slot.workers.run(move || engine.expire_in(pool)) {
                 tracing::warn!(
                     pool = slot.name(),
                     error = chain(&error),

@@ -11,7 +11,7 @@ use crate::engine::retained::Fate;
 use crate::engine::store::Record;
 use crate::engine::{CreateSnapshot, Engine, Key};
 use crate::error::{Error, Result, quoted};
-use crate::model::{Bytes, ObjectId, Phase, Snapshot, SnapshotId, Time, Volume};
+use crate::model::{Bytes, ObjectId, Phase, PoolId, Snapshot, SnapshotId, Time, Volume};
 use crate::os::file::random;
 use crate::pool::{Offer, Pool};
 
@@ -25,6 +25,14 @@ impl Engine {
         let snapshot = whole.ok_or_else(|| self.absent(ObjectId::Snapshot(*id)))?;
         self.refuse_away(id.pool())?;
         Ok(snapshot)
+    }
+
+    /// The pool on whose threads a snapshot is cut: that of its volume. But an unfinished cut of the same name goes first,
+    /// where it lies.
+    pub fn pool_of_cut(&self, want: &CreateSnapshot) -> PoolId {
+        let found = self.store.named(&Key::SnapshotName(want.name.clone()));
+        let unfinished = found.filter(|found| found.phase() != Phase::Ready);
+        unfinished.map_or(want.source.pool(), |found| found.id().pool())
     }
 
     /// A snapshot as asked for, cut now or by an earlier call of the same name.
@@ -42,7 +50,9 @@ impl Engine {
             }
             claim.extend(&[Key::Object(ObjectId::Snapshot(found.id))])?;
             let pool = self.pool(found.id.pool())?;
+            let lay_in = found.id.pool();
             self.settle(&claim, pool.as_ref(), &Record::Snapshot(found))?;
+            refuse_elsewhere(lay_in, want.source.pool(), &want.name)?;
         }
         let volume = self.volume(&want.source)?;
         let slot = self.slot_of(volume.id.pool()).ok_or_else(|| self.absent(ObjectId::Volume(volume.id)))?;
@@ -99,6 +109,15 @@ impl Engine {
         }
         self.settle(&claim, pool.as_ref(), &deleting).map_err(Error::unfinished)
     }
+}
+
+/// What was unfinished under a name is undone; the cut itself runs on the threads of its own pool.
+pub(super) fn refuse_elsewhere(lay_in: PoolId, belongs_in: PoolId, name: &str) -> Result<()> {
+    if lay_in == belongs_in {
+        return Ok(());
+    }
+    let name = quoted(name);
+    Err(Error::Busy(format!("snapshot name {name}: an unfinished cut in another pool was undone; ask again")))
 }
 
 /// The record of a snapshot that is about to be cut.

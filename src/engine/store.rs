@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::model::{
     Age, Bytes, Group, GroupId, ObjectId, Parameters, Phase, PoolId, Snapshot, SnapshotId, Volume, VolumeId,
 };
-use crate::os::file::Dir;
+use crate::os::file::{Dir, Kept};
 
 /// The layout of a record's body that this release writes and reads.
 const SCHEMA: u32 = 1;
@@ -62,9 +62,9 @@ struct Head {
 }
 
 /// Where a pool's records lie.
-enum Shelf {
-    /// In this directory of the pool.
-    Disk(Dir),
+pub(crate) enum Shelf {
+    /// In this directory of the pool, for the pool's own threads.
+    Disk(Kept<Dir>),
     /// Nowhere else.
     Memory,
 }
@@ -208,14 +208,9 @@ impl Store {
 
     /// Reads a pool's records, or begins an empty shelf in memory. What cannot be read is quarantined and left as it is.
     pub(crate) fn open(&self, pool: PoolId, home: Option<&Dir>) -> Result<()> {
-        let shelf = match home {
-            Some(home) => Shelf::Disk(home.sub("records")?),
-            None => Shelf::Memory,
-        };
-        let entries = match &shelf {
-            Shelf::Disk(records) => load(records, pool)?,
-            Shelf::Memory => Vec::new(),
-        };
+        let records = home.map(|home| home.sub("records")).transpose()?;
+        let entries = records.as_ref().map_or(Ok(Vec::new()), |records| load(records, pool))?;
+        let shelf = records.map_or(Shelf::Memory, |records| Shelf::Disk(Kept::new(records)));
         let mut index = self.lock();
         index.close(pool);
         for (name, entry) in entries {
@@ -236,6 +231,24 @@ impl Store {
         drop(index);
         self.shelves.write().unwrap_or_else(PoisonError::into_inner).insert(pool, Arc::new(shelf));
         Ok(())
+    }
+
+    /// Whether the records of a pool were read since the start.
+    pub(crate) fn has_read(&self, pool: PoolId) -> bool {
+        self.shelves.read().unwrap_or_else(PoisonError::into_inner).contains_key(&pool)
+    }
+
+    /// Gives up the shelf of a pool, to be dropped on the pool's threads; memory stays as it is.
+    pub(crate) fn close(&self, pool: PoolId) -> Option<Arc<Shelf>> {
+        self.shelves.write().unwrap_or_else(PoisonError::into_inner).remove(&pool)
+    }
+
+    /// Refuses what a call owns at this moment.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub(crate) fn refuse_taken(&self, keys: &[Key]) -> Result<()> {
+        self.claims.refuse_taken(keys)
     }
 
     /// Writes a record durably; then memory shows it.
@@ -527,7 +540,7 @@ impl Shelf {
     fn write(&self, record: &Record, generation: u64) -> Result<()> {
         match self {
             Shelf::Disk(records) => {
-                records.replace(record.id().to_string(), encode(record, generation)?.as_bytes())
+                reached(records)?.replace(record.id().to_string(), encode(record, generation)?.as_bytes())
             }
             Shelf::Memory => Ok(()),
         }
@@ -535,10 +548,15 @@ impl Shelf {
 
     fn erase(&self, id: ObjectId) -> Result<()> {
         match self {
-            Shelf::Disk(records) => records.remove(id.to_string()).map(drop),
+            Shelf::Disk(records) => reached(records)?.remove(id.to_string()).map(drop),
             Shelf::Memory => Ok(()),
         }
     }
+}
+
+/// The directory, on the threads of its pool.
+fn reached(records: &Kept<Dir>) -> Result<&Dir> {
+    records.get().ok_or_else(|| Error::Unavailable("the records are another thread's; ask again".to_owned()))
 }
 
 fn encode(record: &Record, generation: u64) -> Result<String> {

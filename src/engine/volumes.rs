@@ -17,10 +17,12 @@
 //!  4. erase the record                              –
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::engine::retained::Fate;
+use crate::engine::slot::Slot;
 use crate::engine::store::Record;
-use crate::engine::{Asked, CreateVolume, DEFAULT_SIZE, Engine, Key, NodeExpansion, Range, Slot};
+use crate::engine::{Asked, CreateVolume, DEFAULT_SIZE, Engine, Key, NodeExpansion, PoolIndex, Range};
 use crate::error::{Error, Result, quoted};
 use crate::model::{
     Access, Allocation, Bytes, Filesystem, FsUuid, ObjectId, Phase, Snapshot, Source, Time, Volume, VolumeId,
@@ -30,11 +32,24 @@ use crate::pool::{Attach, Attached, Features, Offer, Pool};
 
 /// What a volume will be cut from: the parts of a volume's or a snapshot's record that it inherits.
 struct Origin {
-    source: Source,
     size: Bytes,
     access: Access,
     fs_uuid: Option<FsUuid>,
 }
+
+/// What speaks for a pool where none is asked for, the best first. Lack of room says more than a pool that is away, which
+/// may have room or not; lack of a feature says least: with the others back, one of them might have done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fitness {
+    Fit,
+    Slow,
+    Full,
+    Away,
+    Unfit,
+}
+
+/// A pool that has been at one job for so long may hang.
+const SLOW: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// The usable volume with this id.
@@ -42,11 +57,16 @@ impl Engine {
     /// # Errors
     /// `NotFound`; `Unavailable` where its pool is away or its record cannot be read.
     pub fn volume(&self, id: &VolumeId) -> Result<Arc<Volume>> {
-        let volume = self.store.volume(id);
-        let usable = volume.filter(|volume| matches!(volume.phase, Phase::Ready | Phase::Growing { .. }));
-        let volume = usable.ok_or_else(|| self.absent(ObjectId::Volume(*id)))?;
+        let volume = self.usable(id)?;
         self.refuse_away(id.pool())?;
         Ok(volume)
+    }
+
+    /// The same as memory knows it, without a question to its pool.
+    pub(super) fn usable(&self, id: &VolumeId) -> Result<Arc<Volume>> {
+        let volume = self.store.volume(id);
+        let usable = volume.filter(|volume| matches!(volume.phase, Phase::Ready | Phase::Growing { .. }));
+        usable.ok_or_else(|| self.absent(ObjectId::Volume(*id)))
     }
 
     /// Why an object is not on record: unknown, unreadable, or its pool is away.
@@ -62,7 +82,11 @@ impl Engine {
             ObjectId::Snapshot(_) => ("snapshot_id", "snapshot"),
             ObjectId::Group(_) => ("group_snapshot_id", "group snapshot"),
         };
-        self.pool(id.pool()).err().unwrap_or_else(|| {
+        let trouble = match self.slot_of(id.pool()) {
+            Some(slot) if !slot.is_here() => slot.trouble(),
+            Some(_) | None => self.pool(id.pool()).err(),
+        };
+        trouble.unwrap_or_else(|| {
             Error::NotFound(format!("{field} `{id}` does not exist: want the id of a {thing} that is there"))
         })
     }
@@ -79,9 +103,25 @@ impl Engine {
     /// `Conflict` where the name is taken by something else, `Full`, `OutOfRange`, `Invalid`, `NotFound` for the source,
     /// `Busy`; after each of them nothing is left. `Unavailable` where the outcome is open.
     pub fn create_volume(&self, want: &CreateVolume) -> Result<Arc<Volume>> {
+        self.create_volume_at(self.choose(want)?, want)
+    }
+
+    /// The same, on the threads of the pool that was chosen for it.
+    ///
+    /// # Errors
+    /// As `create_volume`; `Busy` where another pool has become the right one since.
+    pub fn create_volume_at(&self, index: PoolIndex, want: &CreateVolume) -> Result<Arc<Volume>> {
+        let slot = &self.pools[index.0];
         let name = Key::VolumeName(want.name.clone());
         let source = source_key(&want.source);
         let mut claim = self.store.claim(std::slice::from_ref(&name), source.as_slice())?;
+        let others = self.right_pool(want).is_some_and(|right| !std::ptr::eq(right, slot));
+        if others {
+            let name = quoted(&want.name);
+            return Err(Error::Busy(format!(
+                "volume name {name}: it now belongs to another pool; ask again"
+            )));
+        }
         if let Some(Record::Volume(found)) =
             self.store.named(&name).filter(|found| found.phase() != Phase::Ready)
         {
@@ -104,7 +144,7 @@ impl Engine {
             self.complete()?;
         }
         let origin = self.origin(&want.source)?;
-        let (slot, volume) = self.plan(want, origin.as_ref())?;
+        let volume = self.plan(slot, want, origin.as_ref())?;
         let (pool, budget) = slot.ready()?;
         claim.extend(&[Key::Object(ObjectId::Volume(volume.id))])?;
         let creating = Record::Volume(Arc::new(volume));
@@ -199,43 +239,65 @@ impl Engine {
             Source::Volume(id) => {
                 let volume = self.volume(id)?;
                 let Volume { access, fs_uuid, .. } = *volume;
-                Some(Origin { source: *source, size: volume.reach(), access, fs_uuid })
+                Some(Origin { size: volume.reach(), access, fs_uuid })
             }
             Source::Snapshot(id) => {
                 let snapshot = self.snapshot(id)?;
                 let Snapshot { size, access, fs_uuid, .. } = *snapshot;
-                Some(Origin { source: *source, size, access, fs_uuid })
+                Some(Origin { size, access, fs_uuid })
             }
         })
     }
 
-    /// The pool and the record of a new volume. Without a pool's name: that of the source, or the first one that can
-    /// make it and has room.
-    fn plan(&self, want: &CreateVolume, origin: Option<&Origin>) -> Result<(&Slot, Volume)> {
-        if let Some(origin) = origin {
-            let home = source_pool(&origin.source).and_then(|id| self.slot_of(id));
-            let home = home.ok_or_else(|| Error::Unavailable("the source's pool is away".to_owned()))?;
-            if let Some(asked) = want.pool.as_deref().filter(|asked| *asked != home.name()) {
-                let right =
-                    format!("the source lies in pool {}, where its copy must be", quoted(home.name()));
-                return Err(Error::invalid("parameters[pool]", asked, right));
-            }
-            return self.plan_on(home, want, Some(origin)).map(|volume| (home, volume));
+    /// The pool that a new volume goes to: the one that has its name, else that of its source, else the one that is asked
+    /// for. Without any, the first that can make it and has room, as far as is known without asking a disk; better one
+    /// that works at nothing for long, which may hang.
+    ///
+    /// # Errors
+    /// `Full` where no pool is configured.
+    pub fn choose(&self, want: &CreateVolume) -> Result<PoolIndex> {
+        let asked = || self.pools.iter().find(|slot| want.pool.as_deref() == Some(slot.name()));
+        let chosen = self.right_pool(want).or_else(asked);
+        let chosen = chosen.or_else(|| self.pools.iter().min_by_key(|slot| self.fitness(slot, want)));
+        let number =
+            self.pools.iter().position(|slot| chosen.is_some_and(|chosen| std::ptr::eq(slot, chosen)));
+        number.map(PoolIndex).ok_or_else(|| Error::Full("no pool is configured".to_owned()))
+    }
+
+    /// The only pool that can take the volume: it has its name, or its source.
+    fn right_pool(&self, want: &CreateVolume) -> Option<&Slot> {
+        let found = self.store.named(&Key::VolumeName(want.name.clone())).map(|found| found.id().pool());
+        found.or_else(|| source_pool(&want.source)).and_then(|id| self.slot_of(id))
+    }
+
+    fn fitness(&self, slot: &Slot, want: &CreateVolume) -> Fitness {
+        let (None, Some(known), Some(id)) = (slot.trouble(), slot.known(), slot.id()) else {
+            return Fitness::Away;
+        };
+        let features = &known.features;
+        let made = want.allocation != Allocation::Reserved || features.reserved.is_yes();
+        let (Ok(access), true) = (access(want.asked, features, None), made) else { return Fitness::Unfit };
+        let Ok(size) = size(&want.range, features.smallest(access), None) else { return Fitness::Unfit };
+        if size > known.most {
+            return Fitness::Unfit;
+        }
+        match self.store.promised(id).checked_add(size) {
+            Some(sum) if sum <= known.budget && slot.workers.at_work_for() < SLOW => Fitness::Fit,
+            Some(sum) if sum <= known.budget => Fitness::Slow,
+            Some(_) | None => Fitness::Full,
+        }
+    }
+
+    /// The record of a new volume in the pool that was chosen for it.
+    fn plan(&self, slot: &Slot, want: &CreateVolume, origin: Option<&Origin>) -> Result<Volume> {
+        if let (Some(asked), Some(_)) = (want.pool.as_deref().filter(|asked| *asked != slot.name()), origin) {
+            let right = format!("the source lies in pool {}, where its copy must be", quoted(slot.name()));
+            return Err(Error::invalid("parameters[pool]", asked, right));
         }
         if let Some(name) = &want.pool {
-            let slot = self.slot(name)?;
-            return self.plan_on(slot, want, None).map(|volume| (slot, volume));
+            self.slot(name)?;
         }
-        let mut refusal = None;
-        for slot in &self.pools {
-            match self.plan_on(slot, want, None) {
-                Ok(volume) => return Ok((slot, volume)),
-                // Lack of room says more than lack of a feature: with room, that pool would have done.
-                Err(error) if refusal.is_none() || matches!(error, Error::Full(_)) => refusal = Some(error),
-                Err(_) => {}
-            }
-        }
-        Err(refusal.unwrap_or_else(|| Error::Full("no pool is configured".to_owned())))
+        self.plan_on(slot, want, origin)
     }
 
     /// The record of a new volume on one pool.

@@ -1,95 +1,180 @@
 //! The threads on which a pool's work runs.
 //!
-//! Owns: a few threads a pool and the queue before them. Never: shares them between pools: a hung disk takes its own
-//! threads and nothing else.
+//! Owns: a few threads a pool, the queue before them, the table of open files that they alone have, and the look that shows
+//! whether they answer. Never: shares them between pools: a hung disk takes its own threads and nothing else.
+//!
+//! A thread in a table of its own (`os::file::Table`) must not wake what waits outside: to wake the runtime is to write to a
+//! descriptor of the process, and the number may be another file here. So its answers are posted, and one thread of the
+//! process hands them over.
+//!
+//! | thread | does |
+//! |---|---|
+//! | the first | begins the table, starts a worker, then only looks: opens the pool, and later sees whether it is still there |
+//! | up to eight workers | the jobs; one that takes a job starts another one where none is idle, since nobody outside the table can |
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::error::{Error, Result, quoted};
+use crate::error::{Error, Result, chain, quoted};
+use crate::os::file::Table;
 
-/// Threads a pool may have. They are started when work waits and stay.
+/// Workers a pool may have. They are started when work waits and stay.
 const THREADS: usize = 8;
 /// Jobs that may wait. More would only make callers wait past their deadlines.
 const QUEUE: usize = 512;
 /// Enough for the deepest verb; the default of 2 MiB would be charged for nothing.
 const STACK_BYTES: usize = 512 * 1024;
+/// A look that takes longer has met a disk that hangs, or one with very many records to read.
+const SILENCE: Duration = Duration::from_secs(5);
+/// When all workers are at it for so long, and none begins or ends anything, no further call waits for them.
+const STUCK: Duration = Duration::from_secs(10);
 
 type Job = Box<dyn FnOnce() + Send>;
+
+/// Hands answers over, in the table of the process.
+static POST: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
 
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
-    threads: usize,
+    look: Option<Job>,
+    /// Since when there is a look that is not over.
+    looking: Option<Instant>,
+    has_first: bool,
+    workers: usize,
     idle: usize,
+    /// When each of the jobs that run now was begun.
+    begun: Vec<Instant>,
+    /// When a job was last begun or ended.
+    moved: Option<Instant>,
     closed: bool,
 }
 
 struct Shared {
+    name: String,
+    table: Table,
     queue: Mutex<Queue>,
-    wake: Condvar,
+    work: Condvar,
+    look: Condvar,
 }
 
 /// The threads of one pool.
 pub struct Workers {
-    name: String,
     shared: Arc<Shared>,
 }
 
 impl Workers {
-    /// No threads yet; `name` is what they are called in `top`.
+    /// With the open files of the process. No threads yet; `name` is what they are called in `top`.
     pub(crate) fn new(name: &str) -> Self {
-        let shared = Arc::new(Shared { queue: Mutex::default(), wake: Condvar::new() });
-        Workers { name: name.to_owned(), shared }
+        Workers::with(name, Table::PROCESS)
     }
 
-    /// Runs `job` on one of the threads. It runs to its end whether or not anybody waits for the answer; a job that
+    /// With a table of open files of their own.
+    ///
+    /// # Errors
+    /// Where the thread that hands over their answers cannot be started.
+    pub(crate) fn apart(name: &str) -> Result<Self> {
+        start_post()?;
+        Ok(Workers::with(name, Table::another()))
+    }
+
+    fn with(name: &str, table: Table) -> Self {
+        let (queue, work, look) = (Mutex::default(), Condvar::new(), Condvar::new());
+        Workers { shared: Arc::new(Shared { name: name.to_owned(), table, queue, work, look }) }
+    }
+
+    /// Runs `job` on one of the workers. It runs to its end whether or not anybody waits for the answer; a job that
     /// panics drops the sender.
     ///
     /// # Errors
-    /// `Unavailable` when too many jobs wait already.
+    /// As `run_then`.
     pub fn run<T, F>(&self, job: F) -> Result<oneshot::Receiver<T>>
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
         let (answer, wait) = oneshot::channel();
-        let mut queue = self.shared.lock();
-        if queue.jobs.len() >= QUEUE {
-            return Err(Error::Unavailable(format!(
-                "{QUEUE} calls wait for pool {} already; is its disk slow? ask again later",
-                quoted(&self.name)
-            )));
-        }
-        queue.jobs.push_back(Box::new(move || {
+        self.run_then(job, move |outcome| {
             // Nobody may wait any more: that is no reason not to have done it.
-            drop(answer.send(job()));
-        }));
-        if queue.idle < queue.jobs.len() && queue.threads < THREADS {
-            self.start(&mut queue)?;
-        }
-        self.shared.wake.notify_one();
+            drop(outcome.map(|outcome| answer.send(outcome)));
+        })?;
         Ok(wait)
     }
 
-    fn start(&self, queue: &mut Queue) -> Result<()> {
-        let shared = Arc::clone(&self.shared);
-        let thread = std::thread::Builder::new()
-            .name(self.name.chars().take(15).collect())
-            .stack_size(STACK_BYTES)
-            .spawn(move || shared.work());
-        match thread {
-            Ok(_) => queue.threads += 1,
-            Err(_) if queue.threads > 0 => {} // The ones there are will come to it.
-            Err(error) => {
-                queue.jobs.pop_back();
-                return Err(Error::Unavailable(format!("failed to start a thread: {error}")));
-            }
+    /// Runs `job` on one of the workers to its end, and then `deliver` where whoever waits can be woken; with `None` where
+    /// the job panicked.
+    ///
+    /// # Errors
+    /// `Unavailable` when too many jobs wait already, or the disk does not answer.
+    pub fn run_then<T, F, D>(&self, job: F, deliver: D) -> Result<()>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+        D: FnOnce(Option<T>) + Send + 'static,
+    {
+        let mut queue = self.shared.lock();
+        self.shared.refuse(&queue)?;
+        let apart = self.shared.is_apart();
+        queue.jobs.push_back(Box::new(move || {
+            // The panic was printed by the hook; the dropped claim frees the object.
+            let outcome = catch_unwind(AssertUnwindSafe(job)).ok();
+            let delivery = move || deliver(outcome);
+            if apart { post(Box::new(delivery)) } else { delivery() }
+        }));
+        let started =
+            if apart { self.shared.start_first(&mut queue) } else { self.shared.start_worker(&mut queue) };
+        if let Err(error) = started {
+            queue.jobs.pop_back();
+            return Err(error);
         }
+        self.shared.work.notify_one();
         Ok(())
+    }
+
+    /// Runs a look at the disk on the first thread. Says whether it will: not while one is not over yet.
+    ///
+    /// # Errors
+    /// `Unavailable` where the thread cannot be started.
+    pub(crate) fn look(&self, look: impl FnOnce() + Send + 'static) -> Result<bool> {
+        let mut queue = self.shared.lock();
+        if queue.looking.is_some() {
+            return Ok(false);
+        }
+        self.shared.start_first(&mut queue)?;
+        queue.looking = Some(Instant::now());
+        queue.look = Some(Box::new(look));
+        self.shared.look.notify_one();
+        Ok(true)
+    }
+
+    /// What they are called.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Whether the calling thread has their table of open files.
+    pub(crate) fn is_here(&self) -> bool {
+        Table::here() == self.shared.table
+    }
+
+    /// For how long a look has not been answered, where that is so.
+    pub(crate) fn silence(&self) -> Option<Duration> {
+        self.shared.lock().silence()
+    }
+
+    /// For how long the oldest job has been running.
+    pub(crate) fn at_work_for(&self) -> Duration {
+        self.shared.lock().begun.iter().map(Instant::elapsed).max().unwrap_or_default()
+    }
+}
+
+impl Queue {
+    fn silence(&self) -> Option<Duration> {
+        self.looking.map(|since| since.elapsed()).filter(|silence| *silence >= SILENCE)
     }
 }
 
@@ -98,23 +183,125 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn work(&self) {
+    fn is_apart(&self) -> bool {
+        self.table != Table::PROCESS
+    }
+
+    /// Refuses what would only wait for a disk that hangs.
+    fn refuse(&self, queue: &Queue) -> Result<()> {
+        let name = quoted(&self.name);
+        if let Some(silence) = queue.silence() {
+            return Err(Error::Unavailable(format!(
+                "pool {name} has not answered for {} s: its disk hangs, or its records are still being read; ask again later",
+                silence.as_secs()
+            )));
+        }
+        let stuck = queue.moved.map_or(Duration::ZERO, |moved| moved.elapsed());
+        if queue.begun.len() >= THREADS && stuck >= STUCK {
+            return Err(Error::Unavailable(format!(
+                "all {THREADS} threads of pool {name} have been at work for {} s: its disk hangs or is slow; ask again later",
+                stuck.as_secs()
+            )));
+        }
+        if queue.jobs.len() >= QUEUE {
+            return Err(Error::Unavailable(format!(
+                "{QUEUE} calls wait for pool {name} already; is its disk slow? ask again later"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Makes sure that there is a first thread.
+    fn start_first(self: &Arc<Self>, queue: &mut Queue) -> Result<()> {
+        if !queue.has_first {
+            let shared = Arc::clone(self);
+            self.start(move || shared.lead())?;
+            queue.has_first = true;
+        }
+        Ok(())
+    }
+
+    /// Starts a worker where all are taken and there may be more. The calling thread must have the table.
+    fn start_worker(self: &Arc<Self>, queue: &mut Queue) -> Result<()> {
+        let wanted = if self.is_apart() { 1 } else { queue.jobs.len() };
+        if queue.idle >= wanted || queue.workers >= THREADS || queue.closed {
+            return Ok(());
+        }
+        let shared = Arc::clone(self);
+        let started = self.start(move || {
+            shared.table.join();
+            shared.work();
+        });
+        match started {
+            Ok(()) => queue.workers += 1,
+            Err(_) if queue.workers > 0 => {} // The ones there are will come to it.
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn start(&self, life: impl FnOnce() + Send + 'static) -> Result<()> {
+        let name = self.name.chars().take(15).collect();
+        let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(life);
+        thread.map(drop).map_err(|error| Error::Unavailable(format!("failed to start a thread: {error}")))
+    }
+
+    /// The life of the first thread.
+    fn lead(self: &Arc<Self>) {
+        if self.is_apart() {
+            if let Err(error) = self.table.begin() {
+                // It works as well, only not after a kill while the disk hangs.
+                tracing::warn!(
+                    pool = self.name,
+                    error = chain(&error),
+                    "the pool's files are not kept apart"
+                );
+            }
+            if let Err(error) = self.start_worker(&mut self.lock()) {
+                tracing::error!(pool = self.name, error = chain(&error), "the pool has no thread to work on");
+            }
+        }
+        let mut queue = self.lock();
         loop {
-            let mut queue = self.lock();
-            let job = loop {
-                if let Some(job) = queue.jobs.pop_front() {
-                    break job;
+            if let Some(look) = queue.look.take() {
+                drop(queue);
+                drop(catch_unwind(AssertUnwindSafe(look)));
+                queue = self.lock();
+                queue.looking = None;
+            } else if queue.closed {
+                return;
+            } else {
+                queue = self.look.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    /// The life of a worker.
+    fn work(self: &Arc<Self>) {
+        let mut queue = self.lock();
+        loop {
+            if let Some(job) = queue.jobs.pop_front() {
+                let begun = Instant::now();
+                queue.begun.push(begun);
+                queue.moved = Some(begun);
+                if self.is_apart() {
+                    // An error means that there is one at least: this one.
+                    let _ = self.start_worker(&mut queue);
                 }
-                if queue.closed {
-                    return;
+                drop(queue);
+                drop(catch_unwind(AssertUnwindSafe(job)));
+                queue = self.lock();
+                if let Some(at) = queue.begun.iter().position(|other| *other == begun) {
+                    queue.begun.swap_remove(at);
                 }
+                queue.moved = Some(Instant::now());
+            } else if queue.closed {
+                return;
+            } else {
                 queue.idle += 1;
-                queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
                 queue.idle -= 1;
-            };
-            drop(queue);
-            // The panic was printed by the hook; the dropped sender tells the caller, the dropped claim frees the object.
-            drop(catch_unwind(AssertUnwindSafe(job)));
+            }
         }
     }
 }
@@ -122,8 +309,35 @@ impl Shared {
 impl Drop for Workers {
     fn drop(&mut self) {
         self.shared.lock().closed = true;
-        self.shared.wake.notify_all();
+        self.shared.work.notify_all();
+        self.shared.look.notify_all();
     }
+}
+
+/// Starts the thread that hands answers over, where there is none yet.
+fn start_post() -> Result<()> {
+    static STARTING: Mutex<()> = Mutex::new(());
+    let _one = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if POST.get().is_some() {
+        return Ok(());
+    }
+    assert_eq!(Table::here(), Table::PROCESS, "it would hand over in the wrong table");
+    let (sender, posted) = mpsc::channel::<Job>();
+    let life = move || posted.into_iter().for_each(|delivery| drop(catch_unwind(AssertUnwindSafe(delivery))));
+    let thread = std::thread::Builder::new().name("answers".to_owned()).stack_size(STACK_BYTES).spawn(life);
+    thread.map_err(|error| Error::host("failed to start the thread that hands over answers", error))?;
+    // There is only one that gets here.
+    let _ = POST.set(sender);
+    Ok(())
+}
+
+fn post(delivery: Job) {
+    let unsent = match POST.get() {
+        Some(post) => post.send(delivery).err().map(|unsent| unsent.0),
+        None => Some(delivery),
+    };
+    // It must not even be dropped here, for that would wake somebody as well. The thread never ends, so there is none.
+    std::mem::forget(unsent);
 }
 
 #[cfg(test)]
@@ -163,5 +377,54 @@ mod tests {
         let refused = (0..=QUEUE + THREADS).find_map(|_| workers.run(|| ()).err());
         assert!(matches!(refused, Some(Error::Unavailable(_))), "{refused:?}");
         gate.wait();
+    }
+
+    #[test]
+    fn workers_apart_have_files_of_their_own_and_answer_all_the_same() {
+        let workers = Workers::apart("apart").unwrap();
+        let table = workers.run(Table::here).unwrap().blocking_recv().unwrap();
+        assert_ne!(table, Table::PROCESS);
+        let gate = Arc::new(Barrier::new(THREADS + 1));
+        let tables: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let gate = Arc::clone(&gate);
+                let job = move || {
+                    gate.wait();
+                    Table::here()
+                };
+                workers.run(job).unwrap()
+            })
+            .collect();
+        gate.wait();
+        for found in tables {
+            assert_eq!(found.blocking_recv().unwrap(), table, "all have the same");
+        }
+        let (tell, told) = mpsc::channel();
+        workers.look(move || tell.send(Table::here()).unwrap()).unwrap();
+        assert_eq!(told.recv().unwrap(), table);
+        let (tell, told) = mpsc::channel();
+        workers.run_then(|| (), move |_| tell.send(Table::here()).unwrap()).unwrap();
+        assert_eq!(told.recv().unwrap(), Table::PROCESS, "who waits is woken outside");
+    }
+
+    #[test]
+    fn a_look_that_hangs_refuses_all_else_after_a_while() {
+        let workers = Workers::apart("hung").unwrap();
+        let gate = Arc::new(Barrier::new(2));
+        let hung = Arc::clone(&gate);
+        let look = move || {
+            hung.wait();
+        };
+        assert!(workers.look(look).unwrap());
+        assert!(!workers.look(|| panic!("one at a time")).unwrap());
+        assert_eq!(workers.run(|| 7).unwrap().blocking_recv().unwrap(), 7, "not at once");
+        workers.shared.lock().looking = Instant::now().checked_sub(SILENCE);
+        let refused = workers.run(|| 7);
+        assert!(matches!(&refused, Err(Error::Unavailable(why)) if why.contains("`hung`")), "{refused:?}");
+        gate.wait();
+        while workers.silence().is_some() {
+            std::thread::yield_now();
+        }
+        assert_eq!(workers.run(|| 7).unwrap().blocking_recv().unwrap(), 7);
     }
 }

@@ -171,6 +171,24 @@ impl ObjectId {
     }
 }
 
+impl From<VolumeId> for ObjectId {
+    fn from(id: VolumeId) -> Self {
+        ObjectId::Volume(id)
+    }
+}
+
+impl From<SnapshotId> for ObjectId {
+    fn from(id: SnapshotId) -> Self {
+        ObjectId::Snapshot(id)
+    }
+}
+
+impl From<GroupId> for ObjectId {
+    fn from(id: GroupId) -> Self {
+        ObjectId::Group(id)
+    }
+}
+
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

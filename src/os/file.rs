@@ -19,6 +19,7 @@ mod commit;
 mod data;
 mod lock;
 mod measure;
+mod table;
 mod tree;
 
 pub use data::{
@@ -26,6 +27,7 @@ pub use data::{
 };
 pub use lock::Lock;
 pub use measure::Measured;
+pub use table::{Kept, Table};
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

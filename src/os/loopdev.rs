@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags, makedev};
@@ -36,8 +36,11 @@ const DISCARD_LIMIT: &str = "queue/discard_max_bytes";
 /// How often another process may snatch a free device before we give up.
 const TRIES: u32 = 1000;
 
-/// GET_FREE reserves nothing: without this lock our own threads would take devices from each other thousands of times.
-static FREE: Mutex<()> = Mutex::new(());
+/// GET_FREE reserves nothing: without turns our own threads would take devices from each other thousands of times.
+static TAKEN: Mutex<bool> = Mutex::new(false);
+static FREED: Condvar = Condvar::new();
+/// Whoever attaches for longer hangs with the disk of its file; without a turn the others only need more tries.
+const TURN: Duration = Duration::from_secs(1);
 
 /// One loop device, attached or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -310,6 +313,29 @@ impl Loop {
     }
 }
 
+/// The right to attach alone.
+struct Turn;
+
+impl Turn {
+    fn take() -> Option<Turn> {
+        let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut taken, waited) =
+            FREED.wait_timeout_while(taken, TURN, |taken| *taken).unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return None;
+        }
+        *taken = true;
+        Some(Turn)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *TAKEN.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        FREED.notify_one();
+    }
+}
+
 /// Finds a free device and attaches the file to it; another process may be faster, then the next one is tried.
 fn configure(control: &File, file: &File, want: Attach) -> Result<(Loop, File)> {
     let mut flags = DIRECT_IO;
@@ -319,7 +345,7 @@ fn configure(control: &File, file: &File, want: Attach) -> Result<(Loop, File)> 
     if want.lifetime == Lifetime::Autoclear {
         flags |= AUTOCLEAR;
     }
-    let _one_at_a_time = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _one_at_a_time = Turn::take();
     for attempt in 0..TRIES {
         let device = free_device(control, want.discard)?;
         let held = match device.open_raw(want.access) {

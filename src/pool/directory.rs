@@ -178,6 +178,10 @@ impl Pool for DirectoryPool {
         self.home.present()
     }
 
+    fn answers(&self) -> Result<()> {
+        self.home.answers()
+    }
+
     /// Foreign is zero where sizes are not enforced: nobody counts there what is whose, and `free` alone is true.
     fn usage(&self) -> Result<Usage> {
         self.present()?;

@@ -6,7 +6,7 @@
 //! Open                                              Repair
 //!  1. mount, where the setup names file or device    A. mounted already: used, if it is that file's or that device's
 //!  2. hold the directory, read and check the marker  B. no marker, or another's: refused, nothing is written
-//!  3. lock; a second process waits, then gives up    C. a dead process holds no lock
+//!  3. lock; a second process is told who holds it     C. a dead process holds none, unless it hangs in the kernel
 //!  4. make the directories that are missing          D. again, each step is safe to repeat
 //!  5. remove what a dead process was writing         E. as D
 //!
@@ -42,8 +42,9 @@ pub(super) const LOST_AND_FOUND: &str = "lost+found";
 /// The schema of the marker that this program writes, and the newest that it reads.
 const SCHEMA: u32 = 1;
 const MOST_MARKER: usize = 4096;
-/// How long a second process waits for the first to finish.
-const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A program that is just being started holds copies of all descriptors for a moment, those of a closed pool as well.
+const MOMENT: Duration = Duration::from_millis(300);
 
 /// What a pool says about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -146,8 +147,8 @@ impl Home {
     /// Opens the pool that `setup` describes, mounting it where it is not mounted yet.
     ///
     /// # Errors
-    /// `Unavailable` where the pool is not there or is read-only; `Precondition` where another process has it or it is
-    /// not what the setup says.
+    /// `Unavailable` where the pool is not there or is read-only; `Busy` where another process has it; `Precondition` where
+    /// it is not what the setup says.
     pub fn open(setup: &Setup) -> Result<Home> {
         mounted::ensure(setup)?;
         let (root, marker) = Self::find(setup)?;
@@ -157,7 +158,7 @@ impl Home {
             sweep(&root)?;
             sweep(&root.sub(RECORDS)?)?;
         }
-        let lock = root.lock_within(LOCK, PATIENCE)?;
+        let lock = root.lock_within(LOCK, MOMENT)?;
         step!("open: locked");
         let home = Self::enter(setup, root, marker, Some(lock))?;
         sweep(&home.root)?;
@@ -288,6 +289,11 @@ impl Home {
                 crate::error::chain(&error)
             ))),
         }
+    }
+
+    /// Returns when the disk has answered.
+    pub(super) fn answers(&self) -> Result<()> {
+        self.root.ask_disk(MARKER)
     }
 
     /// How full the filesystem is; a sparse pool has no more than its host has free.

@@ -176,6 +176,10 @@ impl Pool for ImagePool {
         self.images.home.present()
     }
 
+    fn answers(&self) -> Result<()> {
+        self.images.home.answers()
+    }
+
     fn usage(&self) -> Result<Usage> {
         self.images.home.present()?;
         let space = self.images.home.space()?;

@@ -360,6 +360,14 @@ pub trait Pool: Send + Sync {
     /// `Unavailable` where it is missing or another; `Precondition` where it is read-only.
     fn present(&self) -> Result<()>;
 
+    /// Returns when its disk has answered, and not before: where that takes long, the disk hangs.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn answers(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// How full it is.
     fn usage(&self) -> Result<Usage>;
 
@@ -465,7 +473,7 @@ pub struct Setup {
 /// Opens a pool: the one place that knows which kind is which type.
 ///
 /// # Errors
-/// `Unavailable` where it is not there; `Precondition` where another process has it or it is not what `setup` says.
+/// `Unavailable` where it is not there; `Busy` where another process has it; `Precondition` where it is not what `setup` says.
 pub fn open(setup: &Setup) -> Result<Arc<dyn Pool>> {
     Ok(match setup.kind {
         Kind::Image => Arc::new(image::ImagePool::open(setup)?),
@@ -477,7 +485,7 @@ pub fn open(setup: &Setup) -> Result<Arc<dyn Pool>> {
 /// Opens a pool for one who looks and mends while no driver runs: nothing is mounted, nothing swept away.
 ///
 /// # Errors
-/// As [`open`]; `Precondition` at once where another process has it.
+/// As [`open`]; `Busy` at once where another process has it.
 pub fn examine(setup: &Setup) -> Result<Arc<dyn Pool>> {
     Ok(match setup.kind {
         Kind::Image => Arc::new(image::ImagePool::over(home::Home::examine(setup)?)?),

@@ -7,8 +7,9 @@
 //!  1. lock the parent directory                       A. the kernel lets go with the process
 //!  2. look at the path: mounted already?              B. by the file or device of the setup: used; else refused
 //!  3. an empty directory, below a shared mount        C. used again
-//!  4. the loop device there is, or a new one          D. autoclear: it goes with the process, or with the mount
-//!  5. mount                                           E. shown by step 2
+//!  4. lock that directory instead, look once more     D. as A; one that hangs with its disk keeps no other pool waiting
+//!  5. the loop device there is, or a new one          E. autoclear: it goes with the process, or with the mount
+//!  6. mount                                           F. shown by step 2
 
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, TryLockError};
@@ -54,26 +55,37 @@ pub(super) fn ensure(setup: &Setup) -> Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(&parent).map_err(|error| {
         Error::host(format!("failed to make the directory `{}`", parent.display()), error)
     })?;
-    // Two processes that start at once must not stack two mounts.
-    let _lock = locked(&parent)?;
-    let place = Place::trusted(&setup.path)?;
-    match place.look()? {
-        Here::Mounted(there) if ground.is_at(there.device)? => return Ok(()),
-        Here::Mounted(_) => return Err(refused(setup, "something else is mounted there")),
-        Here::Nothing | Here::Directory { empty: true } => {}
-        Here::Directory { empty: false } => {
-            return Err(refused(setup, "it is not mounted, and the directory there is not empty"));
-        }
-        Here::File { .. } | Here::Other => return Err(refused(setup, "that is no directory")),
+    let lock = locked(&parent)?;
+    if is_mounted(setup, &ground, &Place::trusted(&setup.path)?)? {
+        return Ok(());
     }
     mount::ensure_shared(&parent)?;
     // Found anew: the parent may just have been bound on itself.
     let place = Place::trusted(&setup.path)?;
     place.make_directory(0o700)?;
+    drop(lock);
+    // Two processes that start at once must not stack two mounts.
+    let _lock = locked(&setup.path)?;
+    if is_mounted(setup, &ground, &place)? {
+        return Ok(());
+    }
     let source = ground.attach()?;
     Tree::filesystem(FILESYSTEM, &source.path, &options(setup)?)
         .map_err(|error| explained(setup, error))?
         .attach(&place)
+}
+
+/// Whether the pool is mounted; what is there instead must be nothing, or an empty directory.
+fn is_mounted(setup: &Setup, ground: &Ground, place: &Place) -> Result<bool> {
+    match place.look()? {
+        Here::Mounted(there) if ground.is_at(there.device)? => Ok(true),
+        Here::Mounted(_) => Err(refused(setup, "something else is mounted there")),
+        Here::Nothing | Here::Directory { empty: true } => Ok(false),
+        Here::Directory { empty: false } => {
+            Err(refused(setup, "it is not mounted, and the directory there is not empty"))
+        }
+        Here::File { .. } | Here::Other => Err(refused(setup, "that is no directory")),
+    }
 }
 
 /// Unmounts a pool in a file or on a device, and removes what only its mount needed.

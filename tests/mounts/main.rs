@@ -570,16 +570,10 @@ fn a_pool_that_is_gone_fails_everything_and_comes_back() {
     gone(rig.engine().volume(&volume.id).err());
     gone(rig.engine().delete_volume(&volume.id).err());
     gone(rig.engine().stage(&rig.stage_of("a", &volume, EXT4)).err());
-    assert!(rig.engine().probe().is_err());
+    assert!(rig.ailment().is_some());
     assert!(path.read_dir().unwrap().next().is_none(), "nothing is written under the bare mount point");
-    for _ in 0..50 {
-        rig.engine().reconnect();
-        if rig.engine().probe().is_ok() {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
-    rig.engine().probe().expect("a pool in a file is mounted again by itself");
+    // A pool in a file is mounted again by itself.
+    rig.reconnect();
     let target = rig.publish("a", &volume, EXT4);
     assert!(target.is_dir());
     rig.unpublish("a", &volume);

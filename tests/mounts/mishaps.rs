@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rockpool::engine::{
-    Asked, CreateGroup, CreateSnapshot, CreateVolume, Engine, EngineConfig, PoolConfig, Range,
+    Asked, CreateGroup, CreateSnapshot, CreateVolume, Engine, EngineConfig, Files, PoolConfig, Range,
 };
 use rockpool::error::Error;
 use rockpool::model::{Bytes, Retention, Source};
@@ -174,6 +174,7 @@ fn a_name_is_not_made_a_second_time_while_a_pool_that_may_hold_it_was_never_read
         pools: vec![pool("away", Kind::Directory, away), pool("here", Kind::Sim, dir.path().join("sim"))],
         kubelet_root: dir.path().join("kubelet"),
         state_dir: dir.path().join("state"),
+        files: Files::Shared,
     })
     .unwrap();
     let anywhere = wanted("a", Asked::Mount(None), 64);
@@ -199,9 +200,9 @@ fn a_pool_that_is_read_only_at_the_start_is_away_until_it_is_not() {
     run("mount", &[Path::new("-oremount,ro"), &rig.setup.path]);
     rig.restart();
     assert!(matches!(rig.engine().volume(&volume.id), Err(Error::Unavailable(_))));
-    assert!(matches!(&rig.engine().probe(), Err(Error::Precondition(why)) if why.contains("read-only")));
+    assert!(rig.ailment().is_some_and(|why| why.contains("read-only")));
     run("mount", &[Path::new("-oremount,rw"), &rig.setup.path]);
-    rig.engine().reconnect();
+    rig.reconnect();
     rig.engine().volume(&volume.id).unwrap();
 }
 
@@ -246,9 +247,9 @@ fn a_directory_of_which_a_part_is_mounted_is_in_use() {
 fn a_directory_volume_that_vanished_can_be_deleted() {
     let rig = Rig::directory();
     let volume = rig.create("a", Asked::Mount(None), 10);
-    assert_eq!(rig.engine().orphans().unwrap(), Vec::<String>::new());
+    assert_eq!(rig.orphans(), Vec::<String>::new());
     fs::remove_dir(rig.object(&volume.id)).unwrap();
-    assert!(matches!(&rig.engine().orphans().unwrap()[..], [lost] if lost.contains(&volume.id.to_string())));
+    assert!(matches!(&rig.orphans()[..], [lost] if lost.contains(&volume.id.to_string())));
     rig.engine().delete_volume(&volume.id).unwrap();
     assert!(rig.objects().is_empty(), "{:?}", rig.objects());
 }
@@ -277,10 +278,9 @@ fn a_pool_whose_marker_is_spoilt_keeps_nobody_from_starting() {
     rig.stop();
     fs::write(&marker, "{").unwrap();
     rig.restart();
-    assert!(matches!(&rig.engine().probe(), Err(Error::Precondition(why)) if why.contains("pool.json")));
+    assert!(rig.ailment().is_some_and(|why| why.contains("pool.json")));
     fs::write(&marker, text).unwrap();
-    rig.engine().reconnect();
-    rig.engine().probe().unwrap();
+    rig.reconnect();
 }
 
 /// Changes a record as an interrupted driver would have left it, with the right checksum.

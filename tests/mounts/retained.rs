@@ -27,7 +27,7 @@ fn what_was_kept_long_enough_goes_and_nothing_else_does() {
     assert_eq!(ids(), [ObjectId::Volume(long)]);
     let image = |id| rig.setup.path.join("volumes").join(format!("{id}"));
     assert!(!image(short).exists() && image(long).exists());
-    assert!(rig.engine().orphans().unwrap().is_empty());
+    assert!(rig.orphans().is_empty());
 }
 
 #[test]

@@ -4,9 +4,11 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use rockpool::engine::{
-    Asked, Capability, CreateVolume, Engine, EngineConfig, Mode, PoolConfig, Publish, Range, Stage, Writes,
+    Asked, Capability, CreateVolume, Engine, EngineConfig, Files, Mode, PoolConfig, Publish, Range, Stage,
+    Writes,
 };
 use rockpool::error::Result;
 use rockpool::model::{Allocation, Bytes, Filesystem, Retention, Source, Volume, VolumeId};
@@ -24,7 +26,7 @@ pub(crate) struct Rig {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) setup: Setup,
     root: &'static str,
-    engine: Option<Engine>,
+    engine: Option<Arc<Engine>>,
 }
 
 impl Rig {
@@ -74,18 +76,39 @@ impl Rig {
         self.engine = None;
     }
 
-    pub(crate) fn open(&self) -> Result<Engine> {
+    pub(crate) fn open(&self) -> Result<Arc<Engine>> {
         let pool =
             PoolConfig { setup: self.setup.clone(), overcommit: 1.0, reserve: 0.05, retain: Retention::NONE };
         Engine::open(EngineConfig {
             pools: vec![pool],
             kubelet_root: self.root(),
             state_dir: self.dir.path().join("state"),
+            files: Files::Shared,
         })
     }
 
     pub(crate) fn engine(&self) -> &Engine {
         self.engine.as_ref().unwrap()
+    }
+
+    /// What keeps the pool from its work.
+    pub(crate) fn ailment(&self) -> Option<String> {
+        self.engine().ailment(self.engine().indexes().next().unwrap())
+    }
+
+    /// What nobody accounts for.
+    pub(crate) fn orphans(&self) -> Vec<String> {
+        self.engine().orphans(self.engine().indexes().next().unwrap()).unwrap()
+    }
+
+    /// Looks for the pool until it is back.
+    pub(crate) fn reconnect(&self) {
+        let engine = self.engine.as_ref().unwrap();
+        let back = soon(|| {
+            engine.reconnect();
+            self.ailment().is_none()
+        });
+        assert!(back, "{:?}", self.ailment());
     }
 
     pub(crate) fn root(&self) -> PathBuf {

@@ -11,10 +11,12 @@ mod bundle;
 mod canaries;
 mod doctor;
 mod freeze;
+mod hang;
 mod harness;
 mod life;
 mod pools;
 mod retained;
+mod start;
 mod wards;
 
 use std::io::Write;

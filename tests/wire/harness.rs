@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use rockpool::csi::{About, Services};
-use rockpool::engine::{Engine, EngineConfig, PoolConfig};
+use rockpool::engine::{Engine, EngineConfig, Files, PoolConfig};
 use rockpool::model::{Bytes, Retention, TOPOLOGY_KEY};
 use rockpool::pool::{Kind, Quota, Setup};
 use rockpool::proto::csi::controller_client::ControllerClient;
@@ -96,8 +95,9 @@ impl Driver {
         std::fs::create_dir(&kubelet_root).unwrap();
         let state_dir = directory.path().join("state");
         std::fs::create_dir(&state_dir).unwrap();
-        let config = EngineConfig { pools: pools(directory.path()), kubelet_root, state_dir };
-        let engine = Arc::new(Engine::open(config).unwrap());
+        let config =
+            EngineConfig { pools: pools(directory.path()), kubelet_root, state_dir, files: Files::Apart };
+        let engine = Engine::open(config).unwrap();
         let about = About { driver_name: "csi.rockpool.dev".into(), node_id: NODE.into(), max_volumes: 7 };
         let services = Services::new(engine, about).unwrap();
         let socket = directory.path().join("csi.sock");

@@ -2,11 +2,12 @@
 //!
 //! Owns: these calls and what their failures mean. Never: opens anything by a path.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Dir, Temporary, host};
@@ -70,9 +71,33 @@ pub fn extent_count(file: &File) -> Result<Option<u32>> {
     }
 }
 
-/// A path by which a program that is run meanwhile reaches exactly this open file. Valid as long as `file` is open.
+/// What the disk reads and writes in one piece.
+#[repr(align(4096))]
+struct Page([u8; 4096]);
+
+impl Dir {
+    /// Reads the beginning of a file from the disk itself, past all caches: returns when the disk has answered. Where the
+    /// filesystem has no direct I/O there is nothing to ask.
+    pub fn ask_disk(&self, name: &str) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::DIRECT;
+        let file = match self.open_beneath(OsStr::new(name), flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::INVAL) => return Ok(()),
+            Err(e) => return Err(self.failed("open", OsStr::new(name), e)),
+        };
+        let mut page = Box::new(Page([0; 4096]));
+        match rustix::io::read(&file, &mut page.0[..]) {
+            Ok(_) | Err(Errno::INVAL) => Ok(()),
+            Err(e) => Err(self.failed("read", OsStr::new(name), e)),
+        }
+    }
+}
+
+/// A path by which a program that is run meanwhile reaches exactly this open file. Valid as long as `file` is open and the
+/// calling thread lives: the number means a file in that thread's table only.
 pub fn program_path(file: &impl AsRawFd) -> PathBuf {
-    PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()))
+    let (process, thread) = (std::process::id(), rustix::thread::gettid().as_raw_pid());
+    PathBuf::from(format!("/proc/{process}/task/{thread}/fd/{}", file.as_raw_fd()))
 }
 
 /// `N` random bytes from the kernel.

@@ -12,6 +12,10 @@ use super::{Access, Dir, PRIVATE, one_component};
 use crate::error::{Error, Result};
 
 const PAUSE: Duration = Duration::from_millis(50);
+/// Field 3 of a stat line: a process whose last thread has not ended is a zombie as well.
+const STATE: usize = 0;
+/// Field 22 of a stat line.
+const START: usize = 19;
 
 /// A lock that is held until this is dropped, or the process dies. The file stays: removing it would let two in.
 #[derive(Debug)]
@@ -23,7 +27,7 @@ impl Dir {
     /// Takes the exclusive lock of this name at once.
     ///
     /// # Errors
-    /// `Precondition`, naming the holder, if another process or another handle of this one has it.
+    /// As `lock_within`.
     pub fn lock(&self, name: impl AsRef<OsStr>) -> Result<Lock> {
         self.lock_within(name, Duration::ZERO)
     }
@@ -31,7 +35,8 @@ impl Dir {
     /// Takes the exclusive lock of this name, waiting so long for its holder to go.
     ///
     /// # Errors
-    /// `Precondition`, naming the holder, when the time is over.
+    /// When the time is over, naming the holder: `Busy` while it lives; `Unavailable` where it was killed and hangs in the
+    /// kernel, which only its disk can end.
     pub fn lock_within(&self, name: impl AsRef<OsStr>, wait: Duration) -> Result<Lock> {
         let name = one_component(name.as_ref())?;
         let fd = self
@@ -45,11 +50,7 @@ impl Dir {
                 Ok(()) => break,
                 Err(Errno::WOULDBLOCK) if started.elapsed() < wait => std::thread::sleep(PAUSE),
                 Err(Errno::WOULDBLOCK) => {
-                    let holder = holder(&file);
-                    return Err(Error::Precondition(format!(
-                        "`{}` is in use by {holder}",
-                        self.path().display()
-                    )));
+                    return Err(refusal(self, &file));
                 }
                 Err(e) => return Err(self.failed("lock", name, e)),
             }
@@ -77,25 +78,32 @@ impl Dir {
     }
 }
 
-/// What the lock file says about its holder, checked against the process that has this pid now.
-fn holder(file: &File) -> String {
+/// What to say of the holder: what the lock file says, checked against the process that has this pid now.
+fn refusal(dir: &Dir, file: &File) -> Error {
+    let used = |holder: &str| Error::Busy(format!("`{}` is in use by {holder}", dir.path().display()));
     let mut text = String::new();
     if file.take(256).read_to_string(&mut text).is_err() {
-        return "another process".to_owned();
+        return used("another process");
     }
     let mut words = text.split_whitespace();
     let (_, pid, _, started, _, name) =
         (words.next(), words.next(), words.next(), words.next(), words.next(), words.next());
     let Some(pid) = pid.and_then(|pid| pid.parse().ok()) else {
-        return "another process".to_owned();
+        return used("another process");
     };
-    if start(pid).as_deref() == started {
-        format!("process {pid} ({})", command(pid).unwrap_or_default())
-    } else {
-        format!(
+    if start(pid).as_deref() != started {
+        return used(&format!(
             "a process in another container, which calls itself {} with pid {pid}",
             name.unwrap_or("unknown")
-        )
+        ));
+    }
+    let holder = format!("process {pid} ({})", command(pid).unwrap_or_default());
+    match stat(pid, STATE).as_deref() {
+        Some("Z" | "X") => Error::Unavailable(format!(
+            "`{}` is held by {holder}, which was killed and hangs in a call to its disk",
+            dir.path().display()
+        )),
+        Some(_) | None => used(&holder),
     }
 }
 
@@ -104,9 +112,14 @@ fn command(pid: u32) -> Option<String> {
     Some(comm.trim().escape_debug().to_string())
 }
 
-/// When a process started, in clock ticks since boot: field 22 of its stat line, whose field 2 may hold anything.
+/// When a process started, in clock ticks since boot.
 fn start(pid: u32) -> Option<String> {
+    stat(pid, START)
+}
+
+/// One of the words of a process's stat line after its second, which may hold anything.
+fn stat(pid: u32, word: usize) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, after_name) = stat.rsplit_once(')')?;
-    after_name.split_whitespace().nth(19).map(str::to_owned)
+    after_name.split_whitespace().nth(word).map(str::to_owned)
 }

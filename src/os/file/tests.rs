@@ -210,7 +210,7 @@ fn the_second_to_lock_is_told_who_was_first() {
     assert!(started.elapsed() >= Duration::from_millis(120));
     let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
     let holder = format!("in use by process {} ({})", std::process::id(), comm.trim());
-    assert!(matches!(&error, Error::Precondition(text) if text.ends_with(&holder)), "{error}");
+    assert!(matches!(&error, Error::Busy(text) if text.ends_with(&holder)), "{error}");
     drop(first);
     dir.lock("lock").unwrap();
 }

@@ -347,9 +347,9 @@ impl Place {
     }
 }
 
-/// The path under which the kernel knows a descriptor of this process.
+/// The path under which the kernel knows a descriptor of this thread.
 pub(super) fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {
-    PathBuf::from(OsString::from_vec(format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes()))
+    PathBuf::from(OsString::from_vec(format!("/proc/thread-self/fd/{}", fd.as_raw_fd()).into_bytes()))
 }
 
 fn open_root(path: &Path) -> Result<OwnedFd> {

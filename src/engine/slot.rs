@@ -1,0 +1,128 @@
+//! A configured pool: its threads, and what is known of it.
+//!
+//! Owns: the one handle to the open pool, which stays with the pool's threads, and what others may know without asking the
+//! disk. Never: lets another thread reach the pool, whose descriptors mean something in its threads' table only.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use crate::engine::workers::Workers;
+use crate::engine::{Files, PoolConfig};
+use crate::error::{Error, Result, quoted};
+use crate::model::{Bytes, PoolId};
+use crate::os::file::Kept;
+use crate::pool::{Features, Pool};
+
+/// A configured pool, present or not.
+pub(super) struct Slot {
+    pub(super) config: PoolConfig,
+    pub(super) workers: Workers,
+    state: RwLock<State>,
+    known: RwLock<Option<Known>>,
+    /// Held while it is tended.
+    pub(super) tending: Mutex<()>,
+}
+
+/// Whether a configured pool can be used.
+pub(super) enum State {
+    /// It is open.
+    Open(PoolId, Kept<Arc<dyn Pool>>),
+    /// It is away, with the reason; `Engine::reconnect` looks for it again. Its id is known if it was here before.
+    Away(String, Option<PoolId>),
+}
+
+/// What a look or a verb last saw.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) features: Features,
+    /// What may be promised in all, in bytes.
+    pub(super) budget: Bytes,
+    /// What could be promised if nobody else took of the place, in bytes.
+    pub(super) most: Bytes,
+}
+
+impl Slot {
+    pub(super) fn new(config: PoolConfig, files: Files) -> Result<Slot> {
+        let workers = match files {
+            Files::Apart => Workers::apart(&config.setup.name)?,
+            Files::Shared => Workers::new(&config.setup.name),
+        };
+        let state = RwLock::new(State::Away("it is being opened".to_owned(), None));
+        Ok(Slot { config, workers, state, known: RwLock::default(), tending: Mutex::default() })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.config.setup.name
+    }
+
+    pub(super) fn id(&self) -> Option<PoolId> {
+        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            State::Open(id, _) => Some(*id),
+            State::Away(_, id) => *id,
+        }
+    }
+
+    /// The open pool. To be called on its threads.
+    pub(super) fn open(&self) -> Result<Arc<dyn Pool>> {
+        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            State::Open(_, pool) => pool.get().map(Arc::clone).ok_or_else(|| {
+                // It was opened between the choice of the threads and now.
+                Error::Unavailable(format!("pool {} has only just come; ask again", quoted(self.name())))
+            }),
+            State::Away(why, _) => Err(self.away(why)),
+        }
+    }
+
+    /// Whether the calling thread is one of those that may reach the open pool.
+    pub(super) fn is_here(&self) -> bool {
+        self.workers.is_here()
+    }
+
+    /// Why it cannot be used, as far as is known without asking the disk.
+    pub(super) fn trouble(&self) -> Option<Error> {
+        let silence = self.workers.silence();
+        let silent = silence.map(|silence| format!("its disk has not answered for {} s", silence.as_secs()));
+        match (&*self.state.read().unwrap_or_else(PoisonError::into_inner), silent) {
+            (State::Open(..), None) => None,
+            (State::Open(..), Some(silent)) => Some(self.away(&silent)),
+            (State::Away(why, _), None) => Some(self.away(why)),
+            (State::Away(why, _), Some(silent)) => Some(self.away(&format!("{why}; {silent}"))),
+        }
+    }
+
+    fn away(&self, why: &str) -> Error {
+        Error::Unavailable(format!("pool {}: {why}", quoted(self.name())))
+    }
+
+    /// Takes a new state; answers the one before.
+    pub(super) fn set(&self, state: State) -> State {
+        std::mem::replace(&mut *self.state.write().unwrap_or_else(PoisonError::into_inner), state)
+    }
+
+    /// What was last seen of it; none before it was ever open.
+    pub(super) fn known(&self) -> Option<Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What may be promised in all, in bytes; looked up now, and noted for those who cannot ask.
+    pub(super) fn budget(&self, pool: &dyn Pool) -> Result<Bytes> {
+        let usage = pool.usage()?;
+        let budget = self.share_of(usage.total.less(usage.foreign));
+        let known = Known { features: pool.features(), budget, most: self.share_of(usage.total) };
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known);
+        Ok(budget)
+    }
+
+    /// What may be promised where so much is there.
+    pub(super) fn share_of(&self, there: Bytes) -> Bytes {
+        let share = (1.0 - self.config.reserve) * self.config.overcommit;
+        there.scaled(share).round_down(crate::pool::UNIT)
+    }
+
+    /// The open pool, present, with what may be promised on it.
+    pub(super) fn ready(&self) -> Result<(Arc<dyn Pool>, Bytes)> {
+        let pool = self.open()?;
+        pool.present()?;
+        let budget = self.budget(pool.as_ref())?;
+        Ok((pool, budget))
+    }
+}

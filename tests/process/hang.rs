@@ -1,0 +1,226 @@
+//! A disk that hangs: its own pool waits, and nothing else, not even after the driver was killed in the middle of it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::harness::{Driver, PROGRAM, Place, until};
+
+/// A pool in a file, on a filesystem that can be made to hang, and one that has nothing to do with it.
+struct Pools<'a> {
+    place: &'a Place,
+    ground: PathBuf,
+}
+
+impl<'a> Pools<'a> {
+    fn new(place: &'a Place) -> Pools<'a> {
+        let (image, ground) = (place.path("ground.img"), place.path("ground"));
+        std::fs::File::create(&image).unwrap().set_len(1 << 30).unwrap();
+        std::fs::create_dir(&ground).unwrap();
+        run(Command::new("mkfs.ext4").arg("-q").arg(&image));
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&ground));
+        let pools = Pools { place, ground };
+        std::fs::remove_file(place.path("config.toml")).unwrap();
+        let size = ["--size", "400MiB", "--sparse"];
+        run(pools
+            .command("init", "stuck")
+            .args(["--kind", "image"])
+            .args(size)
+            .arg("--file")
+            .arg(pools.ground.join("pool.img"))
+            .arg("--mount-parent")
+            .arg(place.path("pools")));
+        run(pools
+            .command("init", "fine")
+            .args(["--kind", "image"])
+            .args(size)
+            .arg("--file")
+            .arg(place.path("fine.img"))
+            .arg("--mount-parent")
+            .arg(place.path("pools")));
+        pools
+    }
+
+    fn command(&self, verb: &str, name: &str) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.args(["pool", verb, name]).arg("--config").arg(self.place.path("config.toml"));
+        command
+    }
+
+    /// Whatever is to be written to the disk of the pool `stuck` now waits.
+    fn hang(&self) -> Hang {
+        run(Command::new("fsfreeze").arg("-f").arg(&self.ground));
+        Hang(self.ground.clone())
+    }
+}
+
+impl Drop for Pools<'_> {
+    fn drop(&mut self) {
+        for name in ["stuck", "fine"] {
+            let _ = self.command("unmount", name).output();
+        }
+        let _ = Command::new("umount").arg(&self.ground).output();
+    }
+}
+
+/// A disk that hangs until this is dropped. To be dropped before any driver: none would end.
+struct Hang(PathBuf);
+
+impl Drop for Hang {
+    fn drop(&mut self) {
+        let _ = Command::new("fsfreeze").arg("-u").arg(&self.0).output();
+    }
+}
+
+/// A call that may take for ever, ended with the test.
+struct Call(Child);
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn run(command: &mut Command) {
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+fn call(place: &Place, words: &[&str]) -> Call {
+    let mut command = Command::new(PROGRAM);
+    command.arg("ctl").arg("--endpoint").arg(place.socket()).args(words);
+    Call(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+}
+
+/// A call that must be answered within a second, with this word in what it says.
+fn soon(place: &Place, words: &[&str], said: &str) -> Output {
+    let begun = Instant::now();
+    let done = place.ctl(words);
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(1), "{words:?} took {took:?}");
+    let all = String::from_utf8_lossy(&[&done.stdout[..], &done.stderr].concat()).into_owned();
+    assert!(all.contains(said), "{words:?}: {all}");
+    done
+}
+
+/// The states of a process's threads, as in `ps`.
+fn states(driver: &Driver) -> Vec<char> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", driver.child.id())).unwrap();
+    let stats = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    stats.filter_map(|stat| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())).collect()
+}
+
+/// What the process itself has open, apart from what its pools' threads have.
+fn open_files(driver: &Driver) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(format!("/proc/{}/fd", driver.child.id())).unwrap();
+    files.flatten().filter_map(|file| std::fs::read_link(file.path()).ok()).collect()
+}
+
+const ON_STUCK: [&str; 2] = ["--parameter", "pool=stuck"];
+const ON_FINE: [&str; 2] = ["--parameter", "pool=fine"];
+
+#[test]
+fn a_disk_that_hangs_keeps_nothing_else_waiting_not_even_after_a_kill() {
+    let place = Place::new();
+    let pools = Pools::new(&place);
+    let mut driver = place.start();
+    let create = |name: &'static str, on: [&'static str; 2]| {
+        ["volume", "create", name, "--size", "16MiB", on[0], on[1]]
+    };
+    let made = soon(&place, &[&["-o", "json"], &create("a", ON_STUCK)[..]].concat(), "volume_id");
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    let a = made["volume_id"].as_str().unwrap();
+    soon(&place, &create("b", ON_FINE), "");
+    let of_pools = |path: &PathBuf| path.starts_with(place.path("pools"));
+    let open = open_files(&driver);
+    assert!(!open.iter().any(of_pools), "the pools' files are open in the process: {open:?}");
+
+    let hang = pools.hang();
+    let _expand = call(&place, &["volume", "expand", a, "--size", "32MiB"]);
+    let begun = Instant::now();
+    while !states(&driver).contains(&'D') {
+        assert!(begun.elapsed() < Duration::from_secs(20), "no thread hangs: {:?}", states(&driver));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    soon(&place, &["plugin", "probe"], "");
+    assert!(soon(&place, &create("c", ON_FINE), "").status.success());
+    soon(&place, &["volume", "delete", a], "ABORTED");
+    soon(&place, &["volume", "list"], a);
+    // As many as there are threads: then no thread is left that could say who works on what.
+    let waiting: Vec<_> = (0..8)
+        .map(|n| {
+            call(&place, &["volume", "create", &format!("w{n}"), "--size", "16MiB", ON_STUCK[0], ON_STUCK[1]])
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(500));
+    soon(&place, &["volume", "delete", a], "ABORTED");
+    soon(&place, &["plugin", "probe"], "");
+    assert!(soon(&place, &create("d", ON_FINE), "").status.success());
+    let room = place.ctl(&["capacity"]);
+    assert!(room.status.success(), "{room:?}");
+    // A disk that has kept calls waiting for so long is not chosen.
+    std::thread::sleep(Duration::from_secs(6));
+    assert!(soon(&place, &["volume", "create", "e", "--size", "16MiB"], "").status.success());
+
+    driver.signal(Signal::KILL);
+    drop(waiting);
+    let killed = Instant::now();
+    let mut second = place.start();
+    assert!(place.ctl(&create("f", ON_FINE)).status.success(), "{}", second.log());
+    let served = killed.elapsed();
+    assert!(served < Duration::from_secs(2), "{served:?} after the kill:\n{}", second.log());
+    println!("the other pool was served {} ms after the kill", served.as_millis());
+    assert!(driver.child.try_wait().unwrap().is_none(), "the first driver has ended: nothing hung");
+    soon(&place, &create("g", ON_STUCK), "UNAVAILABLE");
+    soon(&place, &["volume", "delete", a], "stuck");
+    soon(&place, &["volume", "list"], "UNAVAILABLE");
+
+    drop(hang);
+    driver.ends_within(Duration::from_secs(20));
+    until(&mut second, "the pool is back", Duration::from_secs(30), || {
+        place.ctl(&["volume", "delete", a]).status.success()
+    });
+    soon(&place, &["plugin", "probe"], "");
+}
+
+#[test]
+fn a_pool_that_hangs_at_the_start_says_so_and_the_others_serve() {
+    let place = Place::new();
+    let pools = Pools::new(&place);
+    let hang = pools.hang();
+    let begun = Instant::now();
+    let mut driver = place.start();
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(states(&driver).contains(&'D'), "nothing hangs: {}", driver.log());
+    assert!(
+        soon(&place, &["volume", "create", "a", "--size", "16MiB", ON_FINE[0], ON_FINE[1]], "")
+            .status
+            .success()
+    );
+    let refused =
+        soon(&place, &["volume", "create", "b", "--size", "16MiB", ON_STUCK[0], ON_STUCK[1]], "UNAVAILABLE");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("`stuck`") && said.contains("being opened"), "{said}");
+    soon(&place, &["volume", "list"], "UNAVAILABLE");
+    drop(hang);
+    until(&mut driver, "the pool is open", Duration::from_secs(30), || {
+        place.ctl(&["volume", "create", "b", "--size", "16MiB", ON_STUCK[0], ON_STUCK[1]]).status.success()
+    });
+    soon(&place, &["volume", "list"], "b");
+}
+
+#[test]
+fn the_files_of_a_pool_close_with_its_driver() {
+    let place = Place::new();
+    let _pools = Pools::new(&place);
+    for _ in 0..3 {
+        let mut driver = place.start();
+        assert!(place.ctl(&["plugin", "probe"]).status.success(), "{}", driver.log());
+        driver.signal(Signal::TERM);
+        assert!(driver.ends_within(Duration::from_secs(5)).success());
+    }
+    assert!(Path::new(&place.path("pools")).exists());
+}
