@@ -9,7 +9,7 @@ use std::time::Duration;
 use tonic::{Request, async_trait};
 
 use crate::engine::{Code, Finding, PoolView, Retained, Weight};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::ObjectId;
 use crate::proto::admin;
 use crate::proto::admin::admin_server::Admin;
@@ -66,9 +66,15 @@ impl Admin for Services {
         let (engine, plugin) = (self.engine()?, self.plugin());
         let found = if pool.is_empty() {
             ask(engine.host_workers(), THOROUGH, move || Ok(plugin.engine.diagnose_host())).await?
+        } else if let Some(found) = engine.out_of_reach(&pool) {
+            vec![found]
         } else {
-            let workers = engine.workers_named(&pool);
-            ask(workers, THOROUGH, move || plugin.engine.diagnose(&pool)).await?
+            let (workers, name) = (engine.workers_named(&pool), pool.clone());
+            match ask(workers, THOROUGH, move || plugin.engine.diagnose(&name)).await {
+                // A disk that hangs is a finding, and the other pools are looked at all the same.
+                Err(error @ Error::Unavailable(_)) => vec![engine.unanswered(&pool, &error)?],
+                other => other?,
+            }
         };
         Ok(admin::DiagnoseResponse { findings: found.into_iter().map(finding).collect() }.into())
     }
@@ -89,7 +95,7 @@ impl Admin for Services {
 }
 
 /// A look at a pool asks every object of it.
-const THOROUGH: Duration = Duration::from_secs(100);
+const THOROUGH: Duration = Duration::from_secs(30);
 
 fn object(text: &str) -> Result<ObjectId> {
     present("id", text)?;

@@ -113,7 +113,7 @@ A support bundle of Rockpool.
   loops.json     loop devices on those pools
   mounts.json    mounts of those pools and of their volumes
   findings.json  what `rockpool ctl doctor` says
-  logs/          the ends of the logs that were given by --log
+  logs/          the ends of the logs that were given by --log, as they are: calls name what they are about
 Not in it: secrets (the driver keeps none), contents of volumes, values of parameters that Rockpool does not know.
 Names of volumes, snapshots and claims are checksums (name:xxxxxxxx) unless --with-names was given.
 ";

@@ -69,6 +69,20 @@ impl Engine {
         Ok(self.cases(slot).into_iter().map(|case| case.finding).collect())
     }
 
+    /// What is wrong with a pool that is not even to be asked: it is away, or its disk does not answer. Asks no disk.
+    pub fn out_of_reach(&self, pool: &str) -> Option<Finding> {
+        let slot = self.patient(pool).ok()?;
+        slot.trouble().map(|error| look::away(slot, &error).finding)
+    }
+
+    /// What is wrong with a pool that was asked and did not answer.
+    ///
+    /// # Errors
+    /// As `diagnose`.
+    pub fn unanswered(&self, pool: &str, error: &Error) -> Result<Finding> {
+        Ok(look::away(self.patient(pool)?, error).finding)
+    }
+
     /// What the host lacks.
     pub fn diagnose_host(&self) -> Vec<Finding> {
         let mut found: Vec<Finding> = fs::missing_programs().iter().map(missing_program).collect();

@@ -177,6 +177,12 @@ fn a_disk_that_hangs_keeps_nothing_else_waiting_not_even_after_a_kill() {
     soon(&place, &create("g", ON_STUCK), "UNAVAILABLE");
     soon(&place, &["volume", "delete", a], "stuck");
     soon(&place, &["volume", "list"], "UNAVAILABLE");
+    let found = soon(&place, &["doctor", "--json"], "RP-POOL-AWAY");
+    assert_eq!(
+        found.status.code(),
+        Some(4),
+        "the other pool and the host are looked at all the same: {found:?}"
+    );
 
     drop(hang);
     driver.ends_within(Duration::from_secs(20));
