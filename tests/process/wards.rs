@@ -254,7 +254,50 @@ fn sizes_that_nobody_enforces_and_notes_that_are_wrong_are_told() {
     assert_eq!(live().0, ["RP-NO-QUOTA"]);
 }
 
-/// A filesystem without reflink, unmounted with the test.
+#[test]
+fn a_directory_pool_is_freed_of_strays_and_of_mounts_of_what_is_gone() {
+    let place = Place::new();
+    let root = place.path("plain");
+    fs::create_dir(&root).unwrap();
+    fs::remove_file(place.path("config.toml")).unwrap();
+    let config = place.path("config.toml");
+    let words =
+        ["pool", "init", "plain", "--kind", "directory", "--quota", "none", "--directory", str(&root)];
+    run(PROGRAM, &[&words[..], &["--config", str(&config)]].concat());
+    let driver = place.start();
+    let made = place.ask(&["volume", "create", "one", "--size", "8MiB"]);
+    let id = made["volume_id"].as_str().unwrap();
+    let (volume, stray) = (root.join("volumes").join(id), root.join("tmp").join(id));
+    fs::create_dir(&stray).unwrap();
+    fs::write(stray.join("half"), "half").unwrap();
+    fs::write(volume.join("whole"), "whole").unwrap();
+    let live = |words: &[&str]| doctor(&place, Way::Live, words);
+    assert_eq!(
+        codes(&live(&["--json"])),
+        (vec!["RP-STRAY-TEMPORARY".to_owned(), "RP-NO-QUOTA".to_owned()], 3)
+    );
+    assert!(live(&["--repair", "RP-STRAY-TEMPORARY"]).status.success());
+    assert!(!stray.exists() && fs::read_to_string(volume.join("whole")).unwrap() == "whole");
+
+    let staging = place.path("kubelet/staging");
+    place.ask(&["volume", "stage", id, "--staging", str(&staging)]);
+    let _staged = Plain(staging.clone());
+    assert_eq!(codes(&live(&["--json"])).0, ["RP-NO-QUOTA"]);
+    drop(driver);
+    fs::remove_file(root.join("records").join(id)).unwrap();
+    fs::remove_dir_all(&volume).unwrap();
+    let offline = |words: &[&str]| doctor(&place, Way::Offline, words);
+    assert_eq!(
+        codes(&offline(&["--json"])),
+        (vec!["RP-LEFTOVER-MOUNT".to_owned(), "RP-NO-QUOTA".to_owned()], 3)
+    );
+    let done = offline(&["--repair", "RP-LEFTOVER-MOUNT"]);
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(codes(&offline(&["--json"])).0, ["RP-NO-QUOTA"]);
+    assert!(!Command::new("findmnt").arg(&staging).output().unwrap().status.success());
+}
+
+/// Something mounted there, unmounted with the test.
 struct Plain(std::path::PathBuf);
 
 impl Drop for Plain {
