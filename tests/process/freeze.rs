@@ -81,7 +81,11 @@ impl Drop for Staged<'_> {
     fn drop(&mut self) {
         for (_, staging) in &self.volumes {
             let _ = Command::new("fsfreeze").arg("-u").arg(staging).stderr(Stdio::null()).status();
-            let _ = mount::unmount_path(staging);
+            let begun = Instant::now();
+            // Whoever freezes holds it, but for no longer than its limit.
+            while mount::unmount_path(staging).is_err() && begun.elapsed() < LIMIT * 2 {
+                std::thread::sleep(Duration::from_millis(50));
+            }
         }
     }
 }
