@@ -9,6 +9,7 @@
 mod authority;
 mod bundle;
 mod canaries;
+mod clock;
 mod doctor;
 mod freeze;
 mod hang;
