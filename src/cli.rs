@@ -21,6 +21,8 @@ use crate::standalone::{self, Standalone};
 
 /// Where the pool file lies unless a flag says otherwise.
 pub const CONFIG: &str = "/etc/rockpool/config.toml";
+/// Where the driver keeps notes unless a flag says otherwise.
+const STATE_DIR: &str = "/var/lib/rockpool";
 
 /// Storage that is local to a node, for Kubernetes, Nomad and anything else that speaks CSI.
 #[derive(Parser, Debug)]
@@ -96,7 +98,7 @@ struct StandaloneFlags {
     kubelet_root: PathBuf,
 
     /// Where notes about mounts are kept.
-    #[arg(long, env = "ROCKPOOL_STATE_DIR", value_name = "DIR", default_value = "/var/lib/rockpool")]
+    #[arg(long, env = "ROCKPOOL_STATE_DIR", value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
 
     /// The driver's name: it ends up in every object that refers to a volume.

@@ -5,6 +5,7 @@
 
 mod bytes;
 mod id;
+pub mod record;
 mod retention;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::bytes::Bytes;
 pub use self::id::{FsUuid, GroupId, ObjectId, PoolId, SnapshotId, VolumeId};
+pub use self::record::Record;
 pub use self::retention::{Age, RETAIN_DELETED, Retention};
 use crate::error::{Error, Result};
 

@@ -47,6 +47,7 @@ macro_rules! contract {
             a_pool_that_is_not_mounted_fails_every_verb_and_writes_nothing_beneath
             another_disk_in_its_place_is_not_the_pool
             a_missing_object_is_data_loss
+            an_object_carries_a_copy_of_its_record
             verbs_of_different_volumes_run_side_by_side
         }
     };

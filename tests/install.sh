@@ -76,6 +76,7 @@ for group in "$@"; do
       need mkfs.ext4 e2fsprogs "mkfs.ext4, resize2fs and e2fsck are what the image pools run"
       need mkfs.xfs xfsprogs "mkfs.xfs and xfs_growfs are what the pools run"
       need losetup util-linux "the tests check for loop devices left behind"
+      need strace strace "the tests let the driver's system calls fail with it"
       need jq jq "the scripts read JSON answers with it"
       ;;
     fmt) check_rust_component fmt rustfmt ;;

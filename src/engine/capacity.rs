@@ -30,13 +30,19 @@ impl Engine {
         Capacity::sum(self.indexes_for(query)?.into_iter().map(|index| self.room(index, query)))
     }
 
-    /// What can still be made on one pool; nothing where it lacks what was asked for. To be called on its threads.
+    /// What can still be made on one pool; nothing where it lacks what was asked for, or takes no changes. To be called on
+    /// its threads.
     ///
     /// # Errors
     /// `Unavailable` where it is away.
     pub fn room(&self, index: PoolIndex, query: &CapacityQuery) -> Result<Capacity> {
         let slot = &self.pools[index.0];
-        let (pool, budget) = slot.ready()?;
+        let pool = slot.open()?;
+        pool.present()?;
+        if pool.writable().is_err() {
+            return Ok(Capacity::default());
+        }
+        let budget = slot.budget(pool.as_ref())?;
         let features = pool.features();
         let access = match query.asked {
             Some(Asked::Block) => features.block.is_yes().then_some(Access::Block),
@@ -85,7 +91,7 @@ impl Engine {
     /// Why a pool cannot do its work; nothing where it can. To be called on its threads.
     pub fn ailment(&self, index: PoolIndex) -> Option<String> {
         let slot = &self.pools[index.0];
-        let pool = match slot.open().and_then(|pool| pool.present().map(|()| pool)) {
+        let pool = match slot.open().and_then(|pool| pool.writable().map(|()| pool)) {
             Ok(pool) => pool,
             Err(error) => return Some(chain(&error)),
         };

@@ -4,6 +4,7 @@
 //! at once, so that a stuck call never holds another one up, and a caller never wonders whether work still runs.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::engine::Key;
@@ -123,15 +124,20 @@ impl Drop for Claim {
 }
 
 fn busy(key: &Key) -> Error {
-    let what = match key {
-        Key::VolumeName(name) => format!("volume name {}", quoted(name)),
-        Key::SnapshotName(name) => format!("snapshot name {}", quoted(name)),
-        Key::GroupName(name) => format!("group snapshot name {}", quoted(name)),
-        Key::Object(ObjectId::Volume(id)) => format!("volume {id}"),
-        Key::Object(ObjectId::Snapshot(id)) => format!("snapshot {id}"),
-        Key::Object(ObjectId::Group(id)) => format!("group snapshot {id}"),
-    };
-    Error::Busy(format!("{what}: another call is working on it; nothing was done, ask again"))
+    Error::Busy(format!("{key}: another call is working on it; nothing was done, ask again"))
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Key::VolumeName(name) => write!(f, "volume name {}", quoted(name)),
+            Key::SnapshotName(name) => write!(f, "snapshot name {}", quoted(name)),
+            Key::GroupName(name) => write!(f, "group snapshot name {}", quoted(name)),
+            Key::Object(ObjectId::Volume(id)) => write!(f, "volume {id}"),
+            Key::Object(ObjectId::Snapshot(id)) => write!(f, "snapshot {id}"),
+            Key::Object(ObjectId::Group(id)) => write!(f, "group snapshot {id}"),
+        }
+    }
 }
 
 #[cfg(test)]

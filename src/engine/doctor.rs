@@ -42,6 +42,8 @@ struct Case {
 enum Fix {
     /// Delete the bytes of what has no record.
     Remove(ObjectId),
+    /// Make a record anew that cannot be read.
+    Rebuild(ObjectId),
     /// Forget the record of what has no bytes.
     Forget(ObjectId),
     /// Finish or undo what was interrupted.

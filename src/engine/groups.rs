@@ -15,13 +15,11 @@ use std::sync::Arc;
 use crate::engine::claims::Claim;
 use crate::engine::recover::keys;
 use crate::engine::retained::Fate;
-use crate::engine::snapshots::{refuse_elsewhere, refuse_without_snapshots};
+use crate::engine::snapshots::{self, refuse_elsewhere, refuse_without_snapshots};
 use crate::engine::store::Record;
 use crate::engine::{CreateGroup, Engine, Key, Whole};
 use crate::error::{Error, Result, quoted};
-use crate::model::{
-    Bytes, Group, GroupId, ObjectId, Phase, PoolId, Snapshot, SnapshotId, Time, Volume, VolumeId,
-};
+use crate::model::{Group, GroupId, ObjectId, Phase, PoolId, Snapshot, SnapshotId, Time, Volume, VolumeId};
 use crate::os::file::random;
 use crate::pool::{Offer, Pool};
 
@@ -62,11 +60,12 @@ impl Engine {
             }
             let record = Record::Group(found);
             claim.extend(&without(keys(&record), &name))?;
-            let pool = self.pool(record.id().pool())?;
+            let pool = self.writable(record.id().pool())?;
             self.settle(&claim, pool.as_ref(), &record)?;
             let belongs_in = sources.first().map_or(pool.id(), VolumeId::pool);
             refuse_elsewhere(pool.id(), belongs_in, &want.name)?;
         }
+        self.store.refuse_quarantined(&name)?;
         let volumes = sources.iter().map(|id| self.usable(id)).collect::<Result<Vec<_>>>()?;
         let pool = self.common_pool(&volumes)?;
         let (group, members) = begun(pool.as_ref(), &volumes, want)?;
@@ -90,7 +89,7 @@ impl Engine {
             return self.known_gone(ObjectId::Group(*id));
         };
         refuse_mismatch(&group, members)?;
-        let pool = self.pool(id.pool())?;
+        let pool = self.writable(id.pool())?;
         claim
             .extend(&without(keys(&Record::Group(Arc::clone(&group))), &Key::Object(ObjectId::Group(*id))))?;
         let record = Record::Group(Arc::clone(&group));
@@ -103,7 +102,7 @@ impl Engine {
                 if self.keep(&claim, pool.as_ref(), &record)? == Fate::Kept {
                     return Ok(());
                 }
-                self.store.condemn(&claim, deleting.clone())?;
+                self.store.condemn(&claim, pool.as_ref(), deleting.clone())?;
                 step!("group delete: condemned");
             }
         }
@@ -142,7 +141,7 @@ impl Engine {
                 first.id, other.id
             )));
         }
-        let pool = self.pool(first.id.pool())?;
+        let pool = self.writable(first.id.pool())?;
         let name = self.pool_name(pool.id()).unwrap_or_default();
         refuse_without_snapshots(pool.as_ref(), name)?;
         if let Offer::No(why) = pool.features().groups {
@@ -163,7 +162,7 @@ impl Engine {
         let thaw = pool.freeze(&sources)?;
         step!("group: frozen");
         let created = Time::now();
-        let held = members.iter().map(|member| pool.snapshot(&member.id, &member.source));
+        let held = members.iter().map(|member| pool.snapshot(member));
         let held = held.collect::<Result<Vec<_>>>()?;
         step!("group: cut");
         thaw.thaw()?;
@@ -184,26 +183,7 @@ impl Engine {
 /// The records of a group that is about to be cut.
 fn begun(pool: &dyn Pool, volumes: &[Arc<Volume>], want: &CreateGroup) -> Result<(Group, Vec<Snapshot>)> {
     let id = GroupId::new(pool.id(), random()?);
-    let created = Time::now();
-    let member = |volume: &Arc<Volume>| {
-        let member = SnapshotId::new(pool.id(), random()?);
-        Ok(Snapshot {
-            id: member,
-            // Nobody asks for a member by name; its own id keeps it apart from every other name.
-            name: member.to_string(),
-            phase: Phase::Creating,
-            source: volume.id,
-            size: volume.reach(),
-            held: Bytes::ZERO,
-            access: volume.access,
-            fs_uuid: volume.fs_uuid,
-            sector_size: volume.sector_size,
-            group: Some(id),
-            parameters: want.parameters.clone(),
-            claim: volume.claim.clone(),
-            created,
-        })
-    };
+    let member = |volume: &Arc<Volume>| snapshots::begun(volume, None, Some(id), &want.parameters);
     let members = volumes.iter().map(member).collect::<Result<Vec<_>>>()?;
     let group = Group {
         id,
@@ -212,7 +192,7 @@ fn begun(pool: &dyn Pool, volumes: &[Arc<Volume>], want: &CreateGroup) -> Result
         members: members.iter().map(|member| member.id).collect(),
         sources: volumes.iter().map(|volume| volume.id).collect(),
         parameters: want.parameters.clone(),
-        created,
+        created: Time::now(),
     };
     Ok((group, members))
 }

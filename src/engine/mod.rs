@@ -11,16 +11,19 @@ mod capacity;
 mod claims;
 mod clock;
 mod doctor;
+pub mod fences;
 mod groups;
 mod health;
 mod mounts;
 mod notes;
 mod open;
 mod publish;
+mod rebuild;
 mod recover;
 mod retained;
 mod slot;
 mod snapshots;
+mod spare;
 mod stage;
 pub mod store;
 mod usage;
@@ -96,6 +99,7 @@ pub struct Engine {
     /// The same without symlinks, as the mount table spells it.
     real_root: PathBuf,
     notes: notes::Notes,
+    fences: fences::Fences,
     ready: AtomicBool,
     /// Held while a pool's identity is compared with those of the others.
     identities: Mutex<()>,
@@ -305,6 +309,8 @@ pub struct PoolView {
     pub id: Option<PoolId>,
     /// Why it cannot be used.
     pub away: Option<String>,
+    /// Why it cannot be changed, though it can be read.
+    pub read_only: Option<String>,
     /// What records promise.
     pub promised: Bytes,
     /// What may be promised in all.
@@ -401,6 +407,16 @@ impl Engine {
         Ok(pool)
     }
 
+    /// The pool with this id, open, present, and such that it can be changed. To be called on its threads.
+    ///
+    /// # Errors
+    /// As `pool`; `Unavailable` too where its disk failed, `Precondition` where it is read-only.
+    pub(crate) fn writable(&self, id: PoolId) -> Result<Arc<dyn Pool>> {
+        let pool = self.pool(id)?;
+        pool.writable()?;
+        Ok(pool)
+    }
+
     /// Refuses what cannot be asked: memory may know an object whose pool is away, but not whether it is still there. On
     /// other threads than the pool's it goes by what was last known.
     fn refuse_away(&self, id: PoolId) -> Result<()> {
@@ -449,6 +465,7 @@ impl Engine {
             config: slot.config.clone(),
             id,
             away: slot.trouble().map(|error| crate::error::chain(&error)),
+            read_only: slot.refusal(),
             promised: id.map_or(Bytes::ZERO, |id| self.store.promised(id)),
             budget: slot.known().map_or(Bytes::ZERO, |known| known.budget),
             retained: id.map_or(Bytes::ZERO, |id| self.store.retained_bytes(id)),

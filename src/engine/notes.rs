@@ -161,3 +161,28 @@ fn file_name(path: &Path) -> String {
     let reversed: Vec<u8> = bytes.iter().rev().copied().collect();
     format!("{:08x}{:08x}", crc32c::crc32c(bytes), crc32c::crc32c(&reversed))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A newer release must tell a retry from another request by what an older one noted.
+    #[test]
+    fn the_note_of_an_older_release_is_read_and_written_again_to_the_byte() {
+        let golden = include_str!("../../tests/golden/schema-1/note.json");
+        let note: Note = serde_json::from_str(golden).unwrap();
+        let wish = Wish {
+            mode: Mode::SingleWriter,
+            block: false,
+            writes: Writes::Refused,
+            flags: 0x1234_5678,
+            step: Step::Published,
+        };
+        assert_eq!(
+            (note.volume.to_string().as_str(), note.mount),
+            ("v1.0a0102030405.0101010101010101", (1 << 32) + 1)
+        );
+        assert_eq!(note.wish, wish);
+        assert_eq!(serde_json::to_string(&note).unwrap(), golden);
+    }
+}

@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::engine::clock::Clocks;
+use crate::engine::fences::Fences;
 use crate::engine::notes::Notes;
 use crate::engine::slot::{Slot, State};
 use crate::engine::store::Store;
 use crate::engine::workers::Workers;
-use crate::engine::{Engine, EngineConfig, Files, PoolConfig, PoolIndex};
+use crate::engine::{Engine, EngineConfig, Files, PoolConfig, PoolIndex, spare};
 use crate::error::{Error, Result, chain, quoted};
 use crate::model::{ObjectId, PoolId};
 use crate::os::file::{Kept, real_path};
@@ -42,7 +43,8 @@ impl Engine {
     /// Whatever an operator must mend: a pool held by another process, one that is not what its configuration says.
     pub fn open(config: EngineConfig) -> Result<Arc<Engine>> {
         let notes = Notes::open(&config.state_dir)?;
-        let engine = Arc::new(Engine::new(config.pools, config.kubelet_root, notes, config.files)?);
+        let fences = Fences::open(&config.state_dir)?;
+        let engine = Arc::new(Engine::new(config.pools, config.kubelet_root, (notes, fences), config.files)?);
         engine.open_all()?;
         engine.ready.store(true, Ordering::Release);
         Ok(engine)
@@ -54,7 +56,8 @@ impl Engine {
     /// # Errors
     /// As `open`; `Busy` at once for a pool that a driver holds.
     pub fn examine(pools: Vec<PoolConfig>) -> Result<Engine> {
-        let engine = Engine::new(pools, PathBuf::new(), Notes::none(), Files::Shared)?;
+        let told = (Notes::none(), Fences::none());
+        let engine = Engine::new(pools, PathBuf::new(), told, Files::Shared)?;
         for slot in &engine.pools {
             match crate::pool::examine(&slot.config.setup) {
                 Ok(pool) => {
@@ -70,7 +73,12 @@ impl Engine {
         Ok(engine)
     }
 
-    fn new(pools: Vec<PoolConfig>, kubelet_root: PathBuf, notes: Notes, files: Files) -> Result<Engine> {
+    fn new(
+        pools: Vec<PoolConfig>,
+        kubelet_root: PathBuf,
+        (notes, fences): (Notes, Fences),
+        files: Files,
+    ) -> Result<Engine> {
         let pools = pools.into_iter().map(|pool| Slot::new(pool, files));
         Ok(Engine {
             pools: pools.collect::<Result<_>>()?,
@@ -84,6 +92,7 @@ impl Engine {
             real_root: real_path(&kubelet_root),
             kubelet_root,
             notes,
+            fences,
             ready: AtomicBool::new(false),
             identities: Mutex::default(),
         })
@@ -252,13 +261,31 @@ impl Engine {
             }
             return;
         };
+        let id = pool.id();
         if let Err(Error::Unavailable(why)) = pool.present().and_then(|()| pool.answers()) {
             tracing::error!(pool = slot.name(), why, "a pool is gone; its volumes fail until it is back");
-            slot.set(State::Away(why, Some(pool.id())));
+            self.leave(slot, why, id);
+            return;
+        }
+        slot.note_refusal(pool.writable());
+        if self.is_mended(slot, pool.as_ref()) {
+            // What is in memory may not be what is on the disk.
+            drop(pool);
+            self.leave(slot, "its disk takes changes again; its records are read anew".to_owned(), id);
+            self.look_at(slot);
         }
     }
 
+    /// Closes a pool that cannot be used as it is, and holds nothing of it any more.
+    fn leave(&self, slot: &Slot, why: String, id: PoolId) {
+        drop(slot.set(State::Away(why, Some(id))));
+        self.store.let_go(id);
+    }
+
     fn connect(&self, slot: &Slot) -> Result<()> {
+        if let Some(known) = slot.id() {
+            crate::pool::expect(&slot.config.setup, known)?;
+        }
         let pool = crate::pool::open(&slot.config.setup)?;
         step!("open: pool open");
         self.read(slot, pool.as_ref())?;
@@ -266,6 +293,9 @@ impl Engine {
             self.recover(pool.as_ref());
         }
         step!("open: recovered");
+        spare::keep(pool.as_ref());
+        self.fences.forget(pool.id());
+        slot.note_refusal(pool.writable());
         slot.set(State::Open(pool.id(), Kept::new(pool)));
         Ok(())
     }
@@ -276,6 +306,7 @@ impl Engine {
         self.store.open(pool.id(), pool.home())?;
         step!("open: records read");
         self.clocks.open(pool.id(), pool.home(), self.store.last_retained(pool.id()));
+        self.learn_names(pool);
         slot.budget(pool).map(drop)
     }
 

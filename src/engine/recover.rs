@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::engine::claims::Claim;
 use crate::engine::store::Record;
-use crate::engine::{Engine, Key};
+use crate::engine::{Engine, Key, spare};
 use crate::error::{Error, Result, chain};
 use crate::model::{Bytes, Group, ObjectId, Phase, Snapshot, Volume};
 use crate::pool::Pool;
@@ -45,11 +45,16 @@ impl Engine {
     pub(super) fn settle(&self, claim: &Claim, pool: &dyn Pool, record: &Record) -> Result<()> {
         match record.phase() {
             Phase::Ready | Phase::Retained { .. } => Ok(()),
-            Phase::Creating | Phase::Deleting => match record {
-                Record::Volume(volume) => self.destroy(claim, pool, volume),
-                Record::Snapshot(snapshot) => self.forget(claim, pool, snapshot),
-                Record::Group(group) => self.disband(claim, pool, group),
-            },
+            Phase::Creating | Phase::Deleting => {
+                match record {
+                    Record::Volume(volume) => self.destroy(claim, pool, volume)?,
+                    Record::Snapshot(snapshot) => self.forget(claim, pool, snapshot)?,
+                    Record::Group(group) => self.disband(claim, pool, group)?,
+                }
+                // There is room now.
+                spare::keep(pool);
+                Ok(())
+            }
             Phase::Growing { to } => match record {
                 Record::Volume(volume) => self.grow(claim, pool, volume, to).map(drop),
                 Record::Snapshot(_) | Record::Group(_) => {

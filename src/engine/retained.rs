@@ -62,7 +62,7 @@ impl Engine {
     /// pool is away.
     pub fn restore(&self, id: ObjectId, name: Option<&str>) -> Result<String> {
         let mut claim = self.store.claim(&[Key::Object(id)], &[])?;
-        self.pool(id.pool())?;
+        self.writable(id.pool())?;
         let kept = self.store.record(id).filter(|record| matches!(record.phase(), Phase::Retained { .. }));
         let kept = kept.ok_or_else(|| {
             Error::NotFound(format!(
@@ -72,6 +72,7 @@ impl Engine {
         let ready = kept.in_phase(Phase::Ready);
         let ready = name.map_or(ready.clone(), |name| ready.named(name));
         claim.extend(&[ready.name()])?;
+        self.store.refuse_quarantined(&ready.name())?;
         if let Some(holder) = self.store.named(&ready.name()) {
             return Err(Error::Conflict(format!(
                 "name {} is taken by {} meanwhile; restore {id} under another one with --name",
@@ -92,7 +93,7 @@ impl Engine {
     pub fn purge(&self, id: ObjectId) -> Result<()> {
         let mut claim = self.store.claim(&[Key::Object(id)], &[])?;
         let Some(record) = self.store.record(id) else { return self.known_gone(id) };
-        let pool = self.pool(id.pool())?;
+        let pool = self.writable(id.pool())?;
         match record.phase() {
             Phase::Retained { .. } => {
                 let deleting = record.in_phase(Phase::Deleting);
@@ -100,7 +101,7 @@ impl Engine {
                 if let Record::Volume(volume) = &record {
                     self.refuse_if_used(pool.as_ref(), volume)?;
                 }
-                self.store.condemn(&claim, deleting.clone())?;
+                self.store.condemn(&claim, pool.as_ref(), deleting.clone())?;
                 self.settle(&claim, pool.as_ref(), &deleting).map_err(Error::unfinished)?;
                 tracing::info!(%id, "purged what was deleted");
                 Ok(())
@@ -143,7 +144,7 @@ impl Engine {
                 tracing::warn!(id = %record.id(), error = chain(&error), "failed to purge what was kept long enough");
             }
         }
-        let noted = self.pool(pool).and_then(|open| self.clocks.note(pool, open.home()));
+        let noted = self.writable(pool).and_then(|open| self.clocks.note(pool, open.home()));
         if let Err(error) = noted {
             tracing::warn!(%pool, error = chain(&error), "failed to note a pool's clock");
         }
@@ -167,7 +168,7 @@ impl Engine {
         let whole = self.store.record(record.id()).unwrap_or_else(|| record.clone());
         let until = self.clocks.now(pool.id()).after(kept);
         let phase = Phase::Retained { until, kept, deleted: Time::now() };
-        let kept_now = self.store.put(claim, whole.in_phase(phase));
+        let kept_now = self.store.put_with_spare(claim, pool, whole.in_phase(phase));
         kept_now.map_err(|error| {
             let Error::Full(why) = error else { return error.unfinished() };
             Error::Full(format!(

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::engine::workers::Workers;
 use crate::engine::{Files, PoolConfig};
-use crate::error::{Error, Result, quoted};
+use crate::error::{Error, Result, chain, quoted};
 use crate::model::{Bytes, PoolId};
 use crate::os::file::Kept;
 use crate::pool::{Features, Pool};
@@ -18,6 +18,8 @@ pub(super) struct Slot {
     pub(super) workers: Workers,
     state: RwLock<State>,
     known: RwLock<Option<Known>>,
+    /// Why it takes no changes, though it is open, as a look or a verb last saw it.
+    refusal: RwLock<Option<String>>,
     /// Held while it is tended.
     pub(super) tending: Mutex<()>,
 }
@@ -47,7 +49,14 @@ impl Slot {
             Files::Shared => Workers::new(&config.setup.name),
         };
         let state = RwLock::new(State::Away("it is being opened".to_owned(), None));
-        Ok(Slot { config, workers, state, known: RwLock::default(), tending: Mutex::default() })
+        Ok(Slot {
+            config,
+            workers,
+            state,
+            known: RwLock::default(),
+            refusal: RwLock::default(),
+            tending: Mutex::default(),
+        })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -98,6 +107,17 @@ impl Slot {
         std::mem::replace(&mut *self.state.write().unwrap_or_else(PoisonError::into_inner), state)
     }
 
+    /// Notes whether it takes changes, for those who cannot ask.
+    pub(super) fn note_refusal(&self, writable: Result<()>) {
+        let refusal = writable.err().map(|error| chain(&error));
+        *self.refusal.write().unwrap_or_else(PoisonError::into_inner) = refusal;
+    }
+
+    /// Why it takes no changes, though it can be read, as was last seen.
+    pub(super) fn refusal(&self) -> Option<String> {
+        self.refusal.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What was last seen of it; none before it was ever open.
     pub(super) fn known(&self) -> Option<Known> {
         self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -118,10 +138,13 @@ impl Slot {
         there.scaled(share).round_down(crate::pool::UNIT)
     }
 
-    /// The open pool, present, with what may be promised on it.
+    /// The open pool, ready for changes, with what may be promised on it.
     pub(super) fn ready(&self) -> Result<(Arc<dyn Pool>, Bytes)> {
         let pool = self.open()?;
-        pool.present()?;
+        if let Err(error) = pool.writable() {
+            self.note_refusal(pool.writable());
+            return Err(error);
+        }
         let budget = self.budget(pool.as_ref())?;
         Ok((pool, budget))
     }

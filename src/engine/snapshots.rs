@@ -11,7 +11,7 @@ use crate::engine::retained::Fate;
 use crate::engine::store::Record;
 use crate::engine::{CreateSnapshot, Engine, Key};
 use crate::error::{Error, Result, quoted};
-use crate::model::{Bytes, ObjectId, Phase, PoolId, Snapshot, SnapshotId, Time, Volume};
+use crate::model::{Bytes, GroupId, ObjectId, Parameters, Phase, PoolId, Snapshot, SnapshotId, Time, Volume};
 use crate::os::file::random;
 use crate::pool::{Offer, Pool};
 
@@ -49,21 +49,22 @@ impl Engine {
                 return already(found, want);
             }
             claim.extend(&[Key::Object(ObjectId::Snapshot(found.id))])?;
-            let pool = self.pool(found.id.pool())?;
+            let pool = self.writable(found.id.pool())?;
             let lay_in = found.id.pool();
             self.settle(&claim, pool.as_ref(), &Record::Snapshot(found))?;
             refuse_elsewhere(lay_in, want.source.pool(), &want.name)?;
         }
+        self.store.refuse_quarantined(&name)?;
         let volume = self.volume(&want.source)?;
         let slot = self.slot_of(volume.id.pool()).ok_or_else(|| self.absent(ObjectId::Volume(volume.id)))?;
         let (pool, budget) = slot.ready()?;
         refuse_without_snapshots(pool.as_ref(), slot.name())?;
-        let snapshot = begun(&volume, want)?;
+        let snapshot = begun(&volume, Some(&want.name), None, &want.parameters)?;
         claim.extend(&[Key::Object(ObjectId::Snapshot(snapshot.id))])?;
         let creating = Record::Snapshot(Arc::new(snapshot.clone()));
         self.store.put(&claim, creating.clone())?;
         step!("snapshot: recorded");
-        let cut = pool.snapshot(&snapshot.id, &volume.id).and_then(|held| {
+        let cut = pool.snapshot(&snapshot).and_then(|held| {
             let ready =
                 Arc::new(Snapshot { phase: Phase::Ready, held, created: Time::now(), ..snapshot.clone() });
             step!("snapshot: cut");
@@ -92,7 +93,7 @@ impl Engine {
                 "snapshot_id {id} is a member of group {group}; delete the group with DeleteVolumeGroupSnapshot"
             )));
         }
-        let pool = self.pool(id.pool())?;
+        let pool = self.writable(id.pool())?;
         let record = Record::Snapshot(Arc::clone(&snapshot));
         let deleting = record.in_phase(Phase::Deleting);
         match snapshot.phase {
@@ -103,7 +104,7 @@ impl Engine {
                 if self.keep(&claim, pool.as_ref(), &record)? == Fate::Kept {
                     return Ok(());
                 }
-                self.store.condemn(&claim, deleting.clone())?;
+                self.store.condemn(&claim, pool.as_ref(), deleting.clone())?;
                 step!("snapshot delete: condemned");
             }
         }
@@ -120,11 +121,18 @@ pub(super) fn refuse_elsewhere(lay_in: PoolId, belongs_in: PoolId, name: &str) -
     Err(Error::Busy(format!("snapshot name {name}: an unfinished cut in another pool was undone; ask again")))
 }
 
-/// The record of a snapshot that is about to be cut.
-fn begun(volume: &Volume, want: &CreateSnapshot) -> Result<Snapshot> {
+/// The record of a snapshot that is about to be cut, alone or as the member of a group. Nobody asks for a member by name; its
+/// own id keeps it apart from every other one.
+pub(super) fn begun(
+    volume: &Volume,
+    name: Option<&str>,
+    group: Option<GroupId>,
+    parameters: &Parameters,
+) -> Result<Snapshot> {
+    let id = SnapshotId::new(volume.id.pool(), random()?);
     Ok(Snapshot {
-        id: SnapshotId::new(volume.id.pool(), random()?),
-        name: want.name.clone(),
+        id,
+        name: name.map_or_else(|| id.to_string(), str::to_owned),
         phase: Phase::Creating,
         source: volume.id,
         size: volume.reach(),
@@ -132,8 +140,8 @@ fn begun(volume: &Volume, want: &CreateSnapshot) -> Result<Snapshot> {
         access: volume.access,
         fs_uuid: volume.fs_uuid,
         sector_size: volume.sector_size,
-        group: None,
-        parameters: want.parameters.clone(),
+        group,
+        parameters: parameters.clone(),
         claim: volume.claim.clone(),
         created: Time::now(),
     })

@@ -17,7 +17,7 @@ use std::path::Path;
 use crate::engine::mounts::{Face, STAGED_DEVICE, fs_name};
 use crate::engine::notes::Wish;
 use crate::engine::volumes::show;
-use crate::engine::{Asked, Capability, Engine, Key, Stage};
+use crate::engine::{Asked, Capability, Engine, Key, Slot, Stage};
 use crate::error::{Error, Result, quoted};
 use crate::model::{Access, Filesystem, ObjectId, Volume, VolumeId};
 use crate::os::fs::{self, Found, FsKind};
@@ -51,6 +51,8 @@ impl Engine {
                 volume.id
             )));
         }
+        // What is staged already stays; nobody begins to write to a disk that fails.
+        pool.writable()?;
         let shown = self.show(pool.as_ref(), &volume, &place, (options, wish));
         shown.map_err(|cause| self.unshow(pool.as_ref(), &volume, &place, cause))
     }
@@ -124,13 +126,14 @@ impl Engine {
         for path in [staging.to_owned(), staging.join(STAGED_DEVICE)] {
             self.unmount(id, &path)?;
         }
-        match pool {
-            Ok(pool) if volume.is_some() => {
+        // Also where the pool is away: what is attached must not stay. One that was lost long ago lets go when it is back.
+        match self.slot_of(id.pool()).map(Slot::open) {
+            Some(Ok(pool)) if volume.is_some() => {
                 pool.detach(id)?;
                 step!("unstage: detached");
                 Ok(())
             }
-            Ok(_) | Err(_) => Ok(()),
+            Some(Ok(_) | Err(_)) | None => Ok(()),
         }
     }
 

@@ -3,63 +3,31 @@
 //! Owns: one JSON file per volume, snapshot and group in its pool's `records` directory, the indexes over them, and the
 //! ledger of promises. Never: writes a record without a claim, repairs or deletes a file it cannot read.
 //!
-//! A file is `{"checksum": "<crc32c of the text of body>", "body": {"schema", "pool", "generation", "record": {"<kind>": {…}}}}`. It is
-//! replaced durably (`os::file::Dir::replace`); memory follows the disk, never the other way round.
+//! What a file holds says `model::record`. It is replaced durably (`os::file::Dir::replace`); memory follows the disk, never
+//! the other way round.
+//!
+//! A file that cannot be read is quarantined: the rest serves, and the copy that its object carries says which name it
+//! holds and what it promises, until the record is rebuilt from it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-
-use crate::engine::Key;
 use crate::engine::claims::{Claim, Claims};
+use crate::engine::{Key, spare};
 use crate::error::{Error, Result};
+pub use crate::model::Record;
+use crate::model::record::{LARGEST, Unreadable, Written};
 use crate::model::{
-    Age, Bytes, Group, GroupId, ObjectId, Parameters, Phase, PoolId, Snapshot, SnapshotId, Volume, VolumeId,
+    Age, Bytes, Group, GroupId, ObjectId, Phase, PoolId, Snapshot, SnapshotId, Volume, VolumeId,
 };
 use crate::os::file::{Dir, Kept};
+use crate::pool::Pool;
 
-/// The layout of a record's body that this release writes and reads.
-const SCHEMA: u32 = 1;
+/// The generation of a record that was rebuilt: above whatever it had.
+const RESTORED: u64 = 1 << 40;
 /// Threads that read records at a start: a cold disk answers that many side by side.
 const LOADERS: usize = 16;
-/// No record is larger; what is, is not a record.
-const RECORD_BYTES: usize = 64 * 1024;
-
-/// One object's record.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Record {
-    /// A volume.
-    Volume(Arc<Volume>),
-    /// A snapshot.
-    Snapshot(Arc<Snapshot>),
-    /// A group of snapshots.
-    Group(Arc<Group>),
-}
-
-#[derive(Serialize, Deserialize)]
-struct Envelope<'a> {
-    checksum: String,
-    #[serde(borrow)]
-    body: &'a RawValue,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Body<R> {
-    schema: u32,
-    pool: PoolId,
-    generation: u64,
-    record: R,
-}
-
-/// The part of a body that every schema has.
-#[derive(Deserialize)]
-struct Head {
-    schema: u32,
-}
 
 /// Where a pool's records lie.
 pub(crate) enum Shelf {
@@ -67,19 +35,25 @@ pub(crate) enum Shelf {
     Disk(Kept<Dir>),
     /// Nowhere else.
     Memory,
-}
-
-struct Entry {
-    generation: u64,
-    record: Record,
+    /// With a pool that is away.
+    Away,
 }
 
 #[derive(Default)]
 struct Index {
-    objects: BTreeMap<ObjectId, Entry>,
+    objects: BTreeMap<ObjectId, Written>,
     names: HashMap<Key, ObjectId>,
     promised: HashMap<PoolId, u64>,
-    quarantined: BTreeMap<(PoolId, String), String>,
+    quarantined: BTreeMap<ObjectId, Quarantined>,
+}
+
+/// A record that cannot be read. Its file is left as it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quarantined {
+    /// Why not.
+    pub why: Unreadable,
+    /// What the copy kept with its object says of it. Its name is taken and its bytes are promised, as if it could be read.
+    pub copy: Option<Record>,
 }
 
 /// What the records of one pool add up to.
@@ -119,80 +93,12 @@ pub struct Store {
 }
 
 impl Record {
-    /// Its id, whose text is the name of its file.
-    pub(crate) fn id(&self) -> ObjectId {
-        match self {
-            Record::Volume(volume) => ObjectId::Volume(volume.id),
-            Record::Snapshot(snapshot) => ObjectId::Snapshot(snapshot.id),
-            Record::Group(group) => ObjectId::Group(group.id),
-        }
-    }
-
     /// The key of its name.
     pub(crate) fn name(&self) -> Key {
         match self {
             Record::Volume(volume) => Key::VolumeName(volume.name.clone()),
             Record::Snapshot(snapshot) => Key::SnapshotName(snapshot.name.clone()),
             Record::Group(group) => Key::GroupName(group.name.clone()),
-        }
-    }
-
-    /// The name itself.
-    pub(crate) fn name_text(&self) -> &str {
-        match self {
-            Record::Volume(volume) => &volume.name,
-            Record::Snapshot(snapshot) => &snapshot.name,
-            Record::Group(group) => &group.name,
-        }
-    }
-
-    /// The parameters of its class, as they were when it was made.
-    pub(crate) fn parameters(&self) -> &Parameters {
-        match self {
-            Record::Volume(volume) => &volume.parameters,
-            Record::Snapshot(snapshot) => &snapshot.parameters,
-            Record::Group(group) => &group.parameters,
-        }
-    }
-
-    /// The same in another phase.
-    pub(crate) fn in_phase(&self, phase: Phase) -> Record {
-        match self {
-            Record::Volume(volume) => Record::Volume(Arc::new(Volume { phase, ..Volume::clone(volume) })),
-            Record::Snapshot(snapshot) => {
-                Record::Snapshot(Arc::new(Snapshot { phase, ..Snapshot::clone(snapshot) }))
-            }
-            Record::Group(group) => Record::Group(Arc::new(Group { phase, ..Group::clone(group) })),
-        }
-    }
-
-    /// The same under another name.
-    pub(crate) fn named(&self, name: &str) -> Record {
-        let name = name.to_owned();
-        match self {
-            Record::Volume(volume) => Record::Volume(Arc::new(Volume { name, ..Volume::clone(volume) })),
-            Record::Snapshot(snapshot) => {
-                Record::Snapshot(Arc::new(Snapshot { name, ..Snapshot::clone(snapshot) }))
-            }
-            Record::Group(group) => Record::Group(Arc::new(Group { name, ..Group::clone(group) })),
-        }
-    }
-
-    /// Where it is in its life.
-    pub(crate) fn phase(&self) -> Phase {
-        match self {
-            Record::Volume(volume) => volume.phase,
-            Record::Snapshot(snapshot) => snapshot.phase,
-            Record::Group(group) => group.phase,
-        }
-    }
-
-    /// What it takes of its pool's budget: a volume its full size, a snapshot what it held at its cut.
-    fn promise(&self) -> u64 {
-        match self {
-            Record::Volume(volume) => volume.reach().get(),
-            Record::Snapshot(snapshot) => snapshot.held.get(),
-            Record::Group(_) => 0,
         }
     }
 }
@@ -213,15 +119,15 @@ impl Store {
         let shelf = records.map_or(Shelf::Memory, |records| Shelf::Disk(Kept::new(records)));
         let mut index = self.lock();
         index.close(pool);
-        for (name, entry) in entries {
+        for (id, entry) in entries {
             match entry {
                 Ok(entry) => {
                     index.move_promise(pool, 0, entry.record.promise());
                     index.place(entry);
                 }
                 Err(why) => {
-                    tracing::error!(record = name, why, "a record is quarantined; its file is left as it is");
-                    index.quarantined.insert((pool, name), why);
+                    tracing::error!(record = %id, %why, "a record is quarantined; its file is left as it is");
+                    index.quarantined.insert(id, Quarantined { why, copy: None });
                 }
             }
         }
@@ -241,6 +147,15 @@ impl Store {
     /// Gives up the shelf of a pool, to be dropped on the pool's threads; memory stays as it is.
     pub(crate) fn close(&self, pool: PoolId) -> Option<Arc<Shelf>> {
         self.shelves.write().unwrap_or_else(PoisonError::into_inner).remove(&pool)
+    }
+
+    /// Lets go of a pool that is away: its disk can be mounted anew only when nobody holds it. What was read stays known. To
+    /// be called on its threads.
+    pub(crate) fn let_go(&self, pool: PoolId) {
+        let mut shelves = self.shelves.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shelf) = shelves.get_mut(&pool) {
+            *shelf = Arc::new(Shelf::Away);
+        }
     }
 
     /// Refuses what a call owns at this moment.
@@ -279,23 +194,31 @@ impl Store {
             index.move_promise(id.pool(), record.promise(), before);
             return Err(error);
         }
-        index.place(Entry { generation, record });
+        index.place(Written { generation, record });
         Ok(())
     }
 
-    /// Writes the record of what is about to be destroyed. On a disk that has no room even for that, memory alone says so:
-    /// only the delete can make room. After a crash then, the record says what it said before, no caller was told that
-    /// the delete is done, and its retry finishes it.
-    pub(crate) fn condemn(&self, claim: &Claim, record: Record) -> Result<()> {
-        let why = match self.write(claim, record.clone(), None) {
+    /// Writes the record of what is about to be destroyed, on a full disk in the room of the pool's spare. Where that was
+    /// used up or taken as well, memory alone says so: only the delete can make room. After a crash then, the record says
+    /// what it said before, no caller was told that the delete is done, and its retry finishes it.
+    pub(crate) fn condemn(&self, claim: &Claim, pool: &dyn Pool, record: Record) -> Result<()> {
+        let why = match self.put_with_spare(claim, pool, record.clone()) {
             Err(Error::Full(why)) => why,
             written => return written,
         };
         tracing::warn!(id = %record.id(), error = why, "no room to note the delete; it goes on without");
         let mut index = self.lock();
         let (generation, _) = index.promise(&record, None)?;
-        index.place(Entry { generation, record });
+        index.place(Written { generation, record });
         Ok(())
+    }
+
+    /// As `put`, on a full disk in the room of the pool's spare.
+    pub(crate) fn put_with_spare(&self, claim: &Claim, pool: &dyn Pool, record: Record) -> Result<()> {
+        match self.write(claim, record.clone(), None) {
+            Err(Error::Full(_)) if spare::give(pool) => self.write(claim, record, None),
+            written => written,
+        }
     }
 
     /// Erases a record durably; then memory forgets it. Absent is `Ok`.
@@ -419,14 +342,56 @@ impl Store {
     }
 
     /// Why the record of this id cannot be read, where that is so.
-    pub fn quarantined(&self, pool: PoolId, id: &str) -> Option<String> {
-        self.lock().quarantined.get(&(pool, id.to_owned())).cloned()
+    pub fn quarantined(&self, id: ObjectId) -> Option<Quarantined> {
+        self.lock().quarantined.get(&id).cloned()
     }
 
-    /// All that cannot be read: pool, file name and reason.
-    pub fn quarantine(&self) -> Vec<(PoolId, String, String)> {
+    /// All records that cannot be read.
+    pub fn quarantine(&self) -> Vec<(ObjectId, Quarantined)> {
+        self.lock().quarantined.iter().map(|(id, bad)| (*id, bad.clone())).collect()
+    }
+
+    /// Takes note of what the copy beside its object says of a quarantined record.
+    pub(crate) fn keep(&self, id: ObjectId, copy: Record) {
+        let mut index = self.lock();
+        let Some(bad) = index.quarantined.get_mut(&id) else { return };
+        let before = bad.copy.as_ref().map_or(0, Record::promise);
+        let now = copy.promise();
+        bad.copy = Some(copy);
+        index.move_promise(id.pool(), before, now);
+    }
+
+    /// Refuses a name that a quarantined record holds.
+    ///
+    /// # Errors
+    /// `Unavailable`: the name is taken, by what cannot be compared with a request.
+    pub(crate) fn refuse_quarantined(&self, name: &Key) -> Result<()> {
         let index = self.lock();
-        index.quarantined.iter().map(|((pool, name), why)| (*pool, name.clone(), why.clone())).collect()
+        let holder = index
+            .quarantined
+            .iter()
+            .find(|(_, bad)| bad.copy.as_ref().is_some_and(|copy| copy.name() == *name));
+        holder.map_or(Ok(()), |(id, bad)| {
+            Err(Error::Unavailable(format!(
+                "{name} is that of {id}, whose record cannot be read and is quarantined: {}; rebuild it, see `rockpool ctl doctor`",
+                bad.why
+            )))
+        })
+    }
+
+    /// Writes anew a record that was quarantined or lost.
+    ///
+    /// # Errors
+    /// Those of the disk; then nothing changed.
+    pub(crate) fn restore(&self, claim: &Claim, record: Record) -> Result<()> {
+        let id = record.id();
+        assert!(claim.owns(&Key::Object(id)), "{id} is restored without its claim");
+        self.shelf(id.pool())?.write(&record, RESTORED)?;
+        let mut index = self.lock();
+        let counted = index.quarantined.remove(&id).and_then(|bad| bad.copy).map_or(0, |copy| copy.promise());
+        index.move_promise(id.pool(), counted, record.promise());
+        index.place(Written { generation: RESTORED, record });
+        Ok(())
     }
 
     /// How many volumes, snapshots and groups a pool has on record, in whatever phase.
@@ -445,31 +410,9 @@ impl Store {
     }
 }
 
-impl Record {
-    fn as_volume(&self) -> Option<&Arc<Volume>> {
-        if let Record::Volume(volume) = self { Some(volume) } else { None }
-    }
-
-    fn as_snapshot(&self) -> Option<&Arc<Snapshot>> {
-        if let Record::Snapshot(snapshot) = self { Some(snapshot) } else { None }
-    }
-
-    pub(crate) fn into_volume(self) -> Option<Arc<Volume>> {
-        if let Record::Volume(volume) = self { Some(volume) } else { None }
-    }
-
-    pub(crate) fn into_snapshot(self) -> Option<Arc<Snapshot>> {
-        if let Record::Snapshot(snapshot) = self { Some(snapshot) } else { None }
-    }
-
-    pub(crate) fn into_group(self) -> Option<Arc<Group>> {
-        if let Record::Group(group) = self { Some(group) } else { None }
-    }
-}
-
 impl Index {
     /// The entries after an id, in ascending order: volumes, then snapshots, then groups.
-    fn after(&self, id: Option<ObjectId>) -> impl Iterator<Item = &Entry> {
+    fn after(&self, id: Option<ObjectId>) -> impl Iterator<Item = &Written> {
         let from = id.map_or(Bound::Unbounded, Bound::Excluded);
         self.objects.range((from, Bound::Unbounded)).map(|(_, entry)| entry)
     }
@@ -501,7 +444,7 @@ impl Index {
     }
 
     /// Shows an entry whose promise is made.
-    fn place(&mut self, entry: Entry) {
+    fn place(&mut self, entry: Written) {
         let (id, name) = (entry.record.id(), entry.record.name());
         if !entry.record.phase().frees_name() {
             self.names.insert(name, id);
@@ -525,7 +468,7 @@ impl Index {
     fn close(&mut self, pool: PoolId) {
         self.objects.retain(|id, _| id.pool() != pool);
         self.names.retain(|_, id| id.pool() != pool);
-        self.quarantined.retain(|(of, _), _| *of != pool);
+        self.quarantined.retain(|id, _| id.pool() != pool);
         self.promised.remove(&pool);
     }
 
@@ -540,9 +483,10 @@ impl Shelf {
     fn write(&self, record: &Record, generation: u64) -> Result<()> {
         match self {
             Shelf::Disk(records) => {
-                reached(records)?.replace(record.id().to_string(), encode(record, generation)?.as_bytes())
+                reached(records)?.replace(record.id().to_string(), record.encode(generation)?.as_bytes())
             }
             Shelf::Memory => Ok(()),
+            Shelf::Away => Err(Error::Unavailable("its pool is away; ask again when it is back".to_owned())),
         }
     }
 
@@ -550,6 +494,7 @@ impl Shelf {
         match self {
             Shelf::Disk(records) => reached(records)?.remove(id.to_string()).map(drop),
             Shelf::Memory => Ok(()),
+            Shelf::Away => Err(Error::Unavailable("its pool is away; ask again when it is back".to_owned())),
         }
     }
 }
@@ -559,55 +504,21 @@ fn reached(records: &Kept<Dir>) -> Result<&Dir> {
     records.get().ok_or_else(|| Error::Unavailable("the records are another thread's; ask again".to_owned()))
 }
 
-fn encode(record: &Record, generation: u64) -> Result<String> {
-    let unfit = |error| Error::Corrupt(format!("failed to encode record {}: {error}", record.id()));
-    let body = Body { schema: SCHEMA, pool: record.id().pool(), generation, record };
-    let body = serde_json::value::to_raw_value(&body).map_err(unfit)?;
-    let checksum = format!("{:08x}", crc32c::crc32c(body.get().as_bytes()));
-    let mut text = serde_json::to_string(&Envelope { checksum, body: &body }).map_err(unfit)?;
-    text.push('\n');
-    Ok(text)
-}
-
-/// The entry in a file called `name`; the error is a reason for people.
-fn decode(name: &str, bytes: &[u8]) -> std::result::Result<Entry, String> {
-    let envelope: Envelope<'_> =
-        serde_json::from_slice(bytes).map_err(|error| format!("it is not a record: {error}"))?;
-    let found = format!("{:08x}", crc32c::crc32c(envelope.body.get().as_bytes()));
-    if found != envelope.checksum {
-        return Err(format!("its checksum is {found}, but {} was written", envelope.checksum));
-    }
-    let text = envelope.body.get();
-    let body: Body<Record> =
-        serde_json::from_str(text).map_err(|error| match serde_json::from_str(text) {
-            // What does not parse may well be of a newer release; that is the better reason.
-            Ok(Head { schema }) if schema > SCHEMA => newer(schema),
-            Ok(_) | Err(_) => format!("it does not parse: {error}"),
-        })?;
-    if body.schema > SCHEMA {
-        return Err(newer(body.schema));
-    }
-    if body.record.id().to_string() != name {
-        return Err(format!("it is the record of {}", body.record.id()));
-    }
-    Ok(Entry { generation: body.generation, record: body.record })
-}
-
-fn newer(schema: u32) -> String {
-    format!("its schema {schema} is newer than {SCHEMA}, the newest this release knows")
-}
-
-type Loaded = (String, std::result::Result<Entry, String>);
+type Loaded = (ObjectId, std::result::Result<Written, Unreadable>);
 
 /// Every record of a pool, read by several threads since a cold disk answers them side by side.
 fn load(records: &Dir, pool: PoolId) -> Result<Vec<Loaded>> {
     let texts = records.names()?.into_iter().filter_map(|name| name.into_string().ok());
-    let names: Vec<String> = texts.filter(|name| name.parse::<ObjectId>().is_ok()).collect();
-    let share = names.len().div_ceil(LOADERS).max(64);
+    let (ids, foreign): (Vec<ObjectId>, Vec<ObjectId>) =
+        texts.filter_map(|name| name.parse().ok()).partition(|id: &ObjectId| id.pool() == pool);
+    for id in foreign {
+        tracing::error!(record = %id, "a record of another pool lies here; it is left as it is");
+    }
+    let share = ids.len().div_ceil(LOADERS).max(64);
     std::thread::scope(|scope| {
         let loaders: Vec<_> =
-            names.chunks(share).map(|names| scope.spawn(move || load_some(records, pool, names))).collect();
-        let mut entries = Vec::with_capacity(names.len());
+            ids.chunks(share).map(|ids| scope.spawn(move || load_some(records, ids))).collect();
+        let mut entries = Vec::with_capacity(ids.len());
         for loader in loaders {
             let some =
                 loader.join().map_err(|_| Error::Corrupt("a loader of records panicked".to_owned()))?;
@@ -617,13 +528,14 @@ fn load(records: &Dir, pool: PoolId) -> Result<Vec<Loaded>> {
     })
 }
 
-fn load_some(records: &Dir, pool: PoolId, names: &[String]) -> Vec<Loaded> {
-    let read = |name: &String| {
-        let bytes = records.read(name, RECORD_BYTES).map_err(|error| crate::error::chain(&error))?;
-        let entry = decode(name, &bytes.ok_or("it vanished")?)?;
-        if entry.record.id().pool() == pool { Ok(entry) } else { Err("it is of another pool".to_owned()) }
+fn load_some(records: &Dir, ids: &[ObjectId]) -> Vec<Loaded> {
+    let damaged = |error: &Error| Unreadable::Damaged(crate::error::chain(error));
+    let read = |id: &ObjectId| {
+        let name = id.to_string();
+        let bytes = records.read(&name, LARGEST).map_err(|error| damaged(&error))?;
+        Record::decode(&name, &bytes.ok_or_else(|| Unreadable::Damaged("it vanished".to_owned()))?)
     };
-    names.iter().map(|name| (name.clone(), read(name))).collect()
+    ids.iter().map(|id| (*id, read(id))).collect()
 }
 
 #[cfg(test)]
@@ -659,36 +571,6 @@ mod tests {
     fn admit(store: &Store, record: &Record) -> Result<()> {
         let claim = store.claim(&[Key::Object(record.id())], &[]).unwrap();
         store.admit(&claim, record.clone(), BUDGET)
-    }
-
-    #[test]
-    fn a_record_survives_its_text_and_no_flipped_bit_does() {
-        let record = volume("a", 1, 1);
-        let text = encode(&record, 3).unwrap();
-        let name = record.id().to_string();
-        let entry = decode(&name, text.as_bytes()).unwrap();
-        assert_eq!((entry.generation, &entry.record), (3, &record));
-        for bit in 0..(text.len() - 1) * 8 {
-            let mut bytes = text.clone().into_bytes();
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            if let Ok(entry) = decode(&name, &bytes) {
-                assert_eq!(entry.record, record, "bit {bit} changed the record unseen");
-            }
-        }
-        for length in 0..text.len() - 1 {
-            assert!(decode(&name, &text.as_bytes()[..length]).is_err(), "cut at {length}");
-        }
-    }
-
-    #[test]
-    fn a_record_of_a_newer_schema_or_another_name_is_refused() {
-        let record = volume("a", 1, 1);
-        let body = encode(&record, 1).unwrap();
-        assert!(decode("v1.070707070707.0202020202020202", body.as_bytes()).is_err());
-        let newer = r#"{"schema":2,"pool":"070707070707","generation":1,"record":{"future":{}}}"#;
-        let text = format!(r#"{{"checksum":"{:08x}","body":{newer}}}"#, crc32c::crc32c(newer.as_bytes()));
-        let why = decode(&record.id().to_string(), text.as_bytes()).err().unwrap();
-        assert!(why.contains("newer"), "{why}");
     }
 
     #[test]

@@ -71,9 +71,10 @@ impl Engine {
 
     /// Why an object is not on record: unknown, unreadable, or its pool is away.
     pub(super) fn absent(&self, id: ObjectId) -> Error {
-        if let Some(why) = self.store.quarantined(id.pool(), &id.to_string()) {
+        if let Some(bad) = self.store.quarantined(id) {
             return Error::Unavailable(format!(
-                "the record of {id} cannot be read and is quarantined: {why}"
+                "the record of {id} cannot be read and is quarantined: {}",
+                bad.why
             ));
         }
         // Every field that names an object ends in the same word, be it `source_volume_id` or `volume_id`.
@@ -126,7 +127,7 @@ impl Engine {
             self.store.named(&name).filter(|found| found.phase() != Phase::Ready)
         {
             claim.extend(&[Key::Object(ObjectId::Volume(found.id))])?;
-            let pool = self.pool(found.id.pool())?;
+            let pool = self.writable(found.id.pool())?;
             let record = Record::Volume(found);
             self.settle(&claim, pool.as_ref(), &record)?;
         }
@@ -139,6 +140,7 @@ impl Engine {
                 }
             };
         }
+        self.store.refuse_quarantined(&name)?;
         if want.pool.is_none() && want.source == Source::Blank {
             // It may lie, under this name, in a pool whose records nobody has read yet.
             self.complete()?;
@@ -173,7 +175,7 @@ impl Engine {
         let Some(volume) = self.store.volume(id) else {
             return self.known_gone(ObjectId::Volume(*id));
         };
-        let pool = self.pool(id.pool())?;
+        let pool = self.writable(id.pool())?;
         let record = Record::Volume(Arc::clone(&volume));
         let deleting = record.in_phase(Phase::Deleting);
         match volume.phase {
@@ -185,7 +187,7 @@ impl Engine {
                 if self.keep(&claim, pool.as_ref(), &record)? == Fate::Kept {
                     return Ok(());
                 }
-                self.store.condemn(&claim, deleting.clone())?;
+                self.store.condemn(&claim, pool.as_ref(), deleting.clone())?;
                 step!("delete: condemned");
             }
         }
@@ -271,7 +273,8 @@ impl Engine {
     }
 
     fn fitness(&self, slot: &Slot, want: &CreateVolume) -> Fitness {
-        let (None, Some(known), Some(id)) = (slot.trouble(), slot.known(), slot.id()) else {
+        let (None, None, Some(known), Some(id)) = (slot.trouble(), slot.refusal(), slot.known(), slot.id())
+        else {
             return Fitness::Away;
         };
         let features = &known.features;

@@ -3,22 +3,14 @@
 //! Owns: every open, rename and unlink below a pool or state directory, the durable replace, locks, and the removal of
 //! trees that a tenant filled. Never: joins a name to a path, follows a symlink, or takes a name of more than one part.
 //!
-//! Replace, after which a file is old or new and never torn:
-//! 1. a temporary file beside it, O_EXCL, 0600;
-//! 2. write;
-//! 3. fsync the file;
-//! 4. rename over the name;
-//! 5. fsync the directory.
-//!
-//! Repairs:
-//! - a crash before 4 leaves a name for which [`is_temporary`] holds: it is removed at start, under the lock;
-//! - 3 failed: the old file is untouched, what was written is lost, and the fsync is never tried again;
-//! - 5 failed: a power cut shows old or new; the caller is told `Unavailable`, and writes again.
+//! How a file is replaced durably is said in `replace`, what a disk that fails leads to in `fence`.
 
 mod commit;
 mod data;
+mod fence;
 mod lock;
 mod measure;
+mod replace;
 mod table;
 mod tree;
 
@@ -31,16 +23,18 @@ pub use table::{Kept, Table};
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 
 use self::commit::Commit;
+use self::fence::Fence;
 use crate::error::{Error, Result};
 
 const TEMPORARY: &str = ".new.";
@@ -54,6 +48,8 @@ pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
     commit: Commit,
+    /// Shared with all that was opened below it.
+    fence: Arc<Fence>,
 }
 
 /// What tells one directory or file from every other on this host, as long as it lives.
@@ -122,7 +118,7 @@ impl Dir {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|e| host(format!("failed to open directory `{}`", path.display()), e))?;
-        Ok(Dir { fd, path: path.to_owned(), commit: Commit::default() })
+        Ok(Dir { fd, path: path.to_owned(), commit: Commit::default(), fence: Arc::default() })
     }
 
     /// Opens a directory whose path comes from the configuration, and makes it and its parents where they are missing.
@@ -144,7 +140,8 @@ impl Dir {
         let fd = self
             .open_beneath(name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
             .map_err(|e| self.failed("open directory", name, e))?;
-        Ok(Dir { fd, path: self.path.join(name), commit: Commit::default() })
+        let (path, fence) = (self.path.join(name), Arc::clone(&self.fence));
+        Ok(Dir { fd, path, commit: Commit::default(), fence })
     }
 
     /// Opens a directory directly below, making it if it is not there. On return its name survives a power cut.
@@ -182,35 +179,6 @@ impl Dir {
         Ok(Some(bytes))
     }
 
-    /// Writes a file so that a crash or power cut leaves the old content or the new one, never a mixture, and so that
-    /// after `Ok` it is the new one.
-    ///
-    /// # Errors
-    /// `Unavailable` if only the last step failed: the name shows the new content, a power cut may bring the old back.
-    pub fn replace(&self, name: impl AsRef<OsStr>, bytes: &[u8]) -> Result<()> {
-        let name = one_component(name.as_ref())?;
-        let temporary = self.written(name, bytes)?;
-        step!("replace: written");
-        if !planted!("drop-file-fsync") {
-            sync(&temporary.file)?;
-        }
-        step!("replace: synced");
-        temporary.rename(name)?;
-        step!("replace: renamed");
-        if !planted!("drop-directory-fsync") {
-            self.sync()?;
-        }
-        step!("replace: durable");
-        Ok(())
-    }
-
-    /// As `replace`, for what means nothing after a reboot: the death of this process leaves the old content or the new
-    /// one, and nothing waits for the disk.
-    pub fn replace_unsynced(&self, name: impl AsRef<OsStr>, bytes: &[u8]) -> Result<()> {
-        let name = one_component(name.as_ref())?;
-        self.written(name, bytes)?.rename(name)
-    }
-
     /// Removes what `replace_unsynced` wrote; absent is `Ok`.
     pub fn remove_unsynced(&self, name: impl AsRef<OsStr>) -> Result<()> {
         let name = one_component(name.as_ref())?;
@@ -218,13 +186,6 @@ impl Dir {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(self.failed("remove", name, e)),
         }
-    }
-
-    fn written(&self, name: &OsStr, bytes: &[u8]) -> Result<Temporary<'_>> {
-        let temporary = Temporary::new(self)?;
-        let mut file = &temporary.file;
-        file.write_all(bytes).map_err(|e| Error::host(format!("failed to write {}", self.at(name)), e))?;
-        Ok(temporary)
     }
 
     /// Removes a file; on return its absence survives a power cut.
@@ -258,10 +219,15 @@ impl Dir {
     /// Makes a new file, mode 0600, for reading and writing; a name that is taken is an error. Its name is not durable
     /// until [`Dir::sync`] or [`Dir::rename_into`].
     pub fn create(&self, name: impl AsRef<OsStr>) -> Result<File> {
-        let name = one_component(name.as_ref())?;
+        self.fence.pass()?;
+        self.create_in_spite(one_component(name.as_ref())?)
+    }
+
+    /// As `create`, whatever the fence says.
+    fn create_in_spite(&self, name: &OsStr) -> Result<File> {
         self.open_beneath(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, PRIVATE)
             .map(File::from)
-            .map_err(|e| self.failed("create", name, e))
+            .map_err(|e| self.refused("create", name, e))
     }
 
     /// Opens a regular file; `None` if there is no such name.
@@ -294,8 +260,9 @@ impl Dir {
     pub fn rename_into(&self, name: impl AsRef<OsStr>, to: &Dir, new_name: impl AsRef<OsStr>) -> Result<()> {
         let name = one_component(name.as_ref())?;
         let new_name = one_component(new_name.as_ref())?;
+        self.fence.pass()?;
         rustix::fs::renameat_with(&self.fd, name, &to.fd, new_name, RenameFlags::NOREPLACE)
-            .map_err(|e| host(format!("failed to move {} to {}", self.at(name), to.at(new_name)), e))?;
+            .map_err(|e| self.refused(&format!("move to {}", to.at(new_name)), name, e))?;
         step!("move: renamed");
         // The new name first: a power cut between the two then shows both names, never none.
         to.sync()?;
@@ -310,8 +277,9 @@ impl Dir {
     /// [`Dir::sync`] or [`Dir::rename_into`].
     pub fn make_dir(&self, name: impl AsRef<OsStr>, mode: u32) -> Result<Dir> {
         let name = one_component(name.as_ref())?;
+        self.fence.pass()?;
         rustix::fs::mkdirat(&self.fd, name, Mode::RWXU)
-            .map_err(|e| self.failed("make directory", name, e))?;
+            .map_err(|e| self.refused("make directory", name, e))?;
         let made = self.sub(name)?;
         // The umask has no say here.
         rustix::fs::fchmod(&made.fd, Mode::from_raw_mode(mode))
@@ -333,11 +301,20 @@ impl Dir {
     /// Makes every change of names in this directory durable. Who waits at the same time shares one fsync.
     ///
     /// # Errors
-    /// `Unavailable`: which names a power cut would leave is unknown. A second fsync proves nothing; make the change again.
+    /// `Unavailable`: which names a power cut would leave is unknown, and the fence is closed.
     pub fn sync(&self) -> Result<()> {
-        self.commit.run(|| rustix::fs::fsync(&self.fd)).map_err(|e| {
-            Error::Unavailable(format!("failed to make the names in `{}` durable: {e}", self.path.display()))
-        })
+        // Once it failed, success would mean nothing: neither to who comes later, nor to who waited meanwhile.
+        self.fence.pass()?;
+        let close = |errno| {
+            self.fence.close(format!("failed to make the names in `{}` durable", self.path.display()), errno)
+        };
+        let sync = || {
+            if self.fenced().is_some() {
+                return Err(Errno::IO);
+            }
+            rustix::fs::fsync(&self.fd).inspect_err(|errno| drop(close(*errno)))
+        };
+        self.commit.run(sync).map_err(close)
     }
 
     fn open_beneath(&self, name: &OsStr, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
@@ -347,10 +324,11 @@ impl Dir {
 
     fn unlink(&self, name: &OsStr, flags: AtFlags, verb: &str) -> Result<Removal> {
         let name = one_component(name)?;
+        self.fence.pass()?;
         let removal = match rustix::fs::unlinkat(&self.fd, name, flags) {
             Ok(()) => Removal::Now,
             Err(Errno::NOENT) => Removal::Already,
-            Err(e) => return Err(self.failed(verb, name, e)),
+            Err(e) => return Err(self.refused(verb, name, e)),
         };
         step!("unlink: gone");
         // Also when it was gone: the call that removed it may have failed at this line.
@@ -444,37 +422,6 @@ fn one_component(name: &OsStr) -> Result<&OsStr> {
 /// A configured path without symlinks; as it is where it leads nowhere.
 pub fn real_path(path: &Path) -> PathBuf {
     std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
-}
-
-/// A file under a temporary name that is removed unless it was renamed.
-struct Temporary<'a> {
-    dir: &'a Dir,
-    name: OsString,
-    file: File,
-}
-
-impl<'a> Temporary<'a> {
-    fn new(dir: &'a Dir) -> Result<Self> {
-        let name = OsString::from(format!("{TEMPORARY}{}", random_hex::<16>()?));
-        let file = dir.create(&name)?;
-        Ok(Temporary { dir, name, file })
-    }
-
-    fn rename(mut self, to: &OsStr) -> Result<()> {
-        rustix::fs::renameat(&self.dir.fd, &self.name, &self.dir.fd, to)
-            .map_err(|e| self.dir.failed("replace", to, e))?;
-        self.name.clear();
-        Ok(())
-    }
-}
-
-impl Drop for Temporary<'_> {
-    fn drop(&mut self) {
-        if !self.name.is_empty() {
-            // Nothing more can be done here: what stays is swept at the next start.
-            let _ = rustix::fs::unlinkat(&self.dir.fd, &self.name, AtFlags::empty());
-        }
-    }
 }
 
 #[cfg(test)]

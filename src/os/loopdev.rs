@@ -146,11 +146,7 @@ pub fn all() -> Result<Vec<(Backing, Found)>> {
     let mut all = Vec::new();
     for number in attached_numbers()? {
         let candidate = Loop::new(number);
-        let shown = match candidate.info_raw() {
-            Err(Errno::IO) => continue,
-            other => other.map_err(|e| candidate.failed("look at", e))?,
-        };
-        if let Some((_, info)) = shown {
+        if let Some(info) = candidate.info_if_attached()? {
             all.push((Backing { device: info.device, inode: info.inode }, info.found(candidate)));
         }
     }
@@ -187,19 +183,25 @@ impl Loop {
     /// Whether it shows, at this moment, the file with this device and inode.
     pub fn backs(&self, device: u64, inode: u64) -> Result<bool> {
         let info = self.info_if_attached()?;
-        Ok(info.is_some_and(|(_, info)| (info.device, info.inode) == (device, inode)))
+        Ok(info.is_some_and(|info| (info.device, info.inode) == (device, inode)))
     }
 
     /// Detaches it from the file with this device and inode; a device that shows nothing or another file is left alone,
     /// and that is Ok. If somebody still has it open or mounted, the kernel does it when they are done.
     pub fn detach(&self, device: u64, inode: u64) -> Result<()> {
         // Held open from the check to the end: in between it cannot be given to another file.
-        match self.info_if_attached()? {
-            Some((held, info)) if (info.device, info.inode) == (device, inode) => match wire::clear(&held) {
-                Ok(()) | Err(Errno::NXIO) => Ok(()),
-                Err(e) => Err(self.failed("detach", e)),
-            },
-            Some(_) | None => Ok(()),
+        let Some(held) = self.hold()? else { return Ok(()) };
+        match wire::status(&held) {
+            Ok(info) if (info.device, info.inode) == (device, inode) => {}
+            Ok(_) | Err(Errno::NXIO) => return Ok(()),
+            // The filesystem of its file gave up and tells nothing any more. Who asks knows what it showed, and what it shows
+            // now is of no use to anybody.
+            Err(Errno::IO) => {}
+            Err(e) => return Err(self.failed("look at", e)),
+        }
+        match wire::clear(&held) {
+            Ok(()) | Err(Errno::NXIO) => Ok(()),
+            Err(e) => Err(self.failed("detach", e)),
         }
     }
 
@@ -266,21 +268,23 @@ impl Loop {
         PathBuf::from(self.setting("dev")).exists()
     }
 
-    /// What it shows, with the open file that keeps it so; `None` if it shows nothing.
-    fn info_if_attached(&self) -> Result<Option<(File, Info)>> {
-        self.info_raw().map_err(|e| self.failed("look at", e))
+    /// The open file that keeps it showing what it shows; `None` if there is no such device.
+    fn hold(&self) -> Result<Option<File>> {
+        match self.open_raw(Access::ReadOnly) {
+            Ok(held) => Ok(Some(held)),
+            Err(Errno::NOENT | Errno::NXIO) => Ok(None),
+            Err(e) => Err(self.failed("open", e)),
+        }
     }
 
-    fn info_raw(&self) -> rustix::io::Result<Option<(File, Info)>> {
-        let held = match self.open_raw(Access::ReadOnly) {
-            Ok(held) => held,
-            Err(Errno::NOENT | Errno::NXIO) => return Ok(None),
-            Err(e) => return Err(e),
-        };
+    /// What it shows; `None` if it shows nothing, or a file of a filesystem that gave up after an error, as one that
+    /// answers nothing: that one must not hide all others.
+    fn info_if_attached(&self) -> Result<Option<Info>> {
+        let Some(held) = self.hold()? else { return Ok(None) };
         match wire::status(&held) {
-            Ok(info) => Ok(Some((held, info))),
-            Err(Errno::NXIO) => Ok(None),
-            Err(e) => Err(e),
+            Ok(info) => Ok(Some(info)),
+            Err(Errno::NXIO | Errno::IO) => Ok(None),
+            Err(e) => Err(self.failed("look at", e)),
         }
     }
 

@@ -5,7 +5,7 @@
 //!
 //! Create                                            Repair
 //!  1. remove what lies at `tmp/<id>`                 A. a crash before 6 leaves `tmp/<id>`: debris, which a retry or
-//!  2. make `tmp/<id>`, 0755, and note its size          `destroy` removes
+//!  2. make `tmp/<id>`, 0755, note size and record       `destroy` removes
 //!  3. take a project id that nobody has              B. a crash after 3 or 4 leaves a number, or its limit, without a
 //!  4. set the limit, and only then the project id       directory: harmless, since no number is taken twice
 //!  5. fsync it
@@ -13,7 +13,8 @@
 //!
 //! Destroy                                           Repair
 //!  1. remove what lies at `tmp/<id>`                 D. a crash after 2 leaves `tmp/<id>`: as A
-//!  2. rename `volumes/<id>` to `tmp/<id>`, fsync
+//!  2. rename `volumes/<id>` to `tmp/<id>`, fsync; on
+//!     a full disk 3 happens in its place
 //!  3. remove the tree, then its limit                E. a crash before the limit goes leaves it: harmless, as B
 //!
 //! Grow: the limit, then the noted size, then fsync; a crash between them leaves more room than is noted, and the retry
@@ -22,16 +23,17 @@
 mod projects;
 
 use std::ffi::OsStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::projects::Projects;
 use super::home::Home;
 use super::{
-    Attach, Attached, Consumed, Features, Found, Kind, Offer, Pool, Problem, Quota, Setup, Severity, Thaw,
-    Usage, whole,
+    Attach, Attached, Consumed, Features, Found, Kind, Label, Offer, Pool, Problem, Quota, Setup, Severity,
+    Thaw, Usage, kept, whole,
 };
 use crate::error::{Error, Result, chain};
-use crate::model::{Bytes, PoolId, SnapshotId, Volume, VolumeId};
+use crate::model::{Bytes, ObjectId, PoolId, Record, Snapshot, SnapshotId, Volume, VolumeId};
 use crate::os::file::{self, Dir};
 use crate::os::label;
 
@@ -100,11 +102,12 @@ impl DirectoryPool {
     }
 
     /// Steps 2 to 6 of create.
-    fn make(&self, name: &str, size: Bytes) -> Result<()> {
+    fn make(&self, name: &str, want: &Volume, size: Bytes) -> Result<()> {
         let volume = self.home.tmp().make_dir(name, MODE)?;
         step!("directory: made");
         note_size(&volume, size)?;
         step!("directory: size noted");
+        kept::keep(&volume, &Record::Volume(Arc::new(want.clone())))?;
         if let Some(projects) = &self.projects {
             projects.limit_new(&self.home, &volume, size)?;
         }
@@ -182,6 +185,14 @@ impl Pool for DirectoryPool {
         self.home.answers()
     }
 
+    fn writable(&self) -> Result<()> {
+        self.home.writable()
+    }
+
+    fn prove(&self) -> Result<()> {
+        self.home.prove()
+    }
+
     /// Foreign is zero where sizes are not enforced: nobody counts there what is whose, and `free` alone is true.
     fn usage(&self) -> Result<Usage> {
         self.present()?;
@@ -223,7 +234,7 @@ impl Pool for DirectoryPool {
     }
 
     fn create(&self, want: &Volume) -> Result<()> {
-        self.present()?;
+        self.writable()?;
         self.features().require(want)?;
         let size = whole(want.size)?;
         if self.find(&want.id)?.is_some() {
@@ -231,7 +242,7 @@ impl Pool for DirectoryPool {
         }
         let name = want.id.to_string();
         self.remove_debris(&name)?;
-        let made = self.make(&name, size);
+        let made = self.make(&name, want, size);
         if made.is_err()
             && let Err(error) = self.home.tmp().remove_tree(&name)
         {
@@ -245,7 +256,7 @@ impl Pool for DirectoryPool {
     }
 
     fn grow(&self, id: &VolumeId, size: Bytes) -> Result<Bytes> {
-        self.present()?;
+        self.writable()?;
         let size = whole(size)?;
         let volume = self.need(id)?;
         let now = noted_size(&volume)?;
@@ -262,7 +273,7 @@ impl Pool for DirectoryPool {
     }
 
     fn destroy(&self, id: &VolumeId) -> Result<()> {
-        self.present()?;
+        self.writable()?;
         let name = id.to_string();
         let (volumes, tmp) = (self.home.volumes(), self.home.tmp());
         self.remove_debris(&name)?;
@@ -270,26 +281,31 @@ impl Pool for DirectoryPool {
             // Whoever removed it may have died, or failed, before it was durable, in the one directory or the other.
             return volumes.sync().and_then(|()| tmp.sync());
         };
-        volumes.rename_into(&name, tmp, &name)?;
-        step!("directory: moved away");
         let project = self.projects.as_ref().map(|_| projects::of(&volume)).transpose()?.flatten();
-        tmp.remove_tree(&name)?;
+        let within = match volumes.rename_into(&name, tmp, &name) {
+            Ok(()) => tmp,
+            // No room even for a name. Its record says that it goes.
+            Err(Error::Full(_)) => volumes,
+            Err(error) => return Err(error),
+        };
+        step!("directory: moved away");
+        within.remove_tree(&name)?;
         step!("directory: tree gone");
         project.map_or(Ok(()), |project| projects::release(&self.home, project))
     }
 
-    fn snapshot(&self, _id: &SnapshotId, _of: &VolumeId) -> Result<Bytes> {
-        self.present()?;
+    fn snapshot(&self, _want: &Snapshot) -> Result<Bytes> {
+        self.writable()?;
         self.features().snapshots.require()?;
         Ok(Bytes::ZERO)
     }
 
     fn forget(&self, _id: &SnapshotId) -> Result<()> {
-        self.present()
+        self.writable()
     }
 
     fn attach(&self, id: &VolumeId, how: Attach) -> Result<Attached> {
-        self.present()?;
+        self.writable()?;
         match how {
             Attach::Filesystem => self.need(id).map(Attached::Directory),
             Attach::Block | Attach::BlockReadOnly => {
@@ -308,7 +324,14 @@ impl Pool for DirectoryPool {
     }
 
     fn detach(&self, _id: &VolumeId) -> Result<()> {
-        self.present()
+        Ok(())
+    }
+
+    fn label(&self, id: ObjectId) -> Result<Option<Label>> {
+        self.present()?;
+        let ObjectId::Volume(id) = id else { return Ok(None) };
+        let Some(volume) = self.find(&id)? else { return Ok(None) };
+        Ok(Some(Label { text: kept::kept(&volume)?, size: noted_size(&volume)?, held: Bytes::ZERO }))
     }
 
     fn freeze(&self, _ids: &[VolumeId]) -> Result<Thaw> {
@@ -331,15 +354,15 @@ impl Pool for DirectoryPool {
     }
 
     fn clear(&self, debris: &str) -> Result<()> {
-        self.present()?;
+        self.writable()?;
         self.home.clear(debris)
     }
 
     fn health(&self, of: Option<&VolumeId>) -> Vec<Problem> {
-        if let Err(error) = self.present() {
-            return vec![super::home::absence(&error)];
-        }
-        of.and_then(|id| self.ailment(id)).into_iter().collect()
+        let of_pool = self.home.problem();
+        let usable = of_pool.as_ref().is_none_or(|problem| problem.severity == Severity::Degraded);
+        let own = of.filter(|_| usable).and_then(|id| self.ailment(id));
+        of_pool.into_iter().chain(own).collect()
     }
 }
 

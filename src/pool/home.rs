@@ -9,8 +9,10 @@
 //!  3. lock; a second process is told who holds it     C. a dead process holds none, unless it hangs in the kernel
 //!  4. make the directories that are missing          D. again, each step is safe to repeat
 //!  5. remove what a dead process was writing         E. as D
+//!     (4 and 5 not on a read-only filesystem)
 //!
-//! Layout: `pool.json` (the marker), `lock`, `volumes/`, `snapshots/`, `tmp/`, `records/`, and `projects` of a directory pool.
+//! Layout: `pool.json` (the marker), `lock`, `volumes/`, `snapshots/`, `tmp/`, `records/`, `spare`, and `projects` of a directory
+//! pool.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -37,11 +39,15 @@ pub(super) const DIRECTORIES: [&str; 4] = [VOLUMES, SNAPSHOTS, TMP, RECORDS];
 const LOCK: &str = "lock";
 /// Where a directory pool keeps the next project id.
 pub(super) const PROJECTS: &str = "projects";
+/// What a full pool gives back for the record of a delete.
+pub const SPARE: &str = "spare";
 /// What a filesystem makes by itself.
 pub(super) const LOST_AND_FOUND: &str = "lost+found";
 /// The schema of the marker that this program writes, and the newest that it reads.
 const SCHEMA: u32 = 1;
 const MOST_MARKER: usize = 4096;
+/// The reason of the problem of a pool whose disk failed.
+pub(super) const FENCED: &str = "PoolFenced";
 
 /// A program that is just being started holds copies of all descriptors for a moment, those of a closed pool as well.
 const MOMENT: Duration = Duration::from_millis(300);
@@ -122,8 +128,10 @@ impl Marker {
         let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(corrupt)?;
         let schema = value.get("schema").and_then(serde_json::Value::as_u64);
         if schema.is_some_and(|schema| schema > u64::from(SCHEMA)) {
-            return Err(Error::Precondition(format!(
-                "the pool at `{}` was written by a newer Rockpool (schema {}, this one knows {SCHEMA})",
+            // Away, not wrong: the other pools are served, and this one as well after an upgrade.
+            return Err(Error::Unavailable(format!(
+                "the pool at `{}` was written by a newer Rockpool (schema {}, this one knows {SCHEMA}): upgrade this one; \
+                 nothing was changed",
                 root.path().display(),
                 schema.unwrap_or_default()
             )));
@@ -147,19 +155,23 @@ impl Home {
     /// Opens the pool that `setup` describes, mounting it where it is not mounted yet.
     ///
     /// # Errors
-    /// `Unavailable` where the pool is not there or is read-only; `Busy` where another process has it; `Precondition` where
-    /// it is not what the setup says.
+    /// `Unavailable` where the pool is not there; `Busy` where another process has it; `Precondition` where it is not what
+    /// the setup says.
     pub fn open(setup: &Setup) -> Result<Home> {
-        mounted::ensure(setup)?;
+        mount_of(setup)?;
         let (root, marker) = Self::find(setup)?;
-        // Away, not wrong: it may be mounted for writing again, and the other pools are not to wait for that.
-        writable(&setup.name, &root).map_err(|error| missing(setup, &crate::error::chain(&error)))?;
+        let read_only = refuse_read_only(&setup.name, &root).err();
         if planted!("sweep-before-lock") {
             sweep(&root)?;
             sweep(&root.sub(RECORDS)?)?;
         }
         let lock = root.lock_within(LOCK, MOMENT)?;
         step!("open: locked");
+        if let Some(error) = read_only {
+            // It can be read. What an opening does besides is done once it is mounted for writing, and opened anew for that.
+            root.fence_off(crate::error::chain(&error));
+            return Self::enter(setup, root, marker, Some(lock));
+        }
         let home = Self::enter(setup, root, marker, Some(lock))?;
         sweep(&home.root)?;
         sweep_debris(&home.tmp)?;
@@ -175,6 +187,23 @@ impl Home {
     pub(super) fn visit(setup: &Setup) -> Result<Home> {
         let (root, marker) = Self::find(setup)?;
         Self::enter(setup, root, marker, None)
+    }
+
+    /// Whether it is this pool that lies at its place; one in a file or on a device is mounted first.
+    ///
+    /// # Errors
+    /// `Unavailable` where another one or none does.
+    pub(super) fn expect(setup: &Setup, known: PoolId) -> Result<()> {
+        mount_of(setup)?;
+        let (_, marker) = Self::find(setup)?;
+        if marker.id == known {
+            return Ok(());
+        }
+        let why = format!(
+            "another pool, {}, lies there, where {known} was; bring that one back, or restart to use the other",
+            marker.id
+        );
+        Err(missing(setup, &why))
     }
 
     /// Opens the pool for one who looks and mends: with its lock, but mounting nothing, and sweeping nothing away.
@@ -205,7 +234,8 @@ impl Home {
 
     fn enter(setup: &Setup, root: Dir, marker: Marker, lock: Option<Lock>) -> Result<Home> {
         let host = if marker.sparse { mounted::host_file(setup, &marker, &root)? } else { None };
-        let part = |name| if lock.is_some() { root.ensure(name, 0o700) } else { root.sub(name) };
+        let changes = lock.is_some() && root.fenced().is_none();
+        let part = |name| if changes { root.ensure(name, 0o700) } else { root.sub(name) };
         part(RECORDS)?;
         let home = Home {
             name: setup.name.clone(),
@@ -269,17 +299,17 @@ impl Home {
         self.host.is_some()
     }
 
-    /// Whether the path still shows what was opened, and it can be written.
+    /// Whether the path still shows what was opened: enough to look at it, to unmount and to detach.
     ///
     /// # Errors
-    /// `Unavailable` where it is gone or another, `Precondition` where it is read-only.
+    /// `Unavailable` where it is gone or another.
     pub fn present(&self) -> Result<()> {
         // A fresh look at the path: the held directory alone would go on working below a mount that covers it.
         match file::identity_at(&self.path) {
-            Ok(shown) if shown == self.identity => writable(&self.name, &self.root),
+            Ok(shown) if shown == self.identity => Ok(()),
             Ok(_) => Err(Error::Unavailable(format!(
                 "pool `{}` is away: `{}` shows another directory than the one that was opened; \
-                 mount the pool there again and restart",
+                 mount the pool there again, and it is used again by itself",
                 self.name,
                 self.path.display()
             ))),
@@ -294,6 +324,47 @@ impl Home {
     /// Returns when the disk has answered.
     pub(super) fn answers(&self) -> Result<()> {
         self.root.ask_disk(MARKER)
+    }
+
+    /// Whether it is present and can be changed.
+    ///
+    /// # Errors
+    /// `Unavailable` where it is gone, or its disk failed so that nothing written there can be trusted; `Precondition` where
+    /// it is read-only.
+    pub fn writable(&self) -> Result<()> {
+        self.present()?;
+        refuse_read_only(&self.name, &self.root)?;
+        match self.root.fenced() {
+            None => Ok(()),
+            Some(why) => Err(Error::Unavailable(format!(
+                "pool `{}` can be read, but takes no changes: {why}; see the kernel's log, and mend its disk or mount it anew; \
+                 the pool takes changes again by itself once its disk is proven to make them durable",
+                self.name
+            ))),
+        }
+    }
+
+    /// Proves that every directory of the pool takes changes durably, whatever was true before.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub fn prove(&self) -> Result<()> {
+        self.present()?;
+        let records = self.root.sub(RECORDS)?;
+        [&self.root, &self.volumes, &self.snapshots, &self.tmp, &records].into_iter().try_for_each(Dir::prove)
+    }
+
+    /// What keeps the pool from being used as it should be.
+    pub(super) fn problem(&self) -> Option<Problem> {
+        let (severity, reason, error) = if let Err(error) = self.present() {
+            (Severity::Inaccessible, "PoolMissing", error)
+        } else if let Err(error) = refuse_read_only(&self.name, &self.root) {
+            (Severity::Inaccessible, "PoolReadOnly", error)
+        } else {
+            // What is mounted goes on, on a disk that lost something.
+            (Severity::Degraded, FENCED, self.writable().err()?)
+        };
+        Some(Problem { severity, reason, message: crate::error::chain(&error) })
     }
 
     /// How full the filesystem is; a sparse pool has no more than its host has free.
@@ -321,7 +392,10 @@ impl Home {
     /// What lies where nothing of a pool lies: names for people.
     pub(super) fn strangers(&self) -> Result<Vec<Found>> {
         let ours = |name: &OsString| {
-            [MARKER, LOCK, PROJECTS, LOST_AND_FOUND].iter().chain(&DIRECTORIES).any(|ours| name == *ours)
+            [MARKER, LOCK, PROJECTS, SPARE, LOST_AND_FOUND]
+                .iter()
+                .chain(&DIRECTORIES)
+                .any(|ours| name == *ours)
         };
         let strange = |name: OsString| {
             let shown = name.to_string_lossy().into_owned();
@@ -350,10 +424,10 @@ pub(super) fn free_at(path: &Path) -> Result<Bytes> {
     Ok(space_of(Dir::open(path)?)?.free)
 }
 
-/// What [`Home::present`] found, as a problem.
-pub(super) fn absence(error: &Error) -> Problem {
-    let reason = if matches!(error, Error::Precondition(_)) { "PoolReadOnly" } else { "PoolMissing" };
-    Problem { severity: Severity::Inaccessible, reason, message: crate::error::chain(error) }
+/// Mounts the pool where it is not mounted. What lies in its way may be taken away at any time, and then it is back.
+fn mount_of(setup: &Setup) -> Result<()> {
+    mounted::ensure(setup)
+        .map_err(|error| if let Error::Precondition(why) = error { Error::Unavailable(why) } else { error })
 }
 
 /// Removes what a process that died was writing; nobody else writes here, since we hold the lock.
@@ -382,7 +456,7 @@ fn missing(setup: &Setup, why: &str) -> Error {
     Error::Unavailable(format!("pool `{}` is not at `{}`: {why}", setup.name, setup.path.display()))
 }
 
-fn writable(name: &str, root: &Dir) -> Result<()> {
+fn refuse_read_only(name: &str, root: &Dir) -> Result<()> {
     let stat = rustix::fs::fstatvfs(root)
         .map_err(|error| Error::host(format!("failed to look at pool `{name}`"), error.into()))?;
     if stat.f_flag.contains(StatVfsMountFlags::RDONLY) {

@@ -7,7 +7,8 @@
 //! Create and snapshot                                Repair
 //!  1. the flush of a mounted source                   A. tmp/<id>: removed by a retry, by destroy and by forget
 //!  2. tmp/<id>: a hole, allocated, or a clone         B. in volumes/ or snapshots/ it is whole: a retry syncs the
-//!  3. mkfs, on a blank volume only                       directory again and answers
+//!  3. mkfs, on a blank volume only; its record, as        directory again and answers
+//!     an attribute of the file
 //!  4. fsync, rename to its place, fsync both directories
 //!
 //! Grow                                               Repair
@@ -30,10 +31,14 @@ use std::time::Duration;
 use super::home::Home;
 use super::patience::Patience;
 use super::{
-    Attach, Attached, Exposed, Features, Found, Kind, Offer, Pool, Problem, Setup, Thaw, Usage, whole,
+    Attach, Attached, Exposed, Features, Found, Kind, Label, Offer, Pool, Problem, Setup, Thaw, Usage, kept,
+    whole,
 };
 use crate::error::{Error, Result};
-use crate::model::{Access, Allocation, Bytes, Filesystem, PoolId, SnapshotId, Source, Volume, VolumeId};
+use crate::model::{
+    Access, Allocation, Bytes, Filesystem, ObjectId, PoolId, Record, Snapshot, SnapshotId, Source, Volume,
+    VolumeId,
+};
 use crate::os::file::{self, Dir, Stat};
 use crate::os::fs::{self, FsKind};
 use crate::os::label;
@@ -80,8 +85,8 @@ impl ImagePool {
 
 impl Images {
     /// Makes an object under a temporary name, and shows it when it is whole.
-    fn make(&self, name: &str, place: &Dir, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
-        let tmp = self.home.tmp();
+    fn make(&self, record: &Record, place: &Dir, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+        let (tmp, name) = (self.home.tmp(), &record.id().to_string());
         if tmp.stat(name)?.is_some() {
             tmp.remove(name)?;
         }
@@ -89,6 +94,7 @@ impl Images {
         step!("object: begun");
         let made = fill(&file).and_then(|()| {
             step!("object: filled");
+            kept::keep(&file, record)?;
             if !planted!("object-without-fsync") {
                 file::sync(&file)?;
             }
@@ -180,6 +186,14 @@ impl Pool for ImagePool {
         self.images.home.answers()
     }
 
+    fn writable(&self) -> Result<()> {
+        self.images.home.writable()
+    }
+
+    fn prove(&self) -> Result<()> {
+        self.images.home.prove()
+    }
+
     fn usage(&self) -> Result<Usage> {
         self.images.home.present()?;
         let space = self.images.home.space()?;
@@ -200,7 +214,7 @@ impl Pool for ImagePool {
     }
 
     fn create(&self, want: &Volume) -> Result<()> {
-        self.images.home.present()?;
+        self.images.home.writable()?;
         self.images.features.require(want)?;
         let (name, volumes) = (want.id.to_string(), self.images.home.volumes());
         match volumes.stat(&name)? {
@@ -210,12 +224,15 @@ impl Pool for ImagePool {
                 have.size,
                 want.size.get()
             ))),
-            None => self.images.make(&name, volumes, |file| self.images.fill(file, want)),
+            None => {
+                let record = Record::Volume(Arc::new(want.clone()));
+                self.images.make(&record, volumes, |file| self.images.fill(file, want))
+            }
         }
     }
 
     fn grow(&self, id: &VolumeId, size: Bytes) -> Result<Bytes> {
-        self.images.home.present()?;
+        self.images.home.writable()?;
         let size = whole(size)?;
         let name = id.to_string();
         let file = writable(self.images.home.volumes(), &name)?;
@@ -228,20 +245,21 @@ impl Pool for ImagePool {
         }
         step!("image: longer");
         // Also when it was long enough: whoever made it so may have died before this line.
-        file::sync(&file)?;
+        self.images.home.volumes().sync_file(&file, &name)?;
         step!("image: synced");
         self.images.devices.resize(id, &file)?;
         Ok(Bytes::new(file::stat(&file)?.size))
     }
 
     fn destroy(&self, id: &VolumeId) -> Result<()> {
-        self.images.home.present()?;
+        self.images.home.writable()?;
         self.images.devices.release(id)?;
         self.images.remove(&id.to_string(), self.images.home.volumes())
     }
 
-    fn snapshot(&self, id: &SnapshotId, of: &VolumeId) -> Result<Bytes> {
-        self.images.home.present()?;
+    fn snapshot(&self, want: &Snapshot) -> Result<Bytes> {
+        let Snapshot { id, source: of, .. } = want;
+        self.images.home.writable()?;
         self.images.features.snapshots.require()?;
         let (name, snapshots) = (id.to_string(), self.images.home.snapshots());
         if snapshots.stat(&name)?.is_some() {
@@ -250,7 +268,8 @@ impl Pool for ImagePool {
             let source = object(self.images.home.volumes(), &of.to_string(), "volume")?;
             self.images.devices.flush(of, self.images.home.volumes())?;
             step!("snapshot: source flushed");
-            self.images.make(&name, snapshots, |file| file::reflink(&source, file))?;
+            let record = Record::Snapshot(Arc::new(want.clone()));
+            self.images.make(&record, snapshots, |file| file::reflink(&source, file))?;
         }
         let made =
             snapshots.stat(&name)?.ok_or_else(|| Error::Unavailable(format!("snapshot {name} vanished")))?;
@@ -258,13 +277,22 @@ impl Pool for ImagePool {
     }
 
     fn forget(&self, id: &SnapshotId) -> Result<()> {
-        self.images.home.present()?;
+        self.images.home.writable()?;
         self.images.remove(&id.to_string(), self.images.home.snapshots())
     }
 
     fn attach(&self, id: &VolumeId, how: Attach) -> Result<Attached> {
-        self.images.home.present()?;
-        let file = writable(self.images.home.volumes(), &id.to_string())?;
+        let (name, volumes) = (id.to_string(), self.images.home.volumes());
+        let file = match how {
+            Attach::Filesystem | Attach::Block => {
+                self.images.home.writable()?;
+                writable(volumes, &name)?
+            }
+            Attach::BlockReadOnly => {
+                self.images.home.present()?;
+                object(volumes, &name, "volume")?
+            }
+        };
         self.images.devices.attach(id, &file, how).map(Attached::Device)
     }
 
@@ -274,8 +302,20 @@ impl Pool for ImagePool {
     }
 
     fn detach(&self, id: &VolumeId) -> Result<()> {
-        self.images.home.present()?;
         self.images.devices.release(id)
+    }
+
+    fn label(&self, id: ObjectId) -> Result<Option<Label>> {
+        self.images.home.present()?;
+        let place = match id {
+            ObjectId::Volume(_) => self.images.home.volumes(),
+            ObjectId::Snapshot(_) => self.images.home.snapshots(),
+            ObjectId::Group(_) => return Ok(None),
+        };
+        let Some(file) = place.open_file(id.to_string(), file::Access::ReadOnly)? else { return Ok(None) };
+        let stat = file::stat(&file)?;
+        let (size, held) = (Bytes::new(stat.size), Bytes::new(stat.allocated));
+        Ok(Some(Label { text: kept::kept(&file)?, size, held }))
     }
 
     fn freeze(&self, ids: &[VolumeId]) -> Result<Thaw> {
@@ -308,12 +348,12 @@ impl Pool for ImagePool {
     }
 
     fn clear(&self, debris: &str) -> Result<()> {
-        self.images.home.present()?;
+        self.images.home.writable()?;
         self.images.home.clear(debris)
     }
 
     fn tend(&self) -> Result<()> {
-        self.images.home.present()?;
+        self.images.home.writable()?;
         let trimmed = self.images.trim();
         self.images.look_for_foreign()?;
         trimmed
@@ -324,8 +364,9 @@ impl Pool for ImagePool {
 pub(super) fn features(home: &Home) -> Result<Features> {
     let mut features = Kind::Image.features();
     let clones = match file::reflink_works(home.tmp()) {
-        // A full pool must open, or nobody could delete from it; a clone fails for itself where there is no reflink.
-        Err(Error::Full(_)) => true,
+        // A full pool must open, or nobody could delete from it; a clone fails for itself where there is no reflink. Of one
+        // that is read-only nothing can be found out.
+        Err(Error::Full(_) | Error::Precondition(_)) => true,
         other => other?,
     };
     if !clones {

@@ -5,17 +5,20 @@
 //! # The contract
 //! - Every verb means *ensure*: `Ok` says that it holds now, whoever did it. Each may be called again after any crash.
 //! - `Ok` from a verb that changes something survives power loss.
+//! - What has bytes of its own on a disk carries a copy of its record from the moment it is visible: see `label`.
 //! - An error leaves nothing visible behind: what a crash or an error may leave lies under temporary names, which
 //!   `scan` reports as debris and `destroy` and `forget` remove.
 //! - A snapshot outlives its source; a clone shares no writable byte with it.
 //! - The engine serialises the verbs of one volume (it holds a claim); verbs of different volumes run side by side.
-//! - Every verb first checks that the pool is still there (`Error::Unavailable` where it is not), and touches nothing outside.
+//! - Every verb first checks that the pool is still there (`Error::Unavailable` where it is not), and touches nothing outside;
+//!   one that changes something, that it is writable. `detach` alone needs neither: what is attached must be let go.
 //!
 //! `tests/contract.rs` runs it over every kind.
 
 pub mod directory;
 pub mod home;
 pub mod image;
+mod kept;
 mod mounted;
 mod patience;
 pub mod prepare;
@@ -28,8 +31,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
+pub use self::home::SPARE;
 use crate::error::{Error, Result};
-use crate::model::{Access, Allocation, Bytes, Filesystem, PoolId, SnapshotId, Source, Volume, VolumeId};
+use crate::model::{
+    Access, Allocation, Bytes, Filesystem, ObjectId, PoolId, Snapshot, SnapshotId, Source, Volume, VolumeId,
+};
 use crate::os::file::Dir;
 
 /// A kind of pool, as the configuration names it.
@@ -354,10 +360,10 @@ pub trait Pool: Send + Sync {
     /// Where the engine keeps its records, in the directory `records` beside the data; none: in memory, and gone with it.
     fn home(&self) -> Option<&Dir>;
 
-    /// Whether it is there, the same that was opened, and writable.
+    /// Whether it is there, the same that was opened: enough for what only looks, and for `detach`.
     ///
     /// # Errors
-    /// `Unavailable` where it is missing or another; `Precondition` where it is read-only.
+    /// `Unavailable` where it is missing or another.
     fn present(&self) -> Result<()>;
 
     /// Returns when its disk has answered, and not before: where that takes long, the disk hangs.
@@ -366,6 +372,21 @@ pub trait Pool: Send + Sync {
     /// Those of the disk.
     fn answers(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// Whether it is present and can be changed.
+    ///
+    /// # Errors
+    /// `Unavailable` where it is missing, or takes no changes since its disk failed; `Precondition` where it is read-only.
+    fn writable(&self) -> Result<()>;
+
+    /// Proves, whatever failed before, that what is written now becomes durable. Who opens the pool anew then finds on it
+    /// what is really there.
+    ///
+    /// # Errors
+    /// What the disk said.
+    fn prove(&self) -> Result<()> {
+        self.writable()
     }
 
     /// How full it is.
@@ -386,8 +407,8 @@ pub trait Pool: Send + Sync {
     /// No bytes of it any more; absent is `Ok`, half made is removed. The caller knows that nobody uses it.
     fn destroy(&self, id: &VolumeId) -> Result<()>;
 
-    /// A cut of `of` at one moment; answers the bytes that it holds.
-    fn snapshot(&self, id: &SnapshotId, of: &VolumeId) -> Result<Bytes>;
+    /// A cut of `want.source` at one moment, under `want.id`; answers the bytes that it holds.
+    fn snapshot(&self, want: &Snapshot) -> Result<Bytes>;
 
     /// No bytes of the snapshot any more; absent is `Ok`.
     fn forget(&self, id: &SnapshotId) -> Result<()>;
@@ -400,6 +421,11 @@ pub trait Pool: Send + Sync {
 
     /// No device any more. The caller knows that nothing is mounted from it.
     fn detach(&self, id: &VolumeId) -> Result<()>;
+
+    /// What an object carries about itself; `None` where it is not there, and for a group, which has no bytes.
+    fn label(&self, _id: ObjectId) -> Result<Option<Label>> {
+        Ok(None)
+    }
 
     /// Every mounted one of `ids` frozen, until the answer is thawed or dropped.
     ///
@@ -442,6 +468,17 @@ pub trait Pool: Send + Sync {
     }
 }
 
+/// What an object carries about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// The text of its record as it was when the bytes were made; none where there was no room, or no way.
+    pub text: Option<Vec<u8>>,
+    /// How large it is now.
+    pub size: Bytes,
+    /// The bytes that it holds.
+    pub held: Bytes,
+}
+
 /// What a volume that is a directory consumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Consumed {
@@ -482,6 +519,17 @@ pub fn open(setup: &Setup) -> Result<Arc<dyn Pool>> {
     })
 }
 
+/// Refuses where not this pool lies at its place, and changes nothing there.
+///
+/// # Errors
+/// `Unavailable` for another pool or none.
+pub fn expect(setup: &Setup, known: PoolId) -> Result<()> {
+    match setup.kind {
+        Kind::Image | Kind::Directory => home::Home::expect(setup, known),
+        Kind::Sim => Ok(()),
+    }
+}
+
 /// Opens a pool for one who looks and mends while no driver runs: nothing is mounted, nothing swept away.
 ///
 /// # Errors
@@ -511,6 +559,8 @@ pub struct Visit {
     pub root: Dir,
     /// What it can do here.
     pub features: Features,
+    /// Whether its filesystem is mounted read-only, in words.
+    pub read_only: Option<String>,
     /// All there is, in bytes.
     pub total: Bytes,
     /// What is taken of it, by whomever.
@@ -532,7 +582,15 @@ pub fn visit(setup: &Setup) -> Result<Visit> {
         Kind::Sim => setup.kind.features(),
     };
     let space = home.space()?;
-    Ok(Visit { id: home.id(), features, total: space.total, used: space.used, root: home.into_root() })
+    let read_only = home.writable().err().map(|error| crate::error::chain(&error));
+    Ok(Visit {
+        id: home.id(),
+        features,
+        read_only,
+        total: space.total,
+        used: space.used,
+        root: home.into_root(),
+    })
 }
 
 /// Whether the size of a directory volume must be enforced.

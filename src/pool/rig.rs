@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::prepare::{Place, Request, prepare, unmount};
 use super::{Kind, Quota, Setup};
-use crate::model::{Access, Allocation, Bytes, Filesystem, FsUuid, PoolId, Source, Time, Volume, VolumeId};
+use crate::model::{
+    Access, Allocation, Bytes, Filesystem, FsUuid, Phase, PoolId, Snapshot, SnapshotId, Source, Time, Volume,
+    VolumeId,
+};
 use crate::os::{mount, process};
 
 /// A pool on a loop device, and a place for mounts.
@@ -67,7 +70,7 @@ pub(super) fn volume(pool: PoolId, number: u8, access: Access) -> Volume {
     Volume {
         id: VolumeId::new(pool, [number; 8]),
         name: format!("pvc-{number}"),
-        phase: crate::model::Phase::Creating,
+        phase: Phase::Creating,
         size: Bytes::MIB.times(if access == (Access::Mount { fs: Filesystem::Xfs }) { 300 } else { 64 }),
         access,
         fs_uuid: with_fs.then(|| FsUuid::new([number; 16])),
@@ -82,3 +85,22 @@ pub(super) fn volume(pool: PoolId, number: u8, access: Access) -> Volume {
 
 pub(super) const EXT4: Access = Access::Mount { fs: Filesystem::Ext4 };
 pub(super) const XFS: Access = Access::Mount { fs: Filesystem::Xfs };
+
+/// The record of a snapshot that is about to be cut.
+pub(super) fn cut(id: SnapshotId, source: VolumeId) -> Snapshot {
+    Snapshot {
+        id,
+        name: id.to_string(),
+        phase: Phase::Creating,
+        source,
+        size: Bytes::MIB.times(64),
+        held: Bytes::ZERO,
+        access: Access::Block,
+        fs_uuid: None,
+        sector_size: 4096,
+        group: None,
+        parameters: Default::default(),
+        claim: None,
+        created: Time::now(),
+    }
+}

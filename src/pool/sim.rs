@@ -15,7 +15,7 @@ use super::{
     Attach, Attached, Features, Found, Kind, Pool, Problem, Setup, Severity, Thaw, Thawed, UNIT, Usage, whole,
 };
 use crate::error::{Error, Result};
-use crate::model::{Allocation, Bytes, PoolId, SnapshotId, Source, Volume, VolumeId};
+use crate::model::{Allocation, Bytes, PoolId, Snapshot, SnapshotId, Source, Volume, VolumeId};
 use crate::os::file::{self, Dir};
 
 const BLOCK: u64 = UNIT.get();
@@ -236,6 +236,10 @@ impl Pool for SimPool {
         Ok(())
     }
 
+    fn writable(&self) -> Result<()> {
+        self.present()
+    }
+
     fn usage(&self) -> Result<Usage> {
         self.present()?;
         let free = self.size.less(Bytes::new(self.shared.lock().used));
@@ -305,8 +309,9 @@ impl Pool for SimPool {
         Ok(())
     }
 
-    fn snapshot(&self, id: &SnapshotId, of: &VolumeId) -> Result<Bytes> {
+    fn snapshot(&self, want: &Snapshot) -> Result<Bytes> {
         self.present()?;
+        let Snapshot { id, source: of, .. } = want;
         let mut state = self.shared.lock();
         if let Some(cut) = state.snapshots.get(id) {
             return Ok(Bytes::new(cut.written()));
@@ -342,7 +347,7 @@ impl Pool for SimPool {
     }
 
     fn detach(&self, _id: &VolumeId) -> Result<()> {
-        self.present()
+        Ok(())
     }
 
     fn freeze(&self, ids: &[VolumeId]) -> Result<Thaw> {
@@ -416,7 +421,7 @@ mod tests {
         assert_eq!(used(&pool), (1 << 20) + 2 * BLOCK);
         let snapshots = [1, 2].map(|number: u64| SnapshotId::new(pool.id(), number.to_be_bytes()));
         for (snapshot, of) in snapshots.iter().zip([&sparse.id, &thick.id]) {
-            assert_eq!(pool.snapshot(snapshot, of).unwrap().get(), 2 * BLOCK);
+            assert_eq!(pool.snapshot(&crate::pool::rig::cut(*snapshot, *of)).unwrap().get(), 2 * BLOCK);
         }
         assert_eq!(used(&pool), (1 << 20) + 2 * BLOCK, "a cut shares all");
         pool.write(&sparse.id, 0, b"x").unwrap();

@@ -14,7 +14,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rockpool::model::{
-    Access, Allocation, Bytes, Filesystem, FsUuid, Phase, SnapshotId, Source, Time, Volume, VolumeId,
+    Access, Allocation, Bytes, Filesystem, FsUuid, Phase, Snapshot, SnapshotId, Source, Time, Volume,
+    VolumeId,
 };
 use rockpool::pool::directory::DirectoryPool;
 use rockpool::pool::image::ImagePool;
@@ -363,6 +364,25 @@ impl Ground {
             (_, Some(root)) => run([Path::new("umount"), Path::new("-l"), root]),
             (_, None) => unreachable!("only the simulator lies nowhere"),
         }
+    }
+}
+
+/// The record of a snapshot that is about to be cut.
+pub(crate) fn cut(id: SnapshotId, source: VolumeId) -> Snapshot {
+    Snapshot {
+        id,
+        name: "a snapshot".to_owned(),
+        phase: Phase::Creating,
+        source,
+        size: Bytes::MIB,
+        held: Bytes::ZERO,
+        access: Access::Block,
+        fs_uuid: None,
+        sector_size: 4096,
+        group: None,
+        parameters: Default::default(),
+        claim: None,
+        created: Time::now(),
     }
 }
 

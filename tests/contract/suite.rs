@@ -10,10 +10,10 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use rockpool::error::{Error, Result};
-use rockpool::model::{Access, Allocation, Bytes, Filesystem, Source, Volume, VolumeId};
+use rockpool::model::{Access, Allocation, Bytes, Filesystem, ObjectId, Record, Source, Volume, VolumeId};
 use rockpool::pool::{Attach, Attached, Found, Kind, Offer, Severity, Thaw, UNIT};
 
-use super::ground::{Ground, backed_by, eventually, length, run};
+use super::ground::{Ground, backed_by, cut, eventually, length, run};
 
 /// What lies in the pool, in a stable order.
 fn scanned(on: &Ground) -> Vec<Found> {
@@ -105,7 +105,7 @@ pub(crate) fn forget_of_absent_is_ok_and_removes_half_made(on: &Ground) {
     }
     let volume = on.made();
     on.leave_half_made(id);
-    on.pool.snapshot(&id, &volume.id).unwrap();
+    on.pool.snapshot(&cut(id, volume.id)).unwrap();
     on.leave_half_made(id);
     on.pool.forget(&id).unwrap();
     on.pool.forget(&id).unwrap();
@@ -118,7 +118,7 @@ pub(crate) fn what_is_not_there_is_not_found(on: &Ground) {
     not_found(on.pool.attach(&absent.id, on.how()));
     on.pool.detach(&absent.id).unwrap();
     if on.snapshots() {
-        not_found(on.pool.snapshot(&on.snapshot_id(), &absent.id));
+        not_found(on.pool.snapshot(&cut(on.snapshot_id(), absent.id)));
         not_found(on.pool.create(&on.copy_of(Source::Volume(absent.id), &absent)));
         not_found(on.pool.create(&on.copy_of(Source::Snapshot(on.snapshot_id()), &absent)));
     }
@@ -131,7 +131,7 @@ pub(crate) fn snapshot_outlives_its_volume(on: &Ground) {
     }
     let (volume, id) = (on.made(), on.snapshot_id());
     on.put(&volume.id, 1, 11);
-    let held = on.pool.snapshot(&id, &volume.id).unwrap();
+    let held = on.pool.snapshot(&cut(id, volume.id)).unwrap();
     assert!(held >= Bytes::KIB.times(64), "{held} cannot hold what was written");
     on.pool.destroy(&volume.id).unwrap();
     assert_eq!(scanned(on), [Found::Snapshot(id, volume.size)]);
@@ -149,12 +149,12 @@ pub(crate) fn a_snapshot_twice_is_one_cut(on: &Ground) {
     }
     let (volume, id) = (on.made(), on.snapshot_id());
     on.put(&volume.id, 0, 1);
-    let held = on.pool.snapshot(&id, &volume.id).unwrap();
+    let held = on.pool.snapshot(&cut(id, volume.id)).unwrap();
     on.put(&volume.id, 0, 2);
     on.put(&volume.id, 5, 2);
-    assert_eq!(on.pool.snapshot(&id, &volume.id).unwrap(), held);
+    assert_eq!(on.pool.snapshot(&cut(id, volume.id)).unwrap(), held);
     on.pool.destroy(&volume.id).unwrap();
-    assert_eq!(on.pool.snapshot(&id, &volume.id).unwrap(), held, "a retry after the source is gone");
+    assert_eq!(on.pool.snapshot(&cut(id, volume.id)).unwrap(), held, "a retry after the source is gone");
     let restored = on.copy_of(Source::Snapshot(id), &volume);
     on.pool.create(&restored).unwrap();
     assert_eq!((on.look(&restored.id, 0), on.look(&restored.id, 5)), (1, 0));
@@ -166,7 +166,7 @@ pub(crate) fn clone_shares_no_writable_byte(on: &Ground) {
     }
     let (volume, id) = (on.made(), on.snapshot_id());
     (0..3).for_each(|slot| on.put(&volume.id, slot, 1));
-    on.pool.snapshot(&id, &volume.id).unwrap();
+    on.pool.snapshot(&cut(id, volume.id)).unwrap();
     let clone = on.copy_of(Source::Volume(volume.id), &volume);
     on.pool.create(&clone).unwrap();
     on.put(&volume.id, 0, 2);
@@ -225,7 +225,7 @@ pub(crate) fn restore_equals_the_cut(on: &Ground) {
     }
     let (volume, id) = (on.made(), on.snapshot_id());
     [(0, 1), (1, 2), (2, 3)].iter().for_each(|(slot, byte)| on.put(&volume.id, *slot, *byte));
-    on.pool.snapshot(&id, &volume.id).unwrap();
+    on.pool.snapshot(&cut(id, volume.id)).unwrap();
     [(1, 8), (3, 9)].iter().for_each(|(slot, byte)| on.put(&volume.id, *slot, *byte));
     let restored = on.copy_of(Source::Snapshot(id), &volume);
     on.pool.create(&restored).unwrap();
@@ -373,7 +373,7 @@ pub(crate) fn a_verb_that_fails_leaves_nothing(on: &Ground) {
         places.iter().for_each(|place| run(["chattr".as_ref(), flag.as_ref(), place.as_os_str()]))
     };
     chattr("+i");
-    let outcomes = [on.pool.create(&volume), on.pool.snapshot(&id, &kept.id).map(drop)];
+    let outcomes = [on.pool.create(&volume), on.pool.snapshot(&cut(id, kept.id)).map(drop)];
     let found = scanned(on);
     chattr("-i");
     assert!(outcomes.iter().all(|outcome| outcome.is_err()), "{outcomes:?}");
@@ -388,7 +388,7 @@ pub(crate) fn scan_reports_exactly_what_is_there(on: &Ground) {
     let mut expected = volumes(&[&first, &second]);
     if on.snapshots() {
         let id = on.snapshot_id();
-        on.pool.snapshot(&id, &first.id).unwrap();
+        on.pool.snapshot(&cut(id, first.id)).unwrap();
         expected.push(Found::Snapshot(id, first.size));
     }
     let half = on.volume().id;
@@ -531,7 +531,7 @@ pub(crate) fn a_freeze_blocks_writes_and_thaws_on_drop(on: &Ground) {
     let snapshot = on.snapshot_id();
     if on.snapshots() {
         let thaw = on.pool.freeze(&[volume.id]).unwrap();
-        let cut = on.pool.snapshot(&snapshot, &volume.id);
+        let cut = on.pool.snapshot(&cut(snapshot, volume.id));
         thaw.thaw().unwrap();
         cut.unwrap();
     }
@@ -576,7 +576,7 @@ pub(crate) fn what_is_missing_is_refused_with_the_reason(on: &Ground) {
     let made = on.made();
     if !features.snapshots.is_yes() {
         let id = on.snapshot_id();
-        refused_as(on.pool.snapshot(&id, &made.id), &features.snapshots);
+        refused_as(on.pool.snapshot(&cut(id, made.id)), &features.snapshots);
         for source in [Source::Volume(made.id), Source::Snapshot(id)] {
             refused_as(on.pool.create(&on.copy_of(source, &made)), &features.snapshots);
         }
@@ -612,6 +612,8 @@ fn all_verbs_are_unavailable(on: &Ground, made: &Volume) {
         }
     }
     away(on.pool.present());
+    away(on.pool.writable());
+    away(on.pool.prove());
     away(on.pool.usage());
     away(on.pool.scan());
     away(on.pool.create(&on.volume()));
@@ -620,11 +622,11 @@ fn all_verbs_are_unavailable(on: &Ground, made: &Volume) {
     away(on.pool.grow(&made.id, made.size));
     away(on.pool.destroy(&made.id));
     away(on.pool.destroy(&on.volume().id));
-    away(on.pool.snapshot(&on.snapshot_id(), &made.id));
+    away(on.pool.snapshot(&cut(on.snapshot_id(), made.id)));
     away(on.pool.forget(&on.snapshot_id()));
     away(on.pool.attach(&made.id, on.how()));
     away(on.pool.attached(&made.id, on.how()));
-    away(on.pool.detach(&made.id));
+    on.pool.detach(&made.id).expect("what is attached is let go wherever the pool is");
     away(on.pool.freeze(&[made.id]));
     let problems = on.pool.health(None);
     assert!(problems.iter().any(|problem| problem.severity == Severity::Inaccessible), "{problems:?}");
@@ -639,6 +641,42 @@ pub(crate) fn a_pool_that_is_not_mounted_fails_every_verb_and_writes_nothing_ben
     all_verbs_are_unavailable(on, &made);
     if let Some(root) = on.root() {
         assert_eq!(fs::read_dir(root).unwrap().count(), 0, "something was written beneath");
+    }
+}
+
+pub(crate) fn an_object_carries_a_copy_of_its_record(on: &Ground) {
+    let want = Volume { parameters: [("key".to_owned(), "value".to_owned())].into(), ..on.volume() };
+    on.pool.create(&want).unwrap();
+    assert_eq!(on.pool.label(ObjectId::Volume(on.volume().id)).unwrap(), None, "no bytes carry nothing");
+    let label = on.pool.label(ObjectId::Volume(want.id)).unwrap();
+    if on.sim().is_some() {
+        assert_eq!(label, None);
+        return;
+    }
+    let read = |id: ObjectId| {
+        let label = on.pool.label(id).unwrap().unwrap();
+        (Record::decode(&id.to_string(), &label.text.unwrap()).unwrap().record, label.size)
+    };
+    assert_eq!(read(ObjectId::Volume(want.id)), (Record::Volume(Arc::new(want.clone())), want.size));
+    let larger = want.size.checked_add(Bytes::MIB).unwrap();
+    on.pool.grow(&want.id, larger).unwrap();
+    assert_eq!(read(ObjectId::Volume(want.id)).1, larger, "the bytes tell their size");
+    // What does not fit is left out, and the rest is carried.
+    let long = Volume { parameters: [("key".to_owned(), "x".repeat(70_000))].into(), ..on.volume() };
+    on.pool.create(&long).unwrap();
+    let lean = Volume { parameters: Default::default(), ..long.clone() };
+    assert_eq!(read(ObjectId::Volume(long.id)).0, Record::Volume(Arc::new(lean)));
+    if on.snapshots() {
+        let snapshot = cut(on.snapshot_id(), want.id);
+        on.pool.snapshot(&snapshot).unwrap();
+        assert_eq!(read(ObjectId::Snapshot(snapshot.id)).0, Record::Snapshot(Arc::new(snapshot)));
+        let clone = on.copy_of(Source::Volume(want.id), &Volume { size: larger, ..want });
+        on.pool.create(&clone).unwrap();
+        assert_eq!(
+            read(ObjectId::Volume(clone.id)).0,
+            Record::Volume(Arc::new(clone)),
+            "not that of its source"
+        );
     }
 }
 

@@ -4,9 +4,12 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests look at files and mounts directly")]
 
+mod full;
 mod mishaps;
+mod quarantine;
 mod retained;
 mod rig;
+mod states;
 
 use std::fs;
 use std::io::Write;

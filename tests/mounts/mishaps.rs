@@ -92,35 +92,6 @@ impl Drop for Thaws<'_> {
 }
 
 #[test]
-fn a_disk_without_a_byte_left_still_deletes() {
-    let rig = Rig::image();
-    let volumes: Vec<_> = (0..3).map(|n| rig.create(&n.to_string(), BLOCK, 64)).collect();
-    fill(&rig.setup.path.join("filler"));
-    for volume in &volumes {
-        rig.engine().delete_volume(&volume.id).unwrap();
-    }
-    assert!(rig.objects().is_empty(), "{:?}", rig.objects());
-}
-
-/// Takes every block of a filesystem, and every inode that there is room for.
-fn fill(at: &Path) {
-    fs::create_dir(at).unwrap();
-    let file = File::create(at.join("large")).unwrap();
-    let mut end = 0;
-    for step in [256 * MIB, MIB, 64 << 10, 4096] {
-        while rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), end, step).is_ok() {
-            end += step;
-        }
-    }
-    for number in 0..100_000 {
-        if fs::write(at.join(number.to_string()), "x").is_err() {
-            return;
-        }
-    }
-    panic!("it does not fill up");
-}
-
-#[test]
 fn a_stage_that_fails_leaves_neither_mount_nor_device() {
     for (asked, mib) in [(EXT4, 64), (BLOCK, 10)] {
         let rig = Rig::image();
@@ -190,20 +161,6 @@ fn a_volume_that_is_to_be_its_own_clone_is_a_conflict() {
     let want = CreateVolume { source: Source::Volume(volume.id), ..wanted("a", EXT4, 64) };
     let refused = rig.engine().create_volume(&want);
     assert!(matches!(&refused, Err(Error::Conflict(_))), "{refused:?}");
-}
-
-#[test]
-fn a_pool_that_is_read_only_at_the_start_is_away_until_it_is_not() {
-    let mut rig = Rig::image();
-    let volume = rig.create("a", EXT4, 64);
-    rig.stop();
-    run("mount", &[Path::new("-oremount,ro"), &rig.setup.path]);
-    rig.restart();
-    assert!(matches!(rig.engine().volume(&volume.id), Err(Error::Unavailable(_))));
-    assert!(rig.ailment().is_some_and(|why| why.contains("read-only")));
-    run("mount", &[Path::new("-oremount,rw"), &rig.setup.path]);
-    rig.reconnect();
-    rig.engine().volume(&volume.id).unwrap();
 }
 
 #[test]

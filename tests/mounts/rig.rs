@@ -54,6 +54,29 @@ impl Rig {
         Rig::with(dir, Kind::Directory, place)
     }
 
+    /// With an image pool in the root of a filesystem of its own in a sparse file, as this mkfs makes it.
+    pub(crate) fn image_on(mkfs: &[&str], mib: u64) -> Rig {
+        Rig::on(mkfs, mib, Kind::Image)
+    }
+
+    /// As `image_on`, with a pool of this kind.
+    pub(crate) fn on(mkfs: &[&str], mib: u64, kind: Kind) -> Rig {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, point) = (dir.path().join("disk"), dir.path().join("pool"));
+        File::create(&disk).unwrap().set_len(mib * MIB).unwrap();
+        run(mkfs[0], &mkfs[1..].iter().map(Path::new).chain([disk.as_path()]).collect::<Vec<_>>());
+        fs::create_dir(&point).unwrap();
+        mount_disk(&disk, &point);
+        // Its own before anything can fail, so that it is unmounted.
+        let place = Place::Directory(point);
+        Rig::with(dir, kind, place)
+    }
+
+    /// Mounts the disk of `image_on`, which is not mounted.
+    pub(crate) fn mount_again(&self) {
+        mount_disk(&self.dir.path().join("disk"), &self.setup.path);
+    }
+
     fn with(dir: tempfile::TempDir, kind: Kind, place: Place) -> Rig {
         fs::create_dir(dir.path().join("kubelet")).unwrap();
         let quota = if kind == Kind::Directory { Quota::None } else { Quota::Project };
@@ -99,6 +122,13 @@ impl Rig {
     /// What nobody accounts for.
     pub(crate) fn orphans(&self) -> Vec<String> {
         self.engine().orphans(self.engine().indexes().next().unwrap()).unwrap()
+    }
+
+    /// Looks after the pool once, as the driver does every few seconds.
+    pub(crate) fn look(&self) {
+        self.engine.as_ref().unwrap().reconnect();
+        // It is looked at by a thread of its own.
+        std::thread::sleep(std::time::Duration::from_millis(700));
     }
 
     /// Looks for the pool until it is back.
@@ -223,11 +253,15 @@ impl Drop for Rig {
                 drop(found.device.detach(image.dev(), image.ino()));
             }
         }
-        if self.setup.kind == Kind::Image {
+        if self.setup.kind == Kind::Image || self.dir.path().join("disk").exists() {
             unmounted(&self.setup.path);
             unmounted(&self.dir.path().join("pools"));
         }
     }
+}
+
+fn mount_disk(disk: &Path, point: &Path) {
+    run("mount", &[Path::new("-oloop"), disk, point]);
 }
 
 /// Unmounts what may be mounted there.

@@ -245,6 +245,8 @@ fn an_unreadable_record_is_no_orphan_and_keeps_its_bytes() {
         let refused = ward.doctor(&["--repair", "RP-ORPHAN-OBJECT", "--object", &one]);
         assert!(!refused.status.success() && ward.image(&one).exists());
     }
+    ward.repaired("RP-RECORD-QUARANTINED", None, &format!("rebuilt the record of {one}"));
+    assert_eq!(ward.codes(), (Vec::new(), 0));
     ward.kill();
     fs::write(ward.record(&one), good).unwrap();
     assert_eq!(ward.codes(), (Vec::new(), 0));

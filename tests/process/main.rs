@@ -11,6 +11,7 @@ mod bundle;
 mod canaries;
 mod clock;
 mod doctor;
+mod fences;
 mod freeze;
 mod hang;
 mod harness;

@@ -59,7 +59,17 @@ impl Facts {
             let Ok(stat) = std::fs::symlink_metadata(path) else { continue };
             volumes.insert(name, (stat.ino(), i64::try_from(stat.len()).unwrap_or(i64::MAX)));
         }
-        let ours = ["pool.json", "lock", "volumes", "snapshots", "tmp", "records", "projects", "lost+found"];
+        let ours = [
+            "pool.json",
+            "lock",
+            "volumes",
+            "snapshots",
+            "tmp",
+            "records",
+            "projects",
+            "spare",
+            "lost+found",
+        ];
         let (records, unreadable, mut strange) = records(&node.pool().join("records"))?;
         let foreign = names(node.pool())?.into_iter().map(|(name, _)| name);
         strange.extend(foreign.filter(|name| !ours.contains(&name.as_str())));

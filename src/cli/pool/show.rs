@@ -3,16 +3,18 @@
 //! Owns: what an operator sees. Never: needs the driver to run or to stand still.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::super::STATE_DIR;
 use super::{ConfigFile, named};
 use crate::config;
 use crate::ctl::Format;
 use crate::ctl::answer::{Table, print};
 use crate::engine::PoolConfig;
+use crate::engine::fences::told;
 use crate::engine::store::{Tally, tally};
 use crate::error::{Result, chain};
 use crate::model::{Bytes, Retention};
@@ -31,6 +33,10 @@ pub(in crate::cli) struct Look {
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
 
+    /// The state directory of the driver, where it says of which pools the disk failed.
+    #[arg(long, env = "ROCKPOOL_STATE_DIR", value_name = "DIR", default_value = STATE_DIR)]
+    state_dir: PathBuf,
+
     /// Kubelet's directory: a directory pool on the same filesystem is told of.
     #[arg(long, env = "ROCKPOOL_KUBELET_ROOT", value_name = "DIR", default_value = "/var/lib/kubelet")]
     kubelet_root: PathBuf,
@@ -40,15 +46,21 @@ pub(in crate::cli) struct Look {
 struct Seen {
     config: PoolConfig,
     here: std::result::Result<(Visit, Tally), String>,
+    /// Why it takes no changes: its state in one word, and the reason.
+    refuses: Option<(&'static str, String)>,
 }
 
 impl Seen {
-    fn of(config: PoolConfig) -> Seen {
+    fn of(config: PoolConfig, state_dir: &Path) -> Seen {
         let here = visit(&config.setup).and_then(|pool| {
             let tally = tally(pool.id, &pool.root)?;
             Ok((pool, tally))
         });
-        Seen { config, here: here.map_err(|error| chain(&error)) }
+        let refuses = here.as_ref().ok().and_then(|(pool, _)| {
+            let fenced = told(state_dir, pool.id).map(|why| ("fenced", why));
+            fenced.or_else(|| pool.read_only.clone().map(|why| ("read-only", why)))
+        });
+        Seen { config, here: here.map_err(|error| chain(&error)), refuses }
     }
 
     /// What the pool can do, as far as it can be seen.
@@ -60,10 +72,15 @@ impl Seen {
 
     fn state(&self) -> &'static str {
         match (&self.here, self.config.setup.kind) {
-            (Ok(_), _) => "here",
+            (Ok(_), _) => self.refuses.as_ref().map_or("here", |(state, _)| *state),
             (Err(_), Kind::Sim) => "in memory",
             (Err(_), Kind::Image | Kind::Directory) => "away",
         }
+    }
+
+    /// Why it cannot be used, or not be changed.
+    fn why(&self) -> Option<&String> {
+        self.here.as_ref().err().or(self.refuses.as_ref().map(|(_, why)| why))
     }
 
     /// A cell of what is only known of a pool that is here.
@@ -90,7 +107,7 @@ impl Seen {
             "name": setup.name,
             "kind": setup.kind.name(),
             "state": self.state(),
-            "why": self.here.as_ref().err(),
+            "why": self.why(),
             "id": seen.map(|(pool, _)| pool.id.to_string()),
             "path": setup.path,
             "file": setup.file,
@@ -112,7 +129,10 @@ impl Seen {
 
 impl Look {
     pub(super) fn list(&self) -> Result<()> {
-        let seen: Vec<Seen> = config::read(&self.file.config)?.into_iter().map(Seen::of).collect();
+        let seen: Vec<Seen> = config::read(&self.file.config)?
+            .into_iter()
+            .map(|pool| Seen::of(pool, &self.state_dir))
+            .collect();
         let mut table =
             Table::new(&["NAME", "KIND", "STATE", "SIZE", "USED", "PROMISED", "VOLUME SIZES", "PATH"]);
         for one in &seen {
@@ -133,7 +153,7 @@ impl Look {
     }
 
     pub(super) fn show(&self, name: &str) -> Result<()> {
-        let seen = Seen::of(named(&self.file, name)?);
+        let seen = Seen::of(named(&self.file, name)?, &self.state_dir);
         let (config, setup) = (&seen.config, &seen.config.setup);
         let mut table = Table::new(&["NAME", &setup.name]);
         let mut line = |name: &str, value: String| {
@@ -146,7 +166,7 @@ impl Look {
         line("KIND", setup.kind.name().to_owned());
         line(
             "STATE",
-            seen.here.as_ref().map_or_else(|why| format!("{}: {why}", seen.state()), |_| "here".to_owned()),
+            seen.why().map_or_else(|| seen.state().to_owned(), |why| format!("{}: {why}", seen.state())),
         );
         line("ID", seen.cell(|pool, _| pool.id.to_string()));
         line("PATH", setup.path.display().to_string());

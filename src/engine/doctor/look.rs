@@ -8,6 +8,7 @@ use super::{Case, Code, Finding, Fix};
 use crate::engine::store::Record;
 use crate::engine::{Engine, Key, Slot};
 use crate::error::{Error, Result, chain, quoted};
+use crate::model::record::Unreadable;
 use crate::model::{Bytes, ObjectId, Phase, PoolId, Volume, VolumeId};
 use crate::os::file::{self, Dir};
 use crate::os::mount::{self, Mount};
@@ -56,7 +57,7 @@ impl Engine {
 
     /// One object: has it a record, and of its size?
     fn object(&self, slot: &Slot, id: ObjectId, size: Bytes) -> Option<Case> {
-        if self.store.quarantined(id.pool(), &id.to_string()).is_some() {
+        if self.store.quarantined(id).is_some() {
             return None; // Its record is there, if unreadable: that is the finding.
         }
         match self.store.record(id) {
@@ -80,11 +81,20 @@ impl Engine {
     }
 
     fn quarantined(&self, slot: &Slot, pool: PoolId) -> Vec<Case> {
-        let all = self.store.quarantine().into_iter().filter(|(of, _, _)| *of == pool);
-        all.map(|(_, name, why)| {
-            let what = format!("the record of {name} cannot be read, so the object cannot be used: {why}");
-            let by_hand = "keep the file; a newer schema wants a newer Rockpool, a torn one a backup of the file in `records`";
-            case(Code::RecordQuarantined, slot, Some(name), what, by_hand)
+        let all = self.store.quarantine().into_iter().filter(|(id, _)| id.pool() == pool);
+        all.map(|(id, bad)| {
+            let what = format!("the record of {id} cannot be read, so the object cannot be used: {}", bad.why);
+            let subject = Some(id.to_string());
+            match (bad.why, bad.copy) {
+                (Unreadable::Damaged(_), Some(copy)) => {
+                    let what = format!("{what}; its bytes carry a copy, of the {}", copy.name());
+                    fixable(Code::RecordQuarantined, slot, subject, what, Fix::Rebuild(id))
+                }
+                (Unreadable::Damaged(_), None) | (Unreadable::Newer(_), _) => {
+                    let by_hand = "keep the file; a newer schema wants a newer Rockpool, a torn one a backup of the file in `records`";
+                    case(Code::RecordQuarantined, slot, subject, what, by_hand)
+                }
+            }
         })
         .collect()
     }
@@ -139,7 +149,7 @@ impl Engine {
     fn alive(&self, id: &VolumeId) -> bool {
         let usable = |volume: &Volume| matches!(volume.phase, Phase::Ready | Phase::Growing { .. });
         self.store.volume(id).is_some_and(|volume| usable(&volume))
-            || self.store.quarantined(id.pool(), &id.to_string()).is_some()
+            || self.store.quarantined(ObjectId::Volume(*id)).is_some()
     }
 
     /// Whether what is promised can be kept.

@@ -21,6 +21,10 @@ impl Engine {
         match fix {
             Fix::Remove(id) => self.remove_orphan(pool, *id),
             Fix::Forget(id) => self.forget_missing(pool, *id),
+            Fix::Rebuild(id) => {
+                let record = self.rebuild(*id)?;
+                Ok(format!("rebuilt the record of {id}, {}", record.name()))
+            }
             Fix::Settle(id) => {
                 let record = self.store.record(*id);
                 let Some(record) = record else { return Ok(format!("{id} is settled already")) };
@@ -53,7 +57,7 @@ impl Engine {
 
     fn remove_orphan(&self, pool: &dyn Pool, id: ObjectId) -> Result<String> {
         let _claim = self.store.claim(&[Key::Object(id)], &[])?;
-        if self.store.record(id).is_some() || self.store.quarantined(id.pool(), &id.to_string()).is_some() {
+        if self.store.record(id).is_some() || self.store.quarantined(id).is_some() {
             return Err(Error::Precondition(format!("{id} has a record: delete it as any other")));
         }
         match id {
@@ -80,7 +84,7 @@ impl Engine {
         }
         let deleting = record.in_phase(Phase::Deleting);
         claim.extend(&[record.name()])?;
-        self.store.condemn(&claim, deleting.clone())?;
+        self.store.condemn(&claim, pool, deleting.clone())?;
         self.settle(&claim, pool, &deleting).map_err(Error::unfinished)?;
         tracing::warn!(%id, "the doctor forgot what had no bytes");
         Ok(format!("forgot {id}"))

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Dir, Temporary, host};
+use super::replace::Temporary;
+use super::{Dir, host};
 use crate::error::{Error, Result};
 use crate::os::fsxattr;
 

@@ -61,8 +61,12 @@ impl Dir {
 
     /// Writes who we are, for the message of whoever comes second. Not synced: it means nothing after a reboot.
     fn sign(&self, name: &OsStr) -> Result<()> {
-        let Some(mut file) = self.open_file(name, Access::ReadWrite)? else {
-            return Err(Error::Unavailable(format!("the lock {} vanished", self.at(name))));
+        let mut file = match self.open_file(name, Access::ReadWrite) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Err(Error::Unavailable(format!("the lock {} vanished", self.at(name)))),
+            // On a read-only filesystem the holder stays unnamed, too.
+            Err(Error::Precondition(_)) => return Ok(()),
+            Err(error) => return Err(error),
         };
         let pid = std::process::id();
         let (started, command) = (start(pid).unwrap_or_default(), command(pid).unwrap_or_default());

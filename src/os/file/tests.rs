@@ -1,6 +1,7 @@
 //! Files and directories on real filesystems, hostile trees included.
 
 use super::*;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::Duration;
 
@@ -95,6 +96,45 @@ fn a_failed_replace_keeps_the_old_file_and_leaves_no_debris() {
     assert!(dir.replace("record", b"new").is_err());
     assert_eq!(names(&dir), ["record"]);
     assert!(path.path().join("record").is_dir());
+}
+
+/// A filesystem that shuts down, as it does when its disk fails, answers every change with EIO.
+fn a_disk_that_fails(program: &str, options: &[&str]) {
+    let mounted = Mounted::new(program, options);
+    let root = Dir::open(mounted.path.path()).unwrap();
+    let dir = root.ensure("records", 0o700).unwrap();
+    dir.replace("record", b"old").unwrap();
+    dir.prove().unwrap();
+    assert_eq!((dir.fenced(), names(&dir)), (None, vec!["record".to_owned()]), "the proof leaves nothing");
+    let at = mounted.path.path().to_str().unwrap();
+    run("xfs_io", &["-x", "-c", "shutdown", at], "failed to shut down a filesystem").unwrap();
+    let first = dir.replace("record", b"new").unwrap_err();
+    assert!(matches!(&first, Error::Unavailable(why) if why.contains("Input/output error")), "{first:?}");
+    assert!(
+        root.fenced().is_some_and(|why| why.contains("record")),
+        "it holds for all that belongs together"
+    );
+    let refused = |outcome: Result<()>| {
+        let again = outcome.unwrap_err().to_string();
+        assert!(again.contains("no more changes") && again.contains(dir.fenced().unwrap()), "{again}");
+    };
+    refused(dir.replace("record", b"new"));
+    refused(dir.remove("record").map(drop));
+    refused(dir.remove_tree("record").map(drop));
+    refused(dir.create("other").map(drop));
+    refused(dir.make_dir("other", 0o700).map(drop));
+    refused(dir.rename_into("record", &root, "record"));
+    refused(dir.sync());
+    dir.prove().unwrap_err();
+    assert!(
+        Dir::open(mounted.path.path()).is_err() || Dir::open(mounted.path.path()).unwrap().fenced().is_none()
+    );
+}
+
+#[test]
+fn a_disk_that_fails_closes_the_fence_of_all_that_was_opened_on_it() {
+    a_disk_that_fails("mkfs.ext4", &["-q"]);
+    a_disk_that_fails("mkfs.xfs", &["-q"]);
 }
 
 #[test]
@@ -267,6 +307,7 @@ fn ten_thousand_levels_go_with_few_files_open() {
             fd: down.open_beneath(OsStr::new("d"), OFlags::DIRECTORY, Mode::empty()).unwrap(),
             path: "d".into(),
             commit: Commit::default(),
+            fence: Arc::default(),
         };
     }
     drop(down);

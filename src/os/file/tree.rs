@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, IFlags, Mode, OFlags, RawDir, ResolveFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::{Dir, Identity, Removal, host, identity, one_component};
+use super::{Dir, Identity, Removal, identity, one_component};
 use crate::error::{Error, Result};
 
 /// How often one directory may turn out not to be empty after all before somebody is taken to be filling it.
@@ -41,6 +41,7 @@ impl Dir {
     /// `Precondition` if something is mounted in it: unmount it first. `Unavailable` if somebody is writing in it.
     pub fn remove_tree(&self, name: impl AsRef<OsStr>) -> Result<Removal> {
         let name = one_component(name.as_ref())?;
+        self.fence.pass()?;
         let removal = match empty(self, name).and_then(|()| self.drop_name(name)) {
             Ok(()) => Removal::Now,
             Err(Errno::NOENT) => Removal::Already,
@@ -54,7 +55,7 @@ impl Dir {
                 let at = self.at(name);
                 return Err(Error::Unavailable(format!("failed to remove {at}: somebody is changing it")));
             }
-            Err(e) => return Err(host(format!("failed to remove {} and all in it", self.at(name)), e)),
+            Err(e) => return Err(self.refused("remove the tree", name, e)),
         };
         self.sync()?;
         Ok(removal)

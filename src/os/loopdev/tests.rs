@@ -186,3 +186,36 @@ fn a_device_number_is_a_loops_only_with_its_major() {
     assert!(!Loop::new(1_000_000).backs(1, 2).unwrap());
     assert!(Loop::new(1_000_000).open(Access::ReadOnly).is_err());
 }
+
+#[test]
+fn a_device_on_a_filesystem_that_gave_up_hides_no_other_and_is_let_go() {
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    disk.as_file().set_len(320 << 20).unwrap();
+    let point = tempfile::tempdir().unwrap();
+    let (disk, at) = (disk.path().to_str().unwrap(), point.path().to_str().unwrap());
+    let run =
+        |program: &str, words: &[&str]| crate::os::process::run(program, words, "failed to prepare the test");
+    run("mkfs.xfs", &["-q", disk]).unwrap();
+    run("mount", &["-o", "loop", disk, at]).unwrap();
+    let file = Dir::open(point.path()).unwrap().create("image").unwrap();
+    set_len(&file, 16 << 20).unwrap();
+    let there = stat(&file).unwrap();
+    let Attached { device, held, .. } = attach(&file, HELD).unwrap();
+    drop((file, held));
+    run("xfs_io", &["-x", "-c", "shutdown", at]).unwrap();
+
+    let other = Image::new();
+    let attached = attach(&other.file, AUTO);
+    let found = other.find();
+    let backs = device.backs(there.device, there.inode);
+    let detached = device.detach(there.device, there.inode);
+    // All is taken down before anything can fail.
+    let gone = (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        run("umount", &[at]).is_ok()
+    });
+    assert_eq!(found.iter().map(|found| found.device).collect::<Vec<_>>(), [attached.unwrap().device]);
+    assert!(!backs.unwrap(), "it shows nothing of use");
+    detached.unwrap();
+    assert!(gone, "the device was not let go");
+}

@@ -39,9 +39,37 @@ fn a_pool_is_told_by_its_marker_and_nothing_else() {
     let newer = r#"{"schema": 2, "id": "not even an id"}"#;
     std::fs::write(dir.path().join(MARKER), newer).unwrap();
     let error = Home::open(&setup).unwrap_err();
-    assert!(matches!(error, Error::Precondition(_)), "{error:?}");
+    assert!(matches!(&error, Error::Unavailable(why) if why.contains("upgrade")), "{error:?}");
+    assert_eq!(std::fs::read_to_string(dir.path().join(MARKER)).unwrap(), newer);
     std::fs::write(dir.path().join(MARKER), "{}").unwrap();
     assert!(matches!(Home::open(&setup), Err(Error::Corrupt(_))));
+}
+
+/// What releases wrote must be read as long as their pools live: a file there is never changed, only added to.
+#[test]
+fn the_markers_of_schema_1_are_read_and_written_again_to_the_byte() {
+    let (dir, _, _) = plain();
+    let root = Dir::open(dir.path()).unwrap();
+    let most = Marker {
+        schema: 1,
+        id: PoolId::new([0x0a, 1, 2, 3, 4, 5]),
+        kind: "image".to_owned(),
+        created: serde_json::from_str("1760000000000").unwrap(),
+        sparse: true,
+        file: Some("/var/lib/rockpool/fast.img".into()),
+        device: Some("/dev/disk/by-id/one".into()),
+    };
+    let least =
+        Marker { kind: "directory".to_owned(), sparse: false, file: None, device: None, ..most.clone() };
+    for (name, marker) in [("pool", most), ("pool-least", least)] {
+        let path = format!("{}/tests/golden/schema-1/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        let golden = std::fs::read_to_string(path).unwrap();
+        std::fs::write(dir.path().join(MARKER), &golden).unwrap();
+        let read = Marker::read(&root).unwrap().unwrap();
+        assert_eq!(read, marker);
+        read.write(&root).unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join(MARKER)).unwrap(), golden);
+    }
 }
 
 #[test]

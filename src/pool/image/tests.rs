@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::os::loopdev;
 use crate::os::process;
-use crate::pool::rig::{EXT4, Rig, XFS, run, volume};
+use crate::pool::rig::{EXT4, Rig, XFS, cut, run, volume};
 use crate::pool::{Device, Severity, UNIT};
 
 /// The pool comes last, so that it is dropped first: it keeps the rig's mount busy.
@@ -92,10 +92,10 @@ fn a_snapshot_outlives_its_volume_and_shares_nothing_with_its_clone() {
     // Written into the page cache of the device: the cut must hold it nevertheless.
     std::fs::File::options().write(true).open(&attached.path).unwrap().write_all_at(b"first", 4096).unwrap();
     let id = snapshot_id(&pool, 1);
-    let held = pool.snapshot(&id, &want.id).unwrap();
+    let held = pool.snapshot(&cut(id, want.id)).unwrap();
     assert!(held.get() >= 4096, "{held}");
     std::fs::File::options().write(true).open(&attached.path).unwrap().write_all_at(b"later", 4096).unwrap();
-    assert_eq!(pool.snapshot(&id, &want.id).unwrap(), held);
+    assert_eq!(pool.snapshot(&cut(id, want.id)).unwrap(), held);
     drop(attached);
     pool.detach(&want.id).unwrap();
     pool.destroy(&want.id).unwrap();
@@ -115,7 +115,7 @@ fn a_snapshot_outlives_its_volume_and_shares_nothing_with_its_clone() {
     assert_eq!(&std::fs::read(image(&pool, &of_clone.id)).unwrap()[4096..4101], b"clone");
     pool.forget(&id).unwrap();
     pool.forget(&id).unwrap();
-    assert!(matches!(pool.snapshot(&id, &want.id), Err(Error::NotFound(_))));
+    assert!(matches!(pool.snapshot(&cut(id, want.id)), Err(Error::NotFound(_))));
 }
 
 #[test]
@@ -275,7 +275,7 @@ fn a_frozen_volume_is_cut_and_thaws_on_every_path() {
     std::fs::write(points[0].join("file"), b"unsynced").unwrap();
     let thaw = pool.freeze(&ids).unwrap();
     assert!(matches!(pool.freeze(&ids), Err(Error::Precondition(_))), "frozen already");
-    pool.snapshot(&snapshot_id(&pool, 1), &ids[0]).unwrap();
+    pool.snapshot(&cut(snapshot_id(&pool, 1), ids[0])).unwrap();
     thaw.thaw().unwrap();
 
     let thaw = pool.freeze(&ids).unwrap();
@@ -398,7 +398,7 @@ fn without_reflink_all_works_but_snapshots() {
     let want = volume(pool.id(), 1, EXT4);
     pool.create(&want).unwrap();
     drop(pool.attach(&want.id, Attach::Filesystem).unwrap());
-    assert!(matches!(pool.snapshot(&snapshot_id(&pool, 1), &want.id), Err(Error::Unsupported(_))));
+    assert!(matches!(pool.snapshot(&cut(snapshot_id(&pool, 1), want.id)), Err(Error::Unsupported(_))));
     let clone = Volume { source: Source::Volume(want.id), ..volume(pool.id(), 2, EXT4) };
     assert!(matches!(pool.create(&clone), Err(Error::Unsupported(_))));
     pool.destroy(&want.id).unwrap();

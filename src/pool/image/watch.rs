@@ -8,7 +8,7 @@ use crate::model::{Bytes, VolumeId};
 use crate::os::loopdev::Loop;
 use crate::os::mount::{Here, Place};
 use crate::os::{file, fs, label, mount};
-use crate::pool::home::absence;
+use crate::pool::home::FENCED;
 use crate::pool::{Problem, Severity};
 
 /// A pool with less than one part in so many free is nearly full.
@@ -19,13 +19,15 @@ const MANY_EXTENTS: u32 = 100_000;
 impl Images {
     /// What is wrong with the pool.
     pub(super) fn pool_problems(&self) -> Vec<Problem> {
-        if let Err(error) = self.home.present() {
-            return vec![absence(&error)];
+        let mut problems = Vec::from_iter(self.home.problem());
+        if problems.iter().all(|problem| problem.severity == Severity::Degraded) {
+            problems.extend(
+                self.check_pool().unwrap_or_else(|error| {
+                    vec![problem(Severity::Inaccessible, "PoolFailed", chain(&error))]
+                }),
+            );
         }
-        match self.check_pool() {
-            Ok(problems) => problems,
-            Err(error) => vec![problem(Severity::Inaccessible, "PoolFailed", chain(&error))],
-        }
+        problems
     }
 
     fn check_pool(&self) -> Result<Vec<Problem>> {
@@ -49,10 +51,10 @@ impl Images {
         if of_pool.iter().any(|problem| problem.severity == Severity::Inaccessible) {
             return of_pool;
         }
-        match self.check_volume(id) {
-            Ok(problems) => problems,
-            Err(error) => vec![problem(Severity::Inaccessible, "ImageUnreadable", chain(&error))],
-        }
+        let own = self
+            .check_volume(id)
+            .unwrap_or_else(|error| vec![problem(Severity::Inaccessible, "ImageUnreadable", chain(&error))]);
+        of_pool.into_iter().filter(|problem| problem.reason == FENCED).chain(own).collect()
     }
 
     fn check_volume(&self, id: &VolumeId) -> Result<Vec<Problem>> {

@@ -26,10 +26,10 @@ fn nothing_is_mounted_over_what_is_there() {
     unmount(&rig.setup).unwrap();
     std::fs::create_dir(&rig.setup.path).unwrap();
     std::fs::write(rig.setup.path.join("precious"), "").unwrap();
-    assert!(matches!(Home::open(&rig.setup), Err(Error::Precondition(_))));
+    assert!(matches!(Home::open(&rig.setup), Err(Error::Unavailable(_))));
     std::fs::remove_file(rig.setup.path.join("precious")).unwrap();
     run("mount", &["-t".as_ref(), "tmpfs".as_ref(), "none".as_ref(), rig.setup.path.as_path()]);
-    assert!(matches!(Home::open(&rig.setup), Err(Error::Precondition(_))));
+    assert!(matches!(Home::open(&rig.setup), Err(Error::Unavailable(_))));
     assert!(matches!(unmount(&rig.setup), Err(Error::Precondition(_))));
     run("umount", &[rig.setup.path.as_path()]);
     drop(Home::open(&rig.setup).unwrap());

@@ -1,0 +1,157 @@
+//! Records that are damaged or lost: what that costs, and the way back.
+
+use std::fs;
+use std::path::PathBuf;
+
+use rockpool::engine::{Asked, CreateSnapshot, CreateVolume, Range};
+use rockpool::error::Error;
+use rockpool::model::{Bytes, ObjectId, Record, Source, Volume};
+
+use crate::rig::{BLOCK, EXT4, Rig, put, wanted};
+
+fn record(rig: &Rig, id: impl std::fmt::Display) -> PathBuf {
+    rig.setup.path.join("records").join(id.to_string())
+}
+
+/// Changes one bit of a file, as a disk may.
+fn flip(path: &PathBuf) -> Vec<u8> {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, &bytes).unwrap();
+    bytes
+}
+
+fn with_parameters(rig: &Rig, name: &str, asked: Asked) -> (CreateVolume, Volume) {
+    let want =
+        CreateVolume { parameters: [("pool".to_owned(), "p".to_owned())].into(), ..wanted(name, asked, 64) };
+    let made = Volume::clone(&rig.engine().create_volume(&want).unwrap());
+    (want, made)
+}
+
+fn unavailable<T: std::fmt::Debug>(outcome: Result<T, Error>) -> String {
+    match outcome {
+        Err(Error::Unavailable(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_damaged_record_keeps_its_name_and_is_rebuilt_from_its_image() {
+    let mut rig = Rig::image();
+    let (want, volume) = with_parameters(&rig, "a", EXT4);
+    let other = rig.create("other", BLOCK, 10);
+    put(&rig.publish("a", &volume, EXT4).join("file"), "kept");
+    rig.unpublish("a", &volume);
+    let range = Range { required: Some(Bytes::MIB.times(80)), limit: None };
+    let (volume, _) = rig.engine().expand_volume(&volume.id, &range, None).unwrap();
+    let promised = rig.engine().pools()[0].promised;
+    rig.stop();
+    let damaged = flip(&record(&rig, volume.id));
+    rig.restart();
+
+    assert!(unavailable(rig.engine().volume(&volume.id)).contains("quarantined"));
+    let why = unavailable(rig.engine().create_volume(&want));
+    assert!(why.contains("quarantined") && why.contains(&volume.id.to_string()), "{why}");
+    assert!(unavailable(rig.engine().delete_volume(&volume.id)).contains("quarantined"));
+    assert!(unavailable(rig.engine().stage(&rig.stage_of("a", &volume, EXT4))).contains("quarantined"));
+    assert_eq!(fs::read(record(&rig, volume.id)).unwrap(), damaged, "left as it is");
+    assert_eq!(rig.engine().pools()[0].promised, promised, "its bytes are still there");
+    let found = rig.engine().quarantine();
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].0, found[0].1.copy.is_some()), (ObjectId::Volume(volume.id), true));
+    rig.engine().delete_volume(&other.id).unwrap();
+
+    let rebuilt = rig.engine().rebuild(ObjectId::Volume(volume.id)).unwrap();
+    assert_eq!(
+        rebuilt,
+        Record::Volume(volume.clone()),
+        "to the last parameter, and as large as it has become"
+    );
+    for _ in 0..2 {
+        assert_eq!(rig.engine().quarantine(), []);
+        assert_eq!(
+            rig.engine().create_volume(&CreateVolume { range, ..want.clone() }).unwrap().id,
+            volume.id
+        );
+        let target = rig.publish("a", &volume, EXT4);
+        assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "kept");
+        rig.unpublish("a", &volume);
+        rig.restart();
+    }
+    rig.engine().delete_volume(&volume.id).unwrap();
+    assert_eq!((rig.objects(), rig.engine().pools()[0].promised), (Vec::new(), Bytes::ZERO));
+}
+
+#[test]
+fn a_lost_record_of_a_volume_and_of_a_snapshot_is_rebuilt() {
+    let mut rig = Rig::image();
+    let (_, volume) = with_parameters(&rig, "a", BLOCK);
+    let want = CreateSnapshot { name: "s".to_owned(), source: volume.id, parameters: Default::default() };
+    let cut = rig.engine().create_snapshot(&want).unwrap();
+    rig.stop();
+    fs::remove_file(record(&rig, volume.id)).unwrap();
+    flip(&record(&rig, cut.id));
+    rig.restart();
+    assert_eq!(rig.orphans().len(), 2, "{:?}", rig.orphans());
+    assert!(unavailable(rig.engine().create_snapshot(&want)).contains("quarantined"));
+    assert_eq!(
+        rig.engine().rebuild(ObjectId::Volume(volume.id)).unwrap(),
+        Record::Volume(volume.clone().into())
+    );
+    let Record::Snapshot(rebuilt) = rig.engine().rebuild(ObjectId::Snapshot(cut.id)).unwrap() else {
+        panic!()
+    };
+    assert_eq!(
+        (rebuilt.id, &rebuilt.name, rebuilt.source, rebuilt.held),
+        (cut.id, &cut.name, cut.source, cut.held)
+    );
+    assert_eq!(rig.engine().create_snapshot(&want).unwrap().id, cut.id);
+    rig.create_from("restored", BLOCK, 64, Source::Snapshot(cut.id));
+    assert_eq!(rig.orphans(), Vec::<String>::new());
+}
+
+#[test]
+fn a_directory_volume_is_rebuilt_as_well() {
+    let mut rig = Rig::directory();
+    let (want, volume) = with_parameters(&rig, "a", Asked::Mount(None));
+    rig.stop();
+    fs::write(record(&rig, volume.id), "").unwrap();
+    rig.restart();
+    assert!(unavailable(rig.engine().create_volume(&want)).contains("quarantined"));
+    assert_eq!(
+        rig.engine().rebuild(ObjectId::Volume(volume.id)).unwrap(),
+        Record::Volume(volume.clone().into())
+    );
+    assert_eq!(rig.engine().create_volume(&want).unwrap().id, volume.id);
+}
+
+#[test]
+fn what_is_not_damaged_or_has_no_copy_is_not_rebuilt() {
+    let mut rig = Rig::image();
+    let (volume, newer, gone, taken) = (
+        rig.create("a", BLOCK, 10),
+        rig.create("newer", BLOCK, 10),
+        rig.create("gone", BLOCK, 10),
+        rig.create("taken", BLOCK, 10),
+    );
+    let rebuild = |rig: &Rig, volume: &Volume| rig.engine().rebuild(ObjectId::Volume(volume.id));
+    assert!(matches!(rebuild(&rig, &volume), Err(Error::Precondition(_))));
+    rig.stop();
+    let body = r#"{"schema":2}"#;
+    let text = format!(r#"{{"checksum":"{:08x}","body":{body}}}"#, crc32c::crc32c(body.as_bytes()));
+    fs::write(record(&rig, newer.id), &text).unwrap();
+    fs::write(record(&rig, gone.id), "gone").unwrap();
+    fs::remove_file(rig.object(&gone.id)).unwrap();
+    fs::remove_file(record(&rig, taken.id)).unwrap();
+    rig.restart();
+    assert!(matches!(rebuild(&rig, &newer), Err(Error::Precondition(why)) if why.contains("newer")));
+    assert_eq!(fs::read_to_string(record(&rig, newer.id)).unwrap(), text);
+    assert!(unavailable(rig.engine().create_volume(&wanted("newer", BLOCK, 10))).contains("quarantined"));
+    assert!(matches!(rebuild(&rig, &gone), Err(Error::NotFound(_))));
+    rig.create("taken", BLOCK, 10);
+    assert!(matches!(rebuild(&rig, &taken), Err(Error::Conflict(_))));
+    let image = rig.object(&taken.id);
+    rustix::fs::removexattr(&image, "trusted.rockpool.record").unwrap();
+    assert!(matches!(rebuild(&rig, &taken), Err(Error::Corrupt(_))));
+}

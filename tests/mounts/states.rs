@@ -1,0 +1,267 @@
+//! What a pool may be but well: away, replaced by another disk, read-only, on a disk that failed, newer than this release.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rockpool::engine::{CapacityQuery, CreateSnapshot, CreateVolume, Publish, Range, Writes};
+use rockpool::error::{Error, Result};
+use rockpool::model::{Bytes, Source, Volume};
+use rockpool::os::loopdev;
+
+use crate::rig::{BLOCK, EXT4, Rig, put, run, wanted};
+
+const PLAIN_EXT4: [&str; 4] = ["mkfs.ext4", "-q", "-E", "lazy_itable_init=1"];
+const PLAIN_XFS: [&str; 2] = ["mkfs.xfs", "-q"];
+
+/// Every call that changes something, by name.
+fn changes(rig: &Rig, volume: &Volume) -> Vec<(&'static str, Result<()>)> {
+    let engine = rig.engine();
+    let range = Range { required: Some(Bytes::MIB.times(80)), limit: None };
+    let cut = CreateSnapshot { name: "s".to_owned(), source: volume.id, parameters: Default::default() };
+    let named = CreateVolume { pool: Some("p".to_owned()), ..wanted("new", BLOCK, 10) };
+    let clone = CreateVolume { source: Source::Volume(volume.id), ..wanted("clone", EXT4, 64) };
+    vec![
+        ("create", engine.create_volume(&wanted("new", BLOCK, 10)).map(drop)),
+        ("create in this pool", engine.create_volume(&named).map(drop)),
+        ("clone", engine.create_volume(&clone).map(drop)),
+        ("snapshot", engine.create_snapshot(&cut).map(drop)),
+        ("expand", engine.expand_volume(&volume.id, &range, None).map(drop)),
+        ("delete", engine.delete_volume(&volume.id)),
+        ("stage", engine.stage(&rig.stage_of("elsewhere", volume, EXT4))),
+    ]
+}
+
+fn reasons(rig: &Rig, volume: &Volume) -> Vec<&'static str> {
+    rig.engine().volume_health(&volume.id).unwrap().iter().map(|problem| problem.reason).collect()
+}
+
+fn available(rig: &Rig) -> Bytes {
+    rig.engine().capacity(&CapacityQuery::default()).unwrap().available
+}
+
+/// A filesystem that shuts down, as xfs and ext4 do when their disk fails, is refused everything that changes and read on.
+fn a_disk_that_fails(mkfs: &[&str], mib: u64) {
+    let rig = Rig::image_on(mkfs, mib);
+    let volume = rig.create("a", EXT4, 64);
+    assert!(available(&rig) > Bytes::ZERO);
+    run(
+        "xfs_io",
+        &["-x", "-c", "shutdown"]
+            .map(Path::new)
+            .into_iter()
+            .chain([rig.setup.path.as_path()])
+            .collect::<Vec<_>>(),
+    );
+    for (call, outcome) in changes(&rig, &volume) {
+        assert!(matches!(&outcome, Err(Error::Unavailable(_))), "{call}: {outcome:?}");
+    }
+    // However often it is asked: what failed is not tried again.
+    let Err(Error::Unavailable(why)) = rig.engine().delete_volume(&volume.id) else { panic!("deleted") };
+    assert!(why.contains("`p`") && why.contains("Input/output error"), "{why}");
+    assert_eq!(rig.engine().volumes(None, 10).len(), 1);
+    assert!(rig.ailment().is_some());
+    rig.look();
+    assert!(rig.engine().delete_volume(&volume.id).is_err(), "it looks mended, and is not");
+    // As long as anybody holds it open, what is mounted again is the filesystem that shut down.
+    run("umount", &[Path::new("-l"), &rig.setup.path]);
+    rig.look();
+    rig.mount_again();
+    rig.look();
+    assert!(available(&rig) > Bytes::ZERO);
+    assert_eq!(rig.ailment(), None);
+    rig.engine().delete_volume(&volume.id).unwrap();
+    assert_eq!(rig.objects(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn an_ext4_that_shuts_down_is_never_written_again_until_it_is_mounted_anew() {
+    a_disk_that_fails(&PLAIN_EXT4, 512);
+}
+
+#[test]
+fn an_xfs_that_shuts_down_is_never_written_again_until_it_is_mounted_anew() {
+    a_disk_that_fails(&PLAIN_XFS, 512);
+}
+
+#[test]
+fn a_pool_whose_filesystem_gave_up_is_read_published_and_let_go() {
+    let rig = Rig::image_on(&PLAIN_EXT4, 512);
+    let (volume, raw) = (rig.create("a", EXT4, 64), rig.create("raw", BLOCK, 10));
+    put(&rig.publish("a", &volume, EXT4).join("file"), "kept");
+    rig.publish("raw", &raw, BLOCK);
+    run("mount", &[Path::new("-oremount,errors=remount-ro"), &rig.setup.path]);
+    trigger_error(&rig.setup.path);
+    for (call, outcome) in changes(&rig, &volume).into_iter().filter(|(call, _)| *call != "stage") {
+        assert!(
+            matches!(&outcome, Err(Error::Unavailable(_) | Error::Precondition(_))),
+            "{call}: {outcome:?}"
+        );
+    }
+    assert_eq!(available(&rig), Bytes::ZERO);
+    assert!(!reasons(&rig, &volume).is_empty());
+    let view = &rig.engine().pools()[0];
+    assert!(view.away.is_none() && view.read_only.is_some(), "{view:?}");
+    rig.engine().volume(&volume.id).unwrap();
+    rig.engine().stats(&volume.id, &rig.target("a")).unwrap();
+    for (name, volume, asked) in [("a", &volume, EXT4), ("raw", &raw, BLOCK)] {
+        rig.engine().unpublish(&volume.id, &rig.target(name)).unwrap();
+        let read = Publish { writes: Writes::Refused, ..rig.publish_of(name, name, volume, asked) };
+        rig.engine().publish(&read).unwrap();
+        rig.unpublish(name, volume);
+        assert!(rig.has_loops(&volume.id, 0), "{name}");
+    }
+    assert!(rig.mounts().is_empty());
+}
+
+/// Makes an ext4 believe that it found an error in itself.
+fn trigger_error(point: &Path) {
+    let device = fs::metadata(point).unwrap().dev();
+    let device = loopdev::Loop::from_device(device).unwrap().path();
+    let trigger = Path::new("/sys/fs/ext4").join(device.file_name().unwrap()).join("trigger_fs_error");
+    fs::write(trigger, "the test's").unwrap();
+}
+
+#[test]
+fn a_pool_that_is_remounted_read_only_is_read_and_nothing_else() {
+    let rig = Rig::image();
+    let volume = rig.create("a", EXT4, 64);
+    run("mount", &[Path::new("-oremount,ro"), &rig.setup.path]);
+    for (call, outcome) in changes(&rig, &volume) {
+        assert!(
+            matches!(&outcome, Err(Error::Precondition(why)) if why.contains("read-only")),
+            "{call}: {outcome:?}"
+        );
+    }
+    assert_eq!(available(&rig), Bytes::ZERO);
+    assert_eq!(reasons(&rig, &volume), ["PoolReadOnly"]);
+    rig.engine().volume(&volume.id).unwrap();
+    rig.look();
+    run("mount", &[Path::new("-oremount,rw"), &rig.setup.path]);
+    rig.engine().delete_volume(&volume.id).unwrap();
+}
+
+#[test]
+fn a_pool_that_is_read_only_at_the_start_is_read_and_opened_anew_when_it_is_not() {
+    let mut rig = Rig::image();
+    let volume = rig.create("a", EXT4, 64);
+    rig.stop();
+    run("mount", &[Path::new("-oremount,ro"), &rig.setup.path]);
+    rig.restart();
+    rig.engine().volume(&volume.id).unwrap();
+    assert!(rig.ailment().is_some_and(|why| why.contains("read-only")));
+    for (call, outcome) in changes(&rig, &volume) {
+        assert!(
+            matches!(&outcome, Err(Error::Precondition(why)) if why.contains("read-only")),
+            "{call}: {outcome:?}"
+        );
+    }
+    rig.look();
+    assert!(rig.engine().delete_volume(&volume.id).is_err());
+    run("mount", &[Path::new("-oremount,rw"), &rig.setup.path]);
+    rig.look();
+    rig.engine().delete_volume(&volume.id).unwrap();
+}
+
+#[test]
+fn what_is_mounted_of_a_pool_that_is_gone_is_unmounted_and_let_go() {
+    let rig = Rig::image();
+    let (volume, raw) = (rig.create("a", EXT4, 64), rig.create("raw", BLOCK, 10));
+    rig.publish("a", &volume, EXT4);
+    rig.publish("raw", &raw, BLOCK);
+    let images = [&volume, &raw].map(|volume| fs::metadata(rig.object(&volume.id)).unwrap());
+    run("umount", &[Path::new("-l"), &rig.setup.path]);
+    for (call, outcome) in changes(&rig, &volume) {
+        assert!(matches!(&outcome, Err(Error::Unavailable(_))), "{call}: {outcome:?}");
+    }
+    for (name, volume) in [("a", &volume), ("raw", &raw)] {
+        rig.engine().unpublish(&volume.id, &rig.target(name)).unwrap();
+        rig.engine().unstage(&volume.id, &rig.staging(name)).unwrap();
+    }
+    assert!(rig.mounts().is_empty());
+    for image in images {
+        assert_eq!(loopdev::find(image.dev(), image.ino()).unwrap().len(), 0);
+    }
+    assert_eq!(fs::read_dir(&rig.setup.path).unwrap().count(), 0, "something was written beneath");
+    rig.look();
+    rig.look();
+    rig.engine().delete_volume(&volume.id).unwrap();
+}
+
+#[test]
+fn another_pool_at_its_place_is_not_touched_and_the_right_one_is_used_when_it_is_back() {
+    let (rig, other) = (Rig::image_on(&PLAIN_EXT4, 512), Rig::image());
+    let volume = rig.create("a", EXT4, 64);
+    run("umount", &[Path::new("-l"), &rig.setup.path]);
+    run("mount", &[Path::new("--bind"), &other.setup.path, &rig.setup.path]);
+    let before = snapshot_of(&other.setup.path);
+    for _ in 0..3 {
+        for (call, outcome) in changes(&rig, &volume) {
+            assert!(matches!(&outcome, Err(Error::Unavailable(_))), "{call}: {outcome:?}");
+        }
+        rig.look();
+    }
+    let Err(Error::Unavailable(why)) = rig.engine().volume(&volume.id) else {
+        panic!("found on another disk")
+    };
+    assert!(why.contains("`p`"), "{why}");
+    assert_eq!(snapshot_of(&other.setup.path), before);
+    other.create("b", BLOCK, 10);
+    run("umount", &[&rig.setup.path]);
+    rig.mount_again();
+    rig.look();
+    rig.engine().delete_volume(&volume.id).unwrap();
+}
+
+/// Every file below a directory with the time of its last change.
+fn snapshot_of(dir: &Path) -> Vec<(std::path::PathBuf, i64, i64)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        let stat = fs::symlink_metadata(&entry).unwrap();
+        all.push((entry.clone(), stat.ctime(), stat.ctime_nsec()));
+        if stat.is_dir() {
+            all.extend(snapshot_of(&entry));
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn a_pool_of_a_newer_release_is_left_as_it_is_until_it_can_be_read() {
+    let mut rig = Rig::image();
+    let volume = rig.create("a", EXT4, 64);
+    rig.stop();
+    let marker = rig.setup.path.join("pool.json");
+    let text = fs::read_to_string(&marker).unwrap();
+    let newer = text.replace("\"schema\": 1", "\"schema\": 2");
+    assert_ne!(newer, text);
+    fs::write(&marker, &newer).unwrap();
+    let before = snapshot_of(&rig.setup.path);
+    rig.restart();
+    let Err(Error::Unavailable(why)) = rig.engine().volume(&volume.id) else { panic!("read") };
+    assert!(why.contains("newer") || why.contains("not connected"), "{why}");
+    assert!(matches!(rig.engine().create_volume(&wanted("b", BLOCK, 10)), Err(Error::Unavailable(_))));
+    assert_eq!(snapshot_of(&rig.setup.path), before);
+    fs::write(&marker, text).unwrap();
+    rig.look();
+    rig.engine().delete_volume(&volume.id).unwrap();
+}
+
+#[test]
+fn a_record_of_a_newer_release_is_left_as_it_is_and_the_others_serve() {
+    let mut rig = Rig::image();
+    let (volume, other) = (rig.create("a", BLOCK, 10), rig.create("b", BLOCK, 10));
+    rig.stop();
+    let record = rig.setup.path.join("records").join(volume.id.to_string());
+    let body = r#"{"schema":2,"pool":"000000000000","generation":7,"record":{"future":{"id":1}}}"#;
+    let newer = format!(r#"{{"checksum":"{:08x}","body":{body}}}"#, crc32c::crc32c(body.as_bytes()));
+    fs::write(&record, &newer).unwrap();
+    rig.restart();
+    let Err(Error::Unavailable(why)) = rig.engine().volume(&volume.id) else { panic!("read") };
+    assert!(why.contains("schema 2 is newer"), "{why}");
+    assert!(matches!(rig.engine().delete_volume(&volume.id), Err(Error::Unavailable(_))));
+    assert!(rig.object(&volume.id).exists());
+    assert_eq!(fs::read_to_string(&record).unwrap(), newer);
+    rig.engine().delete_volume(&other.id).unwrap();
+}
