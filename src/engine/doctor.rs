@@ -142,6 +142,7 @@ impl Engine {
         let checks: [Check; 5] =
             [Engine::differences, Engine::exposures, Engine::promises, Engine::ailments, Engine::lacks];
         let mut cases = Vec::new();
+        cases.extend(pool.writable().err().map(|error| look::read_only(slot, &error)));
         for check in checks {
             match check(self, slot, pool.as_ref()) {
                 Ok(some) => cases.extend(some),

@@ -145,3 +145,40 @@ fn without_a_spare_a_full_pool_deletes_all_the_same() {
         assert_eq!(rig.objects(), Vec::<PathBuf>::new());
     }
 }
+
+#[test]
+fn what_is_to_be_kept_is_kept_on_a_full_pool_or_not_deleted_at_all() {
+    for mkfs in [&EXT4[..], &XFS] {
+        let mut rig = Rig::image_on(mkfs, 320);
+        let keeping = |name: &str| {
+            let mut want = wanted(name, BLOCK, 10);
+            want.parameters.insert("retainDeleted".to_owned(), "1h".to_owned());
+            rig.engine().create_volume(&want).unwrap().id
+        };
+        let ids = ["a", "b", "c"].map(keeping);
+        fill(&rig, blocks);
+        let kept: Vec<_> = ids
+            .iter()
+            .filter(|id| match rig.engine().delete_volume(id) {
+                Ok(()) => true,
+                Err(Error::Full(why)) => {
+                    assert!(why.contains("retained purge") && why.contains("nothing was deleted"), "{why}");
+                    false
+                }
+                Err(other) => panic!("{other:?}"),
+            })
+            .collect();
+        assert!(!kept.is_empty(), "the spare is good for one");
+        rig.restart();
+        let retained: Vec<_> = rig.engine().retained().iter().map(|one| one.id).collect();
+        for id in &ids {
+            assert!(rig.object(id).exists());
+            let is_kept = retained.contains(&rockpool::model::ObjectId::Volume(*id));
+            assert_eq!(is_kept, kept.contains(&id), "{id}");
+            assert_eq!(rig.engine().volume(id).is_ok(), !is_kept);
+        }
+        for id in retained {
+            rig.engine().purge(id).unwrap();
+        }
+    }
+}

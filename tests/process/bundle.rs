@@ -19,6 +19,10 @@ fn a_bundle_tells_what_a_bug_report_needs_without_names() {
         "csi.storage.k8s.io/pvc/namespace=bank",
     ];
     let one = ward.create("pvc-of-the-bank", &[&["--block", "--size", "8MiB"][..], &metadata].concat());
+    let bad = ward.create("pvc-of-the-bank-too", &["--block", "--size", "8MiB"]);
+    ward.kill();
+    std::fs::write(ward.record(&bad), "torn").unwrap();
+    ward.start();
     std::fs::write(ward.pool.root().join("volumes/letter-to-my-bank.txt"), "dear").unwrap();
     let (to, config) = (place.path("bundle.tar"), place.path("config.toml"));
     let words = ["support-bundle", "--config", config.to_str().unwrap(), "--to", to.to_str().unwrap()];
@@ -40,8 +44,10 @@ fn a_bundle_tells_what_a_bug_report_needs_without_names() {
         };
         assert_eq!(read("host.json")["rockpool"], env!("CARGO_PKG_VERSION"));
         assert_eq!(read("pools.json")[0]["name"], "fast");
-        let record = &read("pools/fast/records.json")[0]["record"]["body"]["record"]["volume"];
-        assert_eq!(record["id"], one.as_str());
+        let records = read("pools/fast/records.json");
+        let of = |id: &str| records.as_array().unwrap().iter().find(|one| one["id"] == id).unwrap().clone();
+        assert_eq!(of(&bad)["record"]["unreadable"], 4);
+        let record = &of(&one)["record"]["body"]["record"]["volume"];
         let name = record["name"].as_str().unwrap();
         assert!(name.starts_with("name:") && name.len() == 13, "{name}");
         assert_eq!(read("pools/fast/objects.json")["volumes"]["objects"][0]["size"], 8 << 20);
@@ -54,6 +60,10 @@ fn a_bundle_tells_what_a_bug_report_needs_without_names() {
         );
         assert!(read("mounts.json").as_array().unwrap().iter().any(|mount| mount["type"] == "xfs"));
         assert!(!read("loops.json").as_array().unwrap().is_empty(), "the pool's own");
+        let whole = std::fs::read(&to).unwrap();
+        let names = ["bank", "payroll"]
+            .map(|name| whole.windows(name.len()).filter(|at| *at == name.as_bytes()).count());
+        assert_eq!(names, [2, 0], "only in what is said of the file that is not ours");
         std::fs::remove_file(&to).unwrap();
     }
     place.ask(&[&words[..], &["--with-names"]].concat());

@@ -233,9 +233,8 @@ fn an_unreadable_record_is_no_orphan_and_keeps_its_bytes() {
     let mut ward = Ward::new(&place);
     let one = ward.create("one", &["--block", "--size", "8MiB"]);
     ward.kill();
-    let good = fs::read(ward.record(&one)).unwrap();
-    let mut torn = good.clone();
-    torn.truncate(good.len() / 2);
+    let mut torn = fs::read(ward.record(&one)).unwrap();
+    torn.truncate(torn.len() / 2);
     fs::write(ward.record(&one), torn).unwrap();
     for live in [false, true] {
         if live {
@@ -247,9 +246,13 @@ fn an_unreadable_record_is_no_orphan_and_keeps_its_bytes() {
     }
     ward.repaired("RP-RECORD-QUARANTINED", None, &format!("rebuilt the record of {one}"));
     assert_eq!(ward.codes(), (Vec::new(), 0));
+    assert_eq!(place.ask(&["volume", "get", &one])["capacity_bytes"], 8 << 20);
     ward.kill();
-    fs::write(ward.record(&one), good).unwrap();
-    assert_eq!(ward.codes(), (Vec::new(), 0));
+    rewrite(&ward.record(&one), |body| body.replace("\"schema\":1", "\"schema\":2"));
+    let output = ward.doctor(&["--repair", "RP-RECORD-QUARANTINED"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("newer"), "{said}");
+    assert!(fs::read_to_string(ward.record(&one)).unwrap().contains("\"schema\":2"), "it is left alone");
 }
 
 #[test]

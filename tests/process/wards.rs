@@ -191,6 +191,23 @@ fn a_pool_that_gave_up_with_a_device_on_it_keeps_no_other_from_opening() {
 }
 
 #[test]
+fn a_pool_that_takes_no_changes_is_told_until_it_does() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    ward.create("one", &["--block", "--size", "8MiB"]);
+    let root = ward.pool.root();
+    for live in [true, false] {
+        if !live {
+            ward.kill();
+        }
+        run("mount", &["-o", "remount,ro", str(&root)]);
+        assert_eq!(ward.codes(), (vec!["RP-POOL-READ-ONLY".to_owned()], 4));
+        run("mount", &["-o", "remount,rw", str(&root)]);
+        assert_eq!(ward.codes(), (Vec::new(), 0));
+    }
+}
+
+#[test]
 fn a_nearly_full_pool_is_told_until_something_goes() {
     let place = Place::new();
     let ward = Ward::new(&place);

@@ -15,6 +15,8 @@ pub enum Code {
     PoolAway,
     /// A pool does not answer, or its filesystem gave up.
     PoolFailed,
+    /// A pool takes no changes.
+    PoolReadOnly,
     /// A record cannot be read.
     RecordQuarantined,
     /// A record without bytes.
@@ -68,9 +70,10 @@ pub enum Weight {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Code; 21] = [
+    pub const ALL: [Code; 22] = [
         Code::PoolAway,
         Code::PoolFailed,
+        Code::PoolReadOnly,
         Code::RecordQuarantined,
         Code::ObjectMissing,
         Code::SizeWrong,
@@ -97,6 +100,7 @@ impl Code {
         match self {
             Code::PoolAway => "RP-POOL-AWAY",
             Code::PoolFailed => "RP-POOL-FAILED",
+            Code::PoolReadOnly => "RP-POOL-READ-ONLY",
             Code::RecordQuarantined => "RP-RECORD-QUARANTINED",
             Code::ObjectMissing => "RP-OBJECT-MISSING",
             Code::SizeWrong => "RP-SIZE-WRONG",
@@ -124,6 +128,7 @@ impl Code {
         match self {
             Code::PoolAway
             | Code::PoolFailed
+            | Code::PoolReadOnly
             | Code::RecordQuarantined
             | Code::ObjectMissing
             | Code::SizeWrong

@@ -15,7 +15,7 @@ use crate::os::mount::{self, Mount};
 use crate::pool::{Exposed, Found, Kind, Offer, Pool, Problem};
 
 /// What the pool's health says that the doctor sees for itself, with more about it.
-const SEEN_ANYWAY: [&str; 3] = ["ImageMissing", "DirectoryMissing", "ImageTruncated"];
+const SEEN_ANYWAY: [&str; 4] = ["ImageMissing", "DirectoryMissing", "ImageTruncated", "PoolReadOnly"];
 
 impl Engine {
     /// Records against objects, in both directions. What a call works on just now is no finding: a suspect counts only if
@@ -86,8 +86,9 @@ impl Engine {
             let what = format!("the record of {id} cannot be read, so the object cannot be used: {}", bad.why);
             let subject = Some(id.to_string());
             match (bad.why, bad.copy) {
-                (Unreadable::Damaged(_), Some(copy)) => {
-                    let what = format!("{what}; its bytes carry a copy, of the {}", copy.name());
+                // Not by name: a finding goes into bug reports.
+                (Unreadable::Damaged(_), Some(_)) => {
+                    let what = format!("{what}; its bytes carry a copy");
                     fixable(Code::RecordQuarantined, slot, subject, what, Fix::Rebuild(id))
                 }
                 (Unreadable::Damaged(_), None) | (Unreadable::Newer(_), _) => {
@@ -173,7 +174,8 @@ impl Engine {
     /// What the pool's own health says.
     pub(super) fn ailments(&self, slot: &Slot, pool: &dyn Pool) -> Result<Vec<Case>> {
         let of_pool = pool.health(None);
-        let mut cases: Vec<Case> = of_pool.iter().map(|problem| ailment(slot, None, problem)).collect();
+        let own = of_pool.iter().filter(|problem| !SEEN_ANYWAY.contains(&problem.reason));
+        let mut cases: Vec<Case> = own.map(|problem| ailment(slot, None, problem)).collect();
         for volume in self.store.volumes(None, usize::MAX) {
             if volume.id.pool() == pool.id() {
                 let problems = pool.health(Some(&volume.id));
@@ -216,6 +218,12 @@ impl Case {
 pub(super) fn away(slot: &Slot, error: &Error) -> Case {
     let by_hand = "mend what the sentence says (mount its disk, free what holds it); a running driver finds it within seconds";
     case(Code::PoolAway, slot, None, chain(error), by_hand)
+}
+
+/// A pool that takes no changes.
+pub(super) fn read_only(slot: &Slot, error: &Error) -> Case {
+    let by_hand = "look into the kernel log; mend the disk, or mount the pool's filesystem for writing again; the driver finds it";
+    case(Code::PoolReadOnly, slot, None, chain(error), by_hand)
 }
 
 /// A pool that refuses a look.
