@@ -85,7 +85,7 @@ struct StandaloneFlags {
     )]
     endpoint: Endpoint,
 
-    /// The socket for `rockpool ctl retained` and `doctor`: a path, or `off`; without it <state-dir>/admin/admin.sock.
+    /// The socket for `rockpool ctl retained` and `doctor`: a path, or `off`; without it admin/admin.sock in the state directory.
     #[arg(long, env = "ROCKPOOL_ADMIN_ENDPOINT", value_name = "ENDPOINT")]
     admin_endpoint: Option<String>,
 

@@ -45,7 +45,7 @@ pub(super) struct Bundle {
     #[arg(long, env = "ROCKPOOL_CONFIG", value_name = "FILE", default_value = crate::cli::CONFIG)]
     config: PathBuf,
 
-    /// The file to write, which must not exist; without it rockpool-support-<time>.tar here.
+    /// The file to write, which must not exist; without it rockpool-support-TIME.tar here.
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
 

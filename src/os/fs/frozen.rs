@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(6);
 /// Children that had not ended when their freeze was over; they are waited for at the next one.
 static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// Filesystems that are frozen until this is thawed or dropped, the process dies, or [`LIMIT`] is over.
+/// Filesystems that are frozen until this is thawed or dropped, the process dies, or five seconds are over.
 #[must_use = "dropping it thaws at once"]
 #[derive(Debug)]
 pub struct Frozen {
