@@ -67,7 +67,7 @@ fn a_disk_that_fails(mkfs: &[&str], mib: u64) {
     run("umount", &[Path::new("-l"), &rig.setup.path]);
     rig.look();
     rig.mount_again();
-    rig.look();
+    rig.reconnect();
     assert!(available(&rig) > Bytes::ZERO);
     assert_eq!(rig.ailment(), None);
     rig.engine().delete_volume(&volume.id).unwrap();
@@ -159,7 +159,7 @@ fn a_pool_that_is_read_only_at_the_start_is_read_and_opened_anew_when_it_is_not(
     rig.look();
     assert!(rig.engine().delete_volume(&volume.id).is_err());
     run("mount", &[Path::new("-oremount,rw"), &rig.setup.path]);
-    rig.look();
+    rig.reconnect();
     rig.engine().delete_volume(&volume.id).unwrap();
 }
 
@@ -184,7 +184,7 @@ fn what_is_mounted_of_a_pool_that_is_gone_is_unmounted_and_let_go() {
     }
     assert_eq!(fs::read_dir(&rig.setup.path).unwrap().count(), 0, "something was written beneath");
     rig.look();
-    rig.look();
+    rig.reconnect();
     rig.engine().delete_volume(&volume.id).unwrap();
 }
 
@@ -209,7 +209,7 @@ fn another_pool_at_its_place_is_not_touched_and_the_right_one_is_used_when_it_is
     other.create("b", BLOCK, 10);
     run("umount", &[&rig.setup.path]);
     rig.mount_again();
-    rig.look();
+    rig.reconnect();
     rig.engine().delete_volume(&volume.id).unwrap();
 }
 
@@ -244,7 +244,7 @@ fn a_pool_of_a_newer_release_is_left_as_it_is_until_it_can_be_read() {
     assert!(matches!(rig.engine().create_volume(&wanted("b", BLOCK, 10)), Err(Error::Unavailable(_))));
     assert_eq!(snapshot_of(&rig.setup.path), before);
     fs::write(&marker, text).unwrap();
-    rig.look();
+    rig.reconnect();
     rig.engine().delete_volume(&volume.id).unwrap();
 }
 
