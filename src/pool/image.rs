@@ -95,9 +95,7 @@ impl Images {
         let made = fill(&file).and_then(|()| {
             step!("object: filled");
             kept::keep(&file, record)?;
-            if !planted!("object-without-fsync") {
-                file::sync(&file)?;
-            }
+            file::sync(&file)?;
             step!("object: synced");
             tmp.rename_into(name, place, name)
         });

@@ -89,6 +89,22 @@ impl World {
         }
     }
 
+    /// Unstage while a process holds the staged directory: it must not say OK while the mount stays.
+    pub(crate) async fn attempt_busy_staging(&self, volume: &mut Volume) -> Outcome<()> {
+        self.unpublish(volume, PATIENT).await;
+        let held = std::fs::File::open(&volume.spot.staging)?;
+        let answer = self.node.wire.unstage(requests::unstage(&volume.id(), &volume.spot), PATIENT).await;
+        let mounted = mount::table()?.iter().any(|mount| mount.point == volume.spot.staging);
+        drop(held);
+        if matches!(answer, Answer::Done(_)) || !mounted {
+            self.violation(format!(
+                "unstage of a busy volume: {answer:?}, mounted: {mounted}: {}",
+                volume.story()
+            ));
+        }
+        Ok(())
+    }
+
     /// Overwrites the superblock of a volume at rest, and puts it back when stage has refused it.
     pub(crate) async fn attempt_spoiled(&self, volume: &mut Volume) -> Outcome<()> {
         let image = self.node.pool().join("volumes").join(volume.id());

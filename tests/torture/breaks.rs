@@ -32,6 +32,11 @@ pub(crate) enum Break {
 }
 
 impl Break {
+    /// Whether nothing is broken: then the auditor looks after every act.
+    fn is_none(&self) -> bool {
+        matches!(self, Break::Nothing) || matches!(self, Break::Wrapper(words) if words.is_empty())
+    }
+
     fn fault(&self) -> Fault {
         match self {
             Break::Step(_, fault) => *fault,
@@ -101,6 +106,8 @@ impl Stage {
         self.world.node.spawn()?;
         if self.world.node.until_ready().await? != Start::Ready {
             struck |= self.recover(broken).await?;
+        } else if broken.is_none() {
+            self.world.audit(&mut self.chance).await?;
         }
         while let Some(act) = acts.pop_front() {
             let began = Instant::now();
@@ -121,6 +128,13 @@ impl Stage {
                     return Ok(struck);
                 }
             }
+            if broken.is_none() {
+                self.world.audit(&mut self.chance).await?;
+            }
+        }
+        if self.world.lenient() {
+            // What an error left is swept when the next driver opens the pool.
+            self.recover(broken).await?;
         }
         self.end().await?;
         Ok(struck)
@@ -226,6 +240,7 @@ impl Act {
             | Act::Spoil(_)
             | Act::Squat(_)
             | Act::Busy(_)
+            | Act::BusyStaging(_)
             | Act::RemoveUsed(_)
             | Act::Second(_)
             | Act::Again(_)

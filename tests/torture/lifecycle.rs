@@ -5,7 +5,7 @@ use std::time::Duration;
 use rockpool::proto::csi;
 use tonic::Code;
 
-use crate::model::{Cut, Intent, Is, Slots, Snapshot, Volume};
+use crate::model::{Cut, Intent, Is, Slot, Slots, Snapshot, Volume};
 use crate::requests::{self, Origin, Shape};
 use crate::wire::{Answer, PATIENT};
 use crate::world::{World, outcome};
@@ -67,7 +67,13 @@ impl World {
                 }
             }
             Answer::Open(..) if volume.exists == Is::Yes => {}
-            Answer::Open(..) => (volume.exists, volume.intent) = (Is::Maybe, Intent::Make),
+            Answer::Open(..) => {
+                (volume.exists, volume.intent) = (Is::Maybe, Intent::Make);
+                if volume.is_twin() {
+                    // Its source may be written before the retry, which then cuts it anew.
+                    volume.slots.0.iter_mut().for_each(Slot::torn);
+                }
+            }
             Answer::Refused(code, message) => {
                 let copied = volume.request.as_ref().is_some_and(|r| r.volume_content_source.is_some());
                 // A retry may find its source removed, or grown beyond what the first try asked for.

@@ -45,6 +45,8 @@ pub(crate) enum Act {
     Squat(usize),
     /// A process keeps a file open in the target.
     Busy(usize),
+    /// A process keeps a file open where it is staged.
+    BusyStaging(usize),
     /// A delete while it is used.
     RemoveUsed(usize),
     /// The same create several times at once.
@@ -259,7 +261,19 @@ pub(crate) const TRICKS: &[Life] = &[
     life("a squatter in a target", &[Make(A), Use(A), Squat(A), Leave(A), Remove(A)]),
     life(
         "a busy target",
-        &[Make(A), Use(A), Write(A, 0), Busy(A), Verify(A), RemoveUsed(A), Verify(A), Leave(A), Remove(A)],
+        &[
+            Make(A),
+            Use(A),
+            Write(A, 0),
+            Busy(A),
+            Verify(A),
+            BusyStaging(A),
+            Verify(A),
+            RemoveUsed(A),
+            Verify(A),
+            Leave(A),
+            Remove(A),
+        ],
     ),
     life(
         "storms",
@@ -372,8 +386,8 @@ impl World {
             Forget(s) => self.snapshots[s].lock().await.exists == Is::No,
             Group(..) => self.group.lock().await.exists == Some(Is::Yes),
             Disband => self.group.lock().await.exists.unwrap_or(Is::No) == Is::No,
-            Write(..) | Verify(_) | Restart | Spoil(_) | Squat(_) | Busy(_) | RemoveUsed(_) | Second(_)
-            | Again(_) | Other(_) | Late(_) | Dark => false,
+            Write(..) | Verify(_) | Restart | Spoil(_) | Squat(_) | Busy(_) | BusyStaging(_)
+            | RemoveUsed(_) | Second(_) | Again(_) | Other(_) | Late(_) | Dark => false,
         }
     }
 
@@ -419,6 +433,7 @@ impl World {
             }
             Spoil(v) => self.attempt_spoiled(&mut *self.volumes[v].lock().await).await?,
             Squat(v) => self.attempt_squatted(&mut *self.volumes[v].lock().await).await?,
+            BusyStaging(v) => self.attempt_busy_staging(&mut *self.volumes[v].lock().await).await?,
             Busy(v) => self.unpublish_busy(&mut *self.volumes[v].lock().await).await,
             RemoveUsed(v) => self.remove_used(&mut *self.volumes[v].lock().await).await,
             Second(v) => self.attempt_beside_another(v).await?,

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use rockpool::proto::csi;
+use rockpool::proto::csi::volume_content_source::Type;
 
 use crate::content::Content;
 use crate::requests::{Shape, Spot};
@@ -192,6 +193,12 @@ impl Volume {
         (self.exists, self.intent) = (Is::Yes, Intent::None);
         self.id = Some(id);
         self.size = (size, size);
+    }
+
+    /// Whether it is made from another volume.
+    pub(crate) fn is_twin(&self) -> bool {
+        let source = self.request.as_ref().and_then(|request| request.volume_content_source.as_ref());
+        matches!(source.and_then(|source| source.r#type.as_ref()), Some(Type::Volume(_)))
     }
 
     /// Whether an answer is still open.

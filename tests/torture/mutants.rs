@@ -36,7 +36,6 @@ const BUGS: &[(&str, &str, Hunt)] = &[
         "the directory is not synced after the rename",
         Lived("answered, and then dark"),
     ),
-    ("object-without-fsync", "an image is placed unsynced", Lived("answered, and then dark")),
     (
         "reply-before-record",
         "the answer goes out, the record stays in memory",

@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 use tonic::Code;
 
 use crate::Outcome;
+use crate::facts::Facts;
 use crate::model::{Group, Snapshot, Volume};
 use crate::node::{Ground, Node};
 use crate::wire::Answer;
@@ -101,7 +102,17 @@ impl World {
     /// A refusal that nothing justifies but an error that was injected.
     pub(crate) fn unjustified(&self, call: &str, volume: &Volume, code: Code, message: &str) {
         if !self.lenient() {
-            self.violation(format!("{call}: {code:?} {message}: {}", volume.story()));
+            return self.violation(format!("{call}: {code:?} {message}: {}", volume.story()));
+        }
+        // A code that says "over" must not leave work to be finished.
+        let Ok(facts) = Facts::of(&self.node) else { return };
+        let unfinished = facts.records.values().find(|record| record.name == volume.name && !record.ready);
+        if let Some(record) = unfinished {
+            let phase = &record.phase;
+            self.violation(format!(
+                "{call}: {code:?} {message}, and the record is {phase}: {}",
+                volume.story()
+            ));
         }
     }
 
