@@ -1,7 +1,8 @@
 //! The bridge from asynchronous handlers to the blocking engine.
 //!
 //! Owns: that a change, once begun, runs to its end on its pool's own threads, whether or not its caller still waits; and
-//! that the same request, sent again meanwhile, waits for the job that runs instead of starting a second one.
+//! that the same request, sent again meanwhile, waits for the job that runs instead of starting a second one. What has not
+//! begun when the last of its callers leaves is not begun.
 //! Never: looks into a request; two requests are the same if their bytes are.
 
 use std::collections::HashMap;
@@ -68,9 +69,10 @@ impl<R: Clone + Send + Sync + 'static> Lane<R> {
         let entry = Entry { jobs: Arc::clone(&self.jobs), key, sender };
         // The lock is free by now: an error here drops the entry on the way out.
         let (workers, job) = plan()?;
+        let begin = entry.begin();
         workers.run_then(
-            move || job().map_err(Status::from),
-            move |answer| answer.map_or((), |answer| entry.finish(answer)),
+            move || begin().then(|| job().map_err(Status::from)),
+            move |answer| answer.flatten().map_or((), |answer| entry.finish(answer)),
         )?;
         Ok(receiver)
     }
@@ -81,6 +83,22 @@ struct Entry<R> {
     jobs: Jobs<R>,
     key: Vec<u8>,
     sender: watch::Sender<Answer<R>>,
+}
+
+impl<R: Send + Sync + 'static> Entry<R> {
+    /// Whether to begin: not where the last caller has left, who may have asked for the opposite since. Nobody can join then.
+    fn begin(&self) -> impl FnOnce() -> bool + Send + use<R> {
+        let (jobs, key, sender) = (Arc::clone(&self.jobs), self.key.clone(), self.sender.clone());
+        move || {
+            let mut jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner);
+            // The one receiver that is always there is that of the jobs.
+            let awaited = sender.receiver_count() > 1;
+            if !awaited {
+                jobs.remove(&key);
+            }
+            awaited
+        }
+    }
 }
 
 impl<R> Entry<R> {
@@ -94,7 +112,11 @@ impl<R> Entry<R> {
 
 impl<R> Drop for Entry<R> {
     fn drop(&mut self) {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        // A job that was not begun has left already, and the same request may be there again.
+        if jobs.get(&self.key).is_some_and(|there| there.same_channel(&self.sender.subscribe())) {
+            jobs.remove(&self.key);
+        }
     }
 }
 
@@ -195,6 +217,29 @@ mod tests {
         let retry = lane.run(&asked, || Ok((&workers, || Ok(99))));
         let (answer, _) = tokio::join!(retry, tokio::task::spawn_blocking(move || gate.wait()));
         assert_eq!(answer.unwrap().into_inner(), 1, "the retry has the answer of the job that was left");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_has_not_begun_when_its_caller_leaves_is_not_begun() {
+        let (lane, workers) = (Lane::default(), Workers::new("test"));
+        let gate = Arc::new(Barrier::new(9));
+        for _ in 0..8 {
+            let gate = Arc::clone(&gate);
+            drop(workers.run(move || gate.wait()).unwrap());
+        }
+        let count = Arc::new(AtomicUsize::default());
+        let counted = || {
+            let count = Arc::clone(&count);
+            Ok((&workers, move || Ok(count.fetch_add(1, Ordering::SeqCst))))
+        };
+        drop(lane.join_or_start(vec![1], counted).unwrap());
+        let waits = request("waits");
+        let (answer, _) =
+            tokio::join!(lane.run(&waits, counted), tokio::task::spawn_blocking(move || gate.wait()));
+        assert_eq!(answer.unwrap().into_inner(), 0, "the job that was left has run");
+        let mut again = lane.join_or_start(vec![1], counted).unwrap();
+        assert!(again.wait_for(Option::is_some).await.is_ok(), "the job that was left keeps its place");
+        assert_eq!(count.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test]

@@ -74,16 +74,18 @@ pub(crate) struct Life {
     pub(crate) copies: bool,
     /// Whether it needs images.
     pub(crate) images: bool,
+    /// Whether it needs directories.
+    pub(crate) directories: bool,
 }
 
 use Act::*;
 
 const fn life(name: &'static str, acts: &'static [Act]) -> Life {
-    Life { name, debris: None, acts, copies: false, images: false }
+    Life { name, debris: None, acts, copies: false, images: false, directories: false }
 }
 
 const fn after(name: &'static str, debris: &'static str, acts: &'static [Act]) -> Life {
-    Life { name, debris: Some(debris), acts, copies: false, images: false }
+    Life { name, debris: Some(debris), acts, copies: false, images: false, directories: false }
 }
 
 impl Life {
@@ -97,9 +99,16 @@ impl Life {
         self
     }
 
+    const fn directories(mut self) -> Life {
+        self.directories = true;
+        self
+    }
+
     /// Whether a ground can live it.
     pub(crate) fn fits(&self, ground: Ground) -> bool {
-        (!self.copies || ground.copies()) && (!self.images || ground != Ground::Directory)
+        (!self.copies || ground.copies())
+            && (!self.images || ground != Ground::Directory)
+            && (!self.directories || ground == Ground::Directory)
     }
 }
 
@@ -207,7 +216,7 @@ pub(crate) const LIVES: &[Life] = &[
     ),
     after("after a kill in create", "create: bytes made#1", SIMPLE),
     after("after a kill before the object is placed", "object: filled#1", SIMPLE).images(),
-    after("after a kill before the directory is placed", "directory: synced#1", SIMPLE),
+    after("after a kill before the directory is placed", "directory: synced#1", SIMPLE).directories(),
     after("after a kill while a record is written", "replace: written#2", SIMPLE),
     after("after a kill in delete", "delete: condemned#1", &[Make(A), Remove(A)]),
     after("after a kill with the bytes gone", "destroy: bytes gone#1", &[Make(A), Remove(A)]),
@@ -215,7 +224,8 @@ pub(crate) const LIVES: &[Life] = &[
         "after a kill while a directory is removed",
         "directory: moved away#1",
         &[Make(A), Use(A), Write(A, 0), Leave(A), Remove(A)],
-    ),
+    )
+    .directories(),
     after("after a kill in expand", "expand: recorded#1", &[Make(A), Grow(A), Use(A), Leave(A), Remove(A)]),
     after(
         "after a kill with the image longer",
