@@ -32,6 +32,8 @@ struct Cell {
 /// What the nodes of one ground share.
 struct Table {
     cells: Vec<Cell>,
+    /// When no more cells are begun.
+    ends: Instant,
     next: AtomicUsize,
     covered: Mutex<Vec<usize>>,
     violations: Mutex<Vec<String>>,
@@ -71,6 +73,7 @@ async fn ground_part(base: &Path, ground: Ground, options: &Options) -> Outcome<
     drop(stage);
     let table = Arc::new(Table {
         cells,
+        ends: began + options.lasts,
         next: AtomicUsize::new(0),
         covered: Mutex::default(),
         violations: Mutex::new(violations),
@@ -93,6 +96,9 @@ async fn fill(table: &Table, base: PathBuf, ground: Ground, binary: PathBuf) -> 
     let mut fresh = 0;
     let mut stage = Stage::new(&base.join("0"), (ground, &binary), Vec::new()).await?;
     loop {
+        if Instant::now() > table.ends {
+            break;
+        }
         let number = table.next.fetch_add(1, Ordering::Relaxed);
         let Some(cell) = table.cells.get(number) else { break };
         let struck = stage.live(cell.life, &Break::Step(cell.step.clone(), cell.fault)).await;

@@ -39,7 +39,7 @@ impl Options {
             plain: PathBuf::new(),
             armed: PathBuf::new(),
             seed: 1,
-            lasts: Duration::from_secs(60),
+            lasts: Duration::from_secs(60 * 60),
             grounds: Ground::ALL.to_vec(),
             workers: 8,
             power_cuts: 10,
