@@ -68,6 +68,7 @@ impl Facts {
             "records",
             "projects",
             "spare",
+            "spare",
             "lost+found",
         ];
         let (records, unreadable, mut strange) = records(&node.pool().join("records"))?;

@@ -90,7 +90,9 @@ impl Slot {
         }
         let fits = self.allowed.iter().any(|allowed| *allowed == found || *allowed == Content::Any);
         if fits {
-            *self = Slot { allowed: vec![found], exact: true };
+            // What is seen now may still be in memory alone: a power cut may bring each of the others back.
+            self.allowed.push(found);
+            self.exact = true;
         }
         fits
     }
