@@ -24,7 +24,7 @@ impl Tracer {
     fn fail(driver: &Driver, calls: &str, of: Option<&Path>) -> Tracer {
         let pid = driver.child.id().to_string();
         let mut strace = Command::new("strace");
-        strace.args(["-f", "-q", "-o", "/dev/null", "-e", "trace=fsync", "-p", &pid]);
+        strace.args(["-f", "-q", "-y", "-e", "trace=fsync", "-p", &pid]).arg("-o").arg(trace(driver));
         strace.args(["-e", &format!("inject=fsync:error=EIO{calls}")]);
         if let Some(path) = of {
             strace.arg("-P").arg(path);
@@ -65,6 +65,11 @@ fn traces() -> bool {
     );
     std::io::stderr().write_all(line.as_bytes()).unwrap();
     false
+}
+
+/// Where a tracer writes down what it saw.
+fn trace(driver: &Driver) -> PathBuf {
+    driver.log.with_file_name("trace")
 }
 
 fn create(place: &Place, name: &str, pool: &str) -> (Option<i32>, String) {
@@ -127,6 +132,11 @@ fn a_record_that_did_not_become_durable_is_written_again_to_another_file() {
         assert_eq!(code, Some(0), "{said}");
         drop(tracer);
         assert!(driver.log().contains("written once more"), "{}", driver.log());
+        // An fsync of the same file would have succeeded, and meant nothing.
+        let trace = std::fs::read_to_string(trace(&driver)).unwrap();
+        let files = trace.lines().filter_map(|line| line.split_once("/.new.")?.1.split_once('>'));
+        let files: Vec<_> = files.map(|(name, _)| name).collect();
+        assert!(files.len() >= 2 && files[0] != files[1], "{trace}");
         let before = names(place);
         drop(driver);
         let _driver = place.start();
