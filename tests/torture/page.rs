@@ -58,7 +58,7 @@ fn figures(runs: &[Value]) -> String {
         let sum = |key: &str| of.iter().map(|one| number(one, key)).sum::<u64>();
         let seeds: BTreeSet<u64> = of.iter().filter_map(|one| one["seed"].as_u64()).collect();
         let seeds = seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-        let minutes = of.iter().filter_map(|one| one["seconds"].as_f64()).sum::<f64>() / 60.0;
+        let minutes = of.iter().filter_map(|one| one["seconds"].as_f64()).sum::<f64>() / 60.0 + 0.0;
         let _ = writeln!(
             text,
             "| {part} | {ground} | {} | {seeds} | {minutes:.0} | {} | {} | {} | {} |",
