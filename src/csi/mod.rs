@@ -33,7 +33,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use crate::engine::workers::Workers;
-use crate::engine::{Engine, Features, Key};
+use crate::engine::{Engine, Features};
 use crate::error::{Error, Result};
 use crate::model::ObjectId;
 use crate::proto::admin::{self as wire, admin_server::AdminServer};
@@ -131,6 +131,9 @@ pub struct Services {
     lanes: Arc<Lanes>,
 }
 
+/// A change that was accepted, with its turn.
+type Changing<R> = Box<dyn FnOnce() -> Result<R> + Send>;
+
 impl Services {
     /// The services of `engine` under these names.
     ///
@@ -182,18 +185,22 @@ impl Services {
         ))
     }
 
-    /// The plan of a change to one object, for its lane: refused at once while another call works on it, also where that one
-    /// hangs and has taken every thread.
-    fn changing<'w, J>(
+    /// The plan of a change to one object, for its lane: refused at once while another call works on it or waits to, also
+    /// where that one hangs and has taken every thread.
+    fn changing<'w, R>(
         &'w self,
         id: impl Into<ObjectId>,
-        job: J,
-    ) -> impl FnOnce() -> Result<(&'w Workers, J)> {
+        job: impl FnOnce() -> Result<R> + Send + 'static,
+    ) -> impl FnOnce() -> Result<(&'w Workers, Changing<R>)> {
         let id = id.into();
         move || {
             let engine = self.engine()?;
-            engine.refuse_taken(&[Key::Object(id)])?;
-            Ok((engine.workers(id.pool()), job))
+            let turn = engine.turn(id)?;
+            let job = move || {
+                let _turn = turn;
+                job()
+            };
+            Ok((engine.workers(id.pool()), Box::new(job) as Changing<R>))
         }
     }
 
@@ -206,6 +213,8 @@ impl Services {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{EngineConfig, Files};
+    use crate::model::{PoolId, VolumeId};
 
     fn named(driver_name: &str, node_id: &str) -> About {
         About { driver_name: driver_name.to_owned(), node_id: node_id.to_owned(), max_volumes: 0 }
@@ -231,5 +240,22 @@ mod tests {
         }
         let negative = About { max_volumes: -1, ..named("csi", "n") };
         assert!(negative.check().is_err());
+    }
+
+    #[test]
+    fn what_was_accepted_keeps_its_turn_until_it_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kubelet_root, state_dir) = (dir.path().to_owned(), dir.path().join("state"));
+        let config = EngineConfig { pools: Vec::new(), kubelet_root, state_dir, files: Files::Shared };
+        let services = Services::new(Engine::open(config).unwrap(), named("csi", "n")).unwrap();
+        let volume = |digit: u8| VolumeId::new(PoolId::new([1; 6]), [digit; 8]);
+        let accept = |id, answer| services.changing(id, move || Ok(answer))().map(|(_, job)| job);
+        let stage = accept(volume(1), "staged").unwrap();
+        // Its caller gives up before it has begun, and asks for the opposite.
+        assert!(matches!(accept(volume(1), "unstaged").err(), Some(Error::Busy(_))));
+        drop(accept(volume(2), "another volume").unwrap());
+        assert_eq!(stage().unwrap(), "staged");
+        drop(accept(volume(1), "what is not begun gives its turn back").unwrap());
+        assert_eq!(accept(volume(1), "unstaged").unwrap()().unwrap(), "unstaged");
     }
 }

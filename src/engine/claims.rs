@@ -133,9 +133,13 @@ impl fmt::Display for Key {
             Key::VolumeName(name) => write!(f, "volume name {}", quoted(name)),
             Key::SnapshotName(name) => write!(f, "snapshot name {}", quoted(name)),
             Key::GroupName(name) => write!(f, "group snapshot name {}", quoted(name)),
-            Key::Object(ObjectId::Volume(id)) => write!(f, "volume {id}"),
-            Key::Object(ObjectId::Snapshot(id)) => write!(f, "snapshot {id}"),
-            Key::Object(ObjectId::Group(id)) => write!(f, "group snapshot {id}"),
+            Key::Object(ObjectId::Volume(id)) | Key::Turn(ObjectId::Volume(id)) => write!(f, "volume {id}"),
+            Key::Object(ObjectId::Snapshot(id)) | Key::Turn(ObjectId::Snapshot(id)) => {
+                write!(f, "snapshot {id}")
+            }
+            Key::Object(ObjectId::Group(id)) | Key::Turn(ObjectId::Group(id)) => {
+                write!(f, "group snapshot {id}")
+            }
         }
     }
 }

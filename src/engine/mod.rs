@@ -388,6 +388,17 @@ impl Engine {
         self.store.refuse_taken(keys)
     }
 
+    /// The turn of a call that changes an object, taken when the call is accepted and kept until it ended: a caller who gave
+    /// up may ask for the opposite next, and what it gave up must not take effect after that was answered. Waits for nobody.
+    ///
+    /// # Errors
+    /// `Busy` while another call has it, or works on the object.
+    pub fn turn(&self, id: ObjectId) -> Result<claims::Claim> {
+        let turn = self.store.claim(&[Key::Turn(id)], &[])?;
+        self.refuse_taken(&[Key::Object(id)])?;
+        Ok(turn)
+    }
+
     /// The pool with this id, open and present. To be called on its threads.
     ///
     /// # Errors
@@ -543,4 +554,6 @@ pub enum Key {
     GroupName(String),
     /// A volume, snapshot or group.
     Object(ObjectId),
+    /// The turn of a call on one that was accepted and may still wait for its thread.
+    Turn(ObjectId),
 }
