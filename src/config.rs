@@ -106,19 +106,30 @@ pub fn host_name() -> String {
 /// Where an admin socket lies that nobody chose, below the state directory.
 pub const ADMIN_SOCKET: &str = "admin/admin.sock";
 
+/// The socket for operators.
+#[derive(Clone, Debug)]
+pub enum Admin {
+    /// None.
+    Off,
+    /// Where it was asked for.
+    Asked(Endpoint),
+    /// Where nobody asked for it: not worth a start that fails, since another driver may use the same state directory.
+    Usual(PathBuf),
+}
+
 /// The socket for operators: as typed, none for `off`, else below the state directory.
 ///
 /// # Errors
 /// `Invalid`, naming the flag.
-pub fn admin_endpoint(text: Option<&str>, state_dir: &Path) -> Result<Option<Endpoint>> {
-    let own = state_dir.join(ADMIN_SOCKET);
-    let text = match text {
-        Some("off") => return Ok(None),
-        Some(text) => text.to_owned(),
-        None => own.display().to_string(),
-    };
-    let parsed = text.parse().map(Some);
-    parsed.map_err(|error: Error| Error::Invalid(format!("--admin-endpoint: {error}; `off` goes without")))
+pub fn admin_endpoint(text: Option<&str>, state_dir: &Path) -> Result<Admin> {
+    match text {
+        Some("off") => Ok(Admin::Off),
+        Some(text) => text
+            .parse()
+            .map(Admin::Asked)
+            .map_err(|error: Error| Error::Invalid(format!("--admin-endpoint: {error}; `off` goes without"))),
+        None => Ok(Admin::Usual(state_dir.join(ADMIN_SOCKET))),
+    }
 }
 
 /// The path of the registration socket below kubelet's directory.

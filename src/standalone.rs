@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tonic::service::Routes;
 
-use crate::config::Endpoint;
+use crate::config::{Admin, Endpoint};
 use crate::csi::{About, Services};
 use crate::engine::{Engine, EngineConfig};
 use crate::error::{Error, Result};
@@ -20,8 +20,8 @@ use crate::serve::{Socket, Stop, serve};
 pub struct Standalone {
     /// Where CSI is served.
     pub endpoint: Endpoint,
-    /// Where operators are served; none: nowhere.
-    pub admin: Option<Endpoint>,
+    /// Where operators are served.
+    pub admin: Admin,
     /// The names under which it appears.
     pub about: About,
     /// The socket for registration with kubelet; none: no registration.
@@ -60,8 +60,8 @@ pub fn run(config: Standalone) -> Result<()> {
         let engine = Engine::open(config.engine)?;
         upkeep(&engine)?;
         let services = Services::new(Arc::clone(&engine), config.about.clone())?;
-        let admin = config.admin.as_ref().map(|endpoint| Socket::bind(endpoint.path())).transpose()?;
-        let admin_at = config.admin.as_ref().map_or_else(|| "off".to_owned(), ToString::to_string);
+        let admin = admin(&config.admin)?;
+        let admin_at = admin.as_ref().map_or_else(|| "off".to_owned(), |(at, _)| at.to_string());
         let socket = Socket::bind(config.endpoint.path())?;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -84,7 +84,7 @@ pub fn run(config: Standalone) -> Result<()> {
         let csi = serve(socket, routes(&services), stop.wanted());
         let operators = async {
             match admin {
-                Some(socket) => serve(socket, Routes::new(services.admin()), stop.wanted()).await,
+                Some((_, socket)) => serve(socket, Routes::new(services.admin()), stop.wanted()).await,
                 None => Ok(()),
             }
         };
@@ -102,6 +102,25 @@ pub fn run(config: Standalone) -> Result<()> {
     runtime.shutdown_timeout(LAST);
     tracing::info!("stopped");
     served
+}
+
+/// The socket for operators, where there is to be one and it can be.
+fn admin(wanted: &Admin) -> Result<Option<(Endpoint, Socket)>> {
+    let bind = |endpoint: Endpoint| Socket::bind(endpoint.path()).map(|socket| (endpoint, socket));
+    match wanted {
+        Admin::Off => Ok(None),
+        Admin::Asked(endpoint) => bind(endpoint.clone()).map(Some),
+        Admin::Usual(path) => {
+            let bound = path.display().to_string().parse().and_then(bind).inspect_err(|error| {
+                let error = crate::error::chain(error);
+                tracing::warn!(
+                    error,
+                    "no socket for `rockpool ctl doctor` and its kin; --admin-endpoint sets another"
+                );
+            });
+            Ok(bound.ok())
+        }
+    }
 }
 
 /// Every service on one socket.

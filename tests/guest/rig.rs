@@ -78,6 +78,8 @@ impl Driver {
             .arg(config)
             .arg("--kubelet-root")
             .arg(at("kubelet"))
+            .arg("--state-dir")
+            .arg(at("state"))
             .stderr(File::create(at("driver.log")).expect("a log"))
             .spawn()
             .expect("rockpool starts");

@@ -68,6 +68,25 @@ fn the_socket_is_private_from_its_first_instant() {
 }
 
 #[test]
+fn a_start_does_not_fail_for_an_admin_socket_that_nobody_asked_for() {
+    let (one, two) = (Place::new(), Place::new());
+    let _first = one.start();
+    let mut beside = two.command();
+    beside.env("ROCKPOOL_STATE_DIR", one.path("state_dir"));
+    let second = two.start_with(&mut beside);
+    assert!(second.log().contains("another process answers there"), "{}", second.log());
+    drop(second);
+    let mut deep = two.command();
+    deep.env("ROCKPOOL_STATE_DIR", two.path(&"deep/".repeat(30)));
+    let third = two.start_with(&mut deep);
+    assert!(third.log().contains("107 bytes"), "{}", third.log());
+    drop(third);
+    let taken = one.path("state_dir/admin/admin.sock");
+    let said = two.refusal(two.command().env("ROCKPOOL_ADMIN_ENDPOINT", &taken));
+    assert!(said.contains("another process answers there"), "{said}");
+}
+
+#[test]
 fn a_stale_socket_is_replaced_within_two_seconds() {
     let place = Place::new();
     let mut driver = place.start();
