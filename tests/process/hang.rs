@@ -215,7 +215,8 @@ fn a_pool_that_hangs_at_the_start_says_so_and_the_others_serve() {
     until(&mut driver, "the pool is open", Duration::from_secs(30), || {
         place.ctl(&["volume", "create", "b", "--size", "16MiB", ON_STUCK[0], ON_STUCK[1]]).status.success()
     });
-    soon(&place, &["volume", "list"], "b");
+    let made = place.ask(&["volume", "create", "b", "--size", "16MiB", ON_STUCK[0], ON_STUCK[1]]);
+    soon(&place, &["volume", "list"], made["volume_id"].as_str().unwrap());
 }
 
 #[test]
