@@ -248,8 +248,8 @@ fn an_image_in_a_hundred_thousand_pieces_is_told() {
     assert_eq!(ward.codes(), (Vec::new(), 0));
 }
 
-#[test]
-fn sizes_that_nobody_enforces_and_notes_that_are_wrong_are_told() {
+/// A place with a directory pool that limits nothing, and where that lies.
+fn plain() -> (Place, std::path::PathBuf) {
     let place = Place::new();
     let root = place.path("plain");
     fs::create_dir(&root).unwrap();
@@ -258,6 +258,12 @@ fn sizes_that_nobody_enforces_and_notes_that_are_wrong_are_told() {
     let words =
         ["pool", "init", "plain", "--kind", "directory", "--quota", "none", "--directory", str(&root)];
     run(PROGRAM, &[&words[..], &["--config", str(&config)]].concat());
+    (place, root)
+}
+
+#[test]
+fn sizes_that_nobody_enforces_and_notes_that_are_wrong_are_told() {
+    let (place, root) = plain();
     let _driver = place.start();
     let made = place.ask(&["volume", "create", "one", "--size", "8MiB"]);
     let live = || codes(&doctor(&place, Way::Live, &["--json"]));
@@ -273,14 +279,7 @@ fn sizes_that_nobody_enforces_and_notes_that_are_wrong_are_told() {
 
 #[test]
 fn a_directory_pool_is_freed_of_strays_and_of_mounts_of_what_is_gone() {
-    let place = Place::new();
-    let root = place.path("plain");
-    fs::create_dir(&root).unwrap();
-    fs::remove_file(place.path("config.toml")).unwrap();
-    let config = place.path("config.toml");
-    let words =
-        ["pool", "init", "plain", "--kind", "directory", "--quota", "none", "--directory", str(&root)];
-    run(PROGRAM, &[&words[..], &["--config", str(&config)]].concat());
+    let (place, root) = plain();
     let driver = place.start();
     let made = place.ask(&["volume", "create", "one", "--size", "8MiB"]);
     let id = made["volume_id"].as_str().unwrap();

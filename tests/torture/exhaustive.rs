@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::Outcome;
 use crate::breaks::{Break, Stage};
+use crate::grounds::on_each;
 use crate::lives::{LIVES, Life};
 use crate::node::{Fault, Ground};
 use crate::options::Options;
@@ -43,18 +44,8 @@ struct Table {
 
 /// All grounds, side by side.
 pub(crate) async fn part(options: &Options, report: &mut Report) -> Outcome<()> {
-    let dir = tempfile::Builder::new().prefix("rp-torture.").tempdir()?;
-    let mut all = JoinSet::new();
-    for ground in options.grounds.clone() {
-        let (base, options) = (dir.path().join(ground.name()), options.clone());
-        all.spawn(async move { (ground, ground_part(&base, ground, &options).await) });
-    }
-    while let Some(ended) = all.join_next().await {
-        let (ground, table) = ended?;
-        let (table, seconds) = table?;
-        tell(&table, ground, seconds, report);
-    }
-    Ok(())
+    let part = |base: PathBuf, ground, options| async move { ground_part(&base, ground, &options).await };
+    on_each(options, part, |ground, (table, seconds)| tell(&table, ground, seconds, report)).await
 }
 
 async fn ground_part(base: &Path, ground: Ground, options: &Options) -> Outcome<(Arc<Table>, f64)> {

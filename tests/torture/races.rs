@@ -3,16 +3,16 @@
 //! Owns: the sequential model of one volume and its snapshot, and the search for an order that explains two answers and what is
 //! there afterwards. ABORTED says that nothing was done; what says "unknown" may have been done or not.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rockpool::proto::csi;
 use serde_json::json;
-use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::Outcome;
 use crate::breaks::Stage;
 use crate::facts::Facts;
+use crate::grounds::on_each;
 use crate::lifecycle::size;
 use crate::node::Ground;
 use crate::options::Options;
@@ -78,22 +78,15 @@ struct Object<'a> {
 
 /// All grounds, side by side.
 pub(crate) async fn part(options: &Options, report: &mut Report) -> Outcome<()> {
-    let dir = tempfile::Builder::new().prefix("rp-torture.").tempdir()?;
-    let mut all = JoinSet::new();
-    for ground in options.grounds.clone() {
-        let (base, options) = (dir.path().join(ground.name()), options.clone());
-        all.spawn(async move { (ground, ground_part(&base, ground, &options).await) });
-    }
-    while let Some(ended) = all.join_next().await {
-        let (ground, sum) = ended?;
-        let (races, pairs, violations) = sum?;
+    let part = |base: PathBuf, ground, options| async move { ground_part(&base, ground, &options).await };
+    on_each(options, part, |ground, (races, pairs, violations)| {
         println!("races {}: {races} of {pairs} pairs, {} violations", ground.name(), violations.len());
         let part = json!({
             "part": "races", "ground": ground.name(), "races": races, "pairs": pairs, "violations": violations.len(),
         });
         report.add(part, violations);
-    }
-    Ok(())
+    })
+    .await
 }
 
 async fn ground_part(base: &Path, ground: Ground, options: &Options) -> Outcome<(usize, usize, Vec<String>)> {

@@ -3,13 +3,13 @@
 //! Owns: which calls and errors, and counting N up until a life is over before the Nth call. strace counts for each thread by
 //! itself, the programs that the driver runs included.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use tokio::task::JoinSet;
 
 use crate::Outcome;
 use crate::breaks::{Break, Stage};
+use crate::grounds::on_each;
 use crate::lives::{LIVES, Life};
 use crate::node::Ground;
 use crate::options::Options;
@@ -64,15 +64,8 @@ struct Sum {
 
 /// All grounds, side by side.
 pub(crate) async fn part(options: &Options, report: &mut Report) -> Outcome<()> {
-    let dir = tempfile::Builder::new().prefix("rp-torture.").tempdir()?;
-    let mut all = JoinSet::new();
-    for ground in options.grounds.clone() {
-        let (base, options) = (dir.path().join(ground.name()), options.clone());
-        all.spawn(async move { (ground, ground_part(&base, ground, &options).await) });
-    }
-    while let Some(ended) = all.join_next().await {
-        let (ground, sum) = ended?;
-        let sum = sum?;
+    let part = |base: PathBuf, ground, options| async move { ground_part(&base, ground, &options).await };
+    on_each(options, part, |ground, sum| {
         println!(
             "syscalls {}: {} calls injected, {} of them kills, {} violations",
             ground.name(),
@@ -85,8 +78,8 @@ pub(crate) async fn part(options: &Options, report: &mut Report) -> Outcome<()> 
             "kinds": INJECTIONS.len(), "violations": sum.violations.len(),
         });
         report.add(part, sum.violations);
-    }
-    Ok(())
+    })
+    .await
 }
 
 async fn ground_part(base: &Path, ground: Ground, options: &Options) -> Outcome<Sum> {

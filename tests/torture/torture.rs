@@ -13,6 +13,7 @@ mod chance;
 mod content;
 mod exhaustive;
 mod facts;
+mod grounds;
 #[path = "../support/host.rs"]
 mod host;
 mod lifecycle;
