@@ -20,11 +20,12 @@ mod requests;
 mod restart;
 mod scene;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use options::{Options, Part};
 use report::Report;
-use scene::{Scene, Site};
+use scene::{BINARY, Scene, Site};
 
 /// What goes wrong here is told to a person and ends the run.
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -54,8 +55,15 @@ async fn run(options: &Options) -> Outcome<()> {
 
 async fn measure(options: &Options, report: &mut Report) -> Outcome<()> {
     let scene = Scene::new()?;
-    let mut empty = Site::new(&scene, "empty", 8)?;
+    let mut empty = Site::new(&scene, ("empty", Path::new(BINARY)), 8)?;
     empty.start().await?;
+    if let Some(older) = options.against() {
+        let mut older = Site::new(&scene, ("older", older), 4)?;
+        older.start().await?;
+        lives::against_older(options, report, &empty, &older).await?;
+        older.stop()?;
+        return empty.stop();
+    }
     if options.wants(Part::Lives) {
         lives::against_floor(options, report, &empty).await?;
     }
@@ -73,7 +81,7 @@ async fn measure(options: &Options, report: &mut Report) -> Outcome<()> {
         restart::measure(options, report, &mut empty, 0).await?;
     }
     if options.wants_volumes() {
-        let mut full = Site::new(&scene, "full", 4)?;
+        let mut full = Site::new(&scene, ("full", Path::new(BINARY)), 4)?;
         full.start().await?;
         for present in options.populations() {
             full.populate(present).await?;

@@ -53,16 +53,7 @@ pub(crate) async fn against_empty(
     for shape in SHAPES {
         for many in CONCURRENCY {
             report.begin(&format!("lives: {} x{many}, {present} present and none in turns", shape.name()));
-            let (here, there) = (full.spots("lives", many)?, empty.spots("lives", many)?);
-            let (mut with, mut without) = (Vec::new(), Vec::new());
-            for round in 0..=options.rounds() {
-                let full_rate = driver_round(options, full, shape, &here).await?;
-                let empty_rate = driver_round(options, empty, shape, &there).await?;
-                if round > 0 {
-                    with.push(full_rate);
-                    without.push(empty_rate);
-                }
-            }
+            let (with, without) = in_turns(options, (full, empty), (shape, many)).await?;
             let name = |what: &str| format!("{} x{many}: {what}", shape.name());
             let hostpath = match shape {
                 // 7 times the 29 of the reference driver.
@@ -76,6 +67,46 @@ pub(crate) async fn against_empty(
         }
     }
     Ok(())
+}
+
+/// On empty pools, against an older build of the driver.
+pub(crate) async fn against_older(
+    options: &Options,
+    report: &mut Report,
+    now: &Site,
+    older: &Site,
+) -> Outcome<()> {
+    let part = "Lifecycles a second, against an older build";
+    for shape in SHAPES {
+        for many in CONCURRENCY {
+            report.begin(&format!("lives: {} x{many}, this build and the older one in turns", shape.name()));
+            let (ours, theirs) = in_turns(options, (now, older), (shape, many)).await?;
+            let name = |what: &str| format!("{} x{many}: {what}", shape.name());
+            report.median((part, &name("this build")), ours.clone(), ("lives/s", Target::None));
+            report.median((part, &name("the older one")), theirs.clone(), ("lives/s", Target::None));
+            report.ratio((part, &name("this / older")), &ours, &theirs, Target::AtLeast(0.95));
+        }
+    }
+    Ok(())
+}
+
+/// The rates of two drivers, round by round; the first round of each warms what has to be warm, and is not counted.
+async fn in_turns(
+    options: &Options,
+    (one, other): (&Site, &Site),
+    (shape, many): (Shape, usize),
+) -> Outcome<(Vec<f64>, Vec<f64>)> {
+    let (here, there) = (one.spots("lives", many)?, other.spots("lives", many)?);
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 0..=options.rounds() {
+        let our_rate = driver_round(options, one, shape, &here).await?;
+        let their_rate = driver_round(options, other, shape, &there).await?;
+        if round > 0 {
+            ours.push(our_rate);
+            theirs.push(their_rate);
+        }
+    }
+    Ok((ours, theirs))
 }
 
 /// Three times the reference driver for directory and block, not behind it with ext4.

@@ -1,13 +1,16 @@
-//! What can be asked of a run: `--only PART` (repeatable), `--quick`.
+//! What can be asked of a run: `--only PART` (repeatable), `--quick`, `--against PROGRAM`.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::Outcome;
 
 const HELP: &str = "\
-usage: make bench ARGS='[--quick] [--only PART]...'
+usage: make bench ARGS='[--quick] [--only PART]... [--against PROGRAM]'
   --quick      one round of everything, with at most 1,000 volumes present: for a look, not for figures
-  --only PART  lives, calls, copies, fio or restart; may be repeated";
+  --only PART  lives, calls, copies, fio or restart; may be repeated
+  --against PROGRAM
+               nothing but lifecycles a second, beside those of this older build of rockpool in turns";
 
 /// A part of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +38,13 @@ enum Depth {
 pub(crate) struct Options {
     depth: Depth,
     only: Vec<Part>,
+    against: Option<PathBuf>,
 }
 
 impl Options {
     /// From the command line.
     pub(crate) fn read() -> Outcome<Options> {
-        let mut options = Options { depth: Depth::Full, only: Vec::new() };
+        let mut options = Options { depth: Depth::Full, only: Vec::new(), against: None };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             match word.as_str() {
@@ -48,6 +52,7 @@ impl Options {
                 "--bench" => {}
                 "--quick" => options.depth = Depth::Quick,
                 "--only" => options.only.push(part(&words.next().unwrap_or_default())?),
+                "--against" => options.against = Some(program(&words.next().unwrap_or_default())?),
                 "--help" | "-h" => {
                     println!("{HELP}");
                     std::process::exit(0);
@@ -56,6 +61,11 @@ impl Options {
             }
         }
         Ok(options)
+    }
+
+    /// The older build to compare with, and with nothing else.
+    pub(crate) fn against(&self) -> Option<&Path> {
+        self.against.as_deref()
     }
 
     /// Whether a part is to run.
@@ -115,6 +125,14 @@ impl Options {
             Depth::Quick => "quick",
         }
     }
+}
+
+fn program(word: &str) -> Outcome<PathBuf> {
+    let path = std::path::absolute(word).map_err(|error| format!("--against {word:?}: {error}"))?;
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(format!("--against {word:?}: there is no such program; give the path of an older rockpool").into())
 }
 
 fn part(word: &str) -> Outcome<Part> {

@@ -12,7 +12,8 @@ use crate::Outcome;
 use crate::client::{Client, Shape, Spot};
 use crate::host::{self, run};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_rockpool");
+/// The program that is measured.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_rockpool");
 /// Most promises here are never used: the pools need not hold them.
 const OVERCOMMIT: &str = "overcommit = 64.0";
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,6 +29,7 @@ pub(crate) struct Scene {
 
 /// One driver and its pools.
 pub(crate) struct Site {
+    program: PathBuf,
     disk: PathBuf,
     memory: PathBuf,
     driver: Option<Child>,
@@ -57,11 +59,12 @@ impl Drop for Scene {
 
 impl Site {
     /// Its pools: of images with so many GiB, and of directories with one.
-    pub(crate) fn new(scene: &Scene, name: &str, gib: u32) -> Outcome<Site> {
+    pub(crate) fn new(scene: &Scene, (name, program): (&str, &Path), gib: u32) -> Outcome<Site> {
         let (disk, memory) = (scene.disk.path().join(name), scene.memory.path().join(name));
         std::fs::create_dir_all(&memory)?;
         std::fs::create_dir_all(disk.join("kubelet"))?;
-        let site = Site { disk, memory, driver: None, client: None, present: 0 };
+        let program = program.to_owned();
+        let site = Site { program, disk, memory, driver: None, client: None, present: 0 };
         site.init("images", &["--kind", "image"], gib)?;
         site.init("dirs", &["--kind", "directory", "--quota", "none"], 1)?;
         let written = std::fs::read_to_string(site.config())?;
@@ -75,7 +78,7 @@ impl Site {
     }
 
     fn init(&self, pool: &str, kind: &[&str], gib: u32) -> Outcome<()> {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(&self.program);
         command.args(["pool", "init", pool]).args(kind).arg("--file");
         command.arg(self.disk.join(format!("{pool}.img"))).args(["--size", &format!("{gib}GiB")]);
         command.arg("--config").arg(self.config()).arg("--mount-parent").arg(self.disk.join("pools"));
@@ -121,7 +124,7 @@ impl Site {
     /// Starts the driver; how long it took until it was ready.
     pub(crate) async fn start(&mut self) -> Outcome<Duration> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.memory.join("log"))?;
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(&self.program);
         command.arg("standalone").arg("--config").arg(self.config());
         command.arg("--endpoint").arg(format!("unix://{}", self.socket().display()));
         command.args(["--node-id", "bench"]).arg("--kubelet-root").arg(self.kubelet());
