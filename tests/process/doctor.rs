@@ -23,7 +23,6 @@ pub(crate) enum Way {
 /// A pool and perhaps a driver on it.
 pub(crate) struct Ward<'a> {
     pub(crate) place: &'a Place,
-    /// Ends before its pool is unmounted: fields go in this order.
     pub(crate) driver: Option<Driver>,
     pub(crate) pool: Pool<'a>,
 }

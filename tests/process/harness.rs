@@ -8,7 +8,11 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::host;
+
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_rockpool");
+/// What must go at the end of a test has so long, on a busy machine as well.
+const CLEARED: Duration = Duration::from_secs(30);
 
 /// Directories for one driver, and its pool file with a pool in memory.
 pub(crate) struct Place {
@@ -103,6 +107,23 @@ impl Place {
     }
 }
 
+impl Drop for Place {
+    /// By now every driver was killed. One that was a process of a process may still be about to end, and keeps its pools busy.
+    fn drop(&mut self) {
+        let begun = Instant::now();
+        loop {
+            let left = host::clear(self.dir.path());
+            if left.is_empty() {
+                return;
+            }
+            if begun.elapsed() > CLEARED {
+                return complain(&format!("what the test mounted stays: {left:?}"));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
 /// A running driver, which is killed with the test.
 pub(crate) struct Driver {
     pub(crate) child: Child,
@@ -131,9 +152,25 @@ impl Driver {
 }
 
 impl Drop for Driver {
+    /// Does not wait for ever: one whose disk hangs ends when that answers, and the test that failed meanwhile must be heard.
     fn drop(&mut self) {
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        let killed = Instant::now();
+        while self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            if killed.elapsed() > CLEARED {
+                return complain(&format!("driver {} has not ended since it was killed", self.child.id()));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// Fails the test, unless it has failed already.
+fn complain(what: &str) {
+    if std::thread::panicking() {
+        eprintln!("{what}");
+    } else {
+        panic!("{what}");
     }
 }
 

@@ -15,6 +15,8 @@ mod fences;
 mod freeze;
 mod hang;
 mod harness;
+#[path = "../support/host.rs"]
+mod host;
 mod life;
 mod pools;
 mod retained;

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::harness::{PROGRAM, Place};
 
-/// A mounted pool in a file, unmounted with the test.
+/// A mounted pool in a file; its place unmounts it with the test.
 pub(crate) struct Pool<'a>(&'a Place);
 
 impl<'a> Pool<'a> {
@@ -47,12 +47,6 @@ impl<'a> Pool<'a> {
         let mut command = Command::new(PROGRAM);
         command.args(["pool", verb, "fast"]).args(words).arg("--config").arg(self.0.path("config.toml"));
         command
-    }
-}
-
-impl Drop for Pool<'_> {
-    fn drop(&mut self) {
-        let _ = self.command("unmount", &[]).output();
     }
 }
 

@@ -7,11 +7,12 @@ use std::process::Command;
 
 use crate::doctor::{Ward, Way, codes, doctor, findings, sibling};
 use crate::harness::{PROGRAM, Place};
+use crate::host;
 
 fn run(program: &str, words: &[&str]) -> String {
-    let done = Command::new(program).args(words).output().unwrap();
-    assert!(done.status.success(), "{program} {words:?}: {}", String::from_utf8_lossy(&done.stderr));
-    String::from_utf8(done.stdout).unwrap().trim().to_owned()
+    let said =
+        host::run(Command::new(program).args(words)).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+    said.trim().to_owned()
 }
 
 fn str(path: &Path) -> &str {
@@ -42,7 +43,7 @@ impl Drop for Loop {
     }
 }
 
-/// A staged volume, unstaged with the test.
+/// A staged volume; its place unmounts it with the test.
 struct Staged<'a> {
     place: &'a Place,
     id: String,
@@ -67,12 +68,6 @@ impl<'a> Staged<'a> {
 
     fn device(&self) -> String {
         run("findmnt", &["-n", "-o", "SOURCE", str(&self.staging)])
-    }
-}
-
-impl Drop for Staged<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.staging).output();
     }
 }
 
@@ -297,7 +292,6 @@ fn a_directory_pool_is_freed_of_strays_and_of_mounts_of_what_is_gone() {
 
     let staging = place.path("kubelet/staging");
     place.ask(&["volume", "stage", id, "--staging", str(&staging)]);
-    let _staged = Plain(staging.clone());
     assert_eq!(codes(&live(&["--json"])).0, ["RP-NO-QUOTA"]);
     drop(driver);
     fs::remove_file(root.join("records").join(id)).unwrap();
@@ -313,15 +307,6 @@ fn a_directory_pool_is_freed_of_strays_and_of_mounts_of_what_is_gone() {
     assert!(!Command::new("findmnt").arg(&staging).output().unwrap().status.success());
 }
 
-/// Something mounted there, unmounted with the test.
-struct Plain(std::path::PathBuf);
-
-impl Drop for Plain {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).output();
-    }
-}
-
 #[test]
 fn a_pool_without_reflink_is_told_what_that_costs() {
     let place = Place::new();
@@ -330,7 +315,6 @@ fn a_pool_without_reflink_is_told_what_that_costs() {
     run("mkfs.ext4", &["-q", "-E", "root_owner=0:0", str(&image)]);
     fs::create_dir(&root).unwrap();
     run("mount", &["-o", "loop", str(&image), str(&root)]);
-    let _plain = Plain(root.clone());
     fs::create_dir(root.join("pool")).unwrap();
     fs::remove_file(place.path("config.toml")).unwrap();
     let config = place.path("config.toml");

@@ -21,8 +21,10 @@ pub(crate) fn run(command: &mut Command) -> Outcome<String> {
 /// Unmounts what is mounted below, from the innermost out; says what resists.
 pub(crate) fn clear(below: &Path) -> Vec<String> {
     let mut left = Vec::new();
+    // As the table shows it.
+    let below = below.canonicalize().unwrap_or_else(|_| below.to_owned());
     for mounted in mount::table().unwrap_or_default().iter().rev() {
-        if mounted.point.starts_with(below)
+        if mounted.point.starts_with(&below)
             && let Err(error) = mount::unmount_path(&mounted.point)
         {
             left.push(rockpool::error::chain(&error));
