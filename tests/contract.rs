@@ -48,6 +48,7 @@ macro_rules! contract {
             another_disk_in_its_place_is_not_the_pool
             a_missing_object_is_data_loss
             an_object_carries_a_copy_of_its_record
+            an_object_carries_what_it_is_given_later
             verbs_of_different_volumes_run_side_by_side
         }
     };

@@ -8,7 +8,8 @@
 //!  3. record every member `Creating`                         disband
 //!  4. freeze all, cut all, thaw all                          thaw, disband
 //!  5. record every member `Ready`                            disband
-//!  6. record the group `Ready`: now the members appear       the retry finds it
+//!  6. every member carries a copy of the group's record      disband
+//!  7. record the group `Ready`: now the members appear       the retry finds it
 
 use std::sync::Arc;
 
@@ -150,7 +151,7 @@ impl Engine {
         Ok(pool)
     }
 
-    /// Steps 3 to 6. On an error the caller disbands the group.
+    /// Steps 3 to 7. On an error the caller disbands the group.
     fn cut(&self, claim: &Claim, pool: &dyn Pool, group: &Record, members: Vec<Snapshot>) -> Result<Whole> {
         let slot = self.slot_of(pool.id()).ok_or_else(|| self.absent(group.id()))?;
         let budget = slot.budget(pool)?;
@@ -174,7 +175,10 @@ impl Engine {
         step!("group: members ready");
         let Record::Group(group) = group else { unreachable!("the caller made it a group") };
         let ready = Arc::new(Group { phase: Phase::Ready, created, ..Group::clone(group) });
-        self.store.put(claim, Record::Group(Arc::clone(&ready)))?;
+        let record = Record::Group(Arc::clone(&ready));
+        self.carry(pool, &record)?;
+        step!("group: copies carried");
+        self.store.put(claim, record)?;
         step!("group: ready");
         self.with_members(ready)
     }

@@ -1,7 +1,10 @@
 //! Records that cannot be read, or are lost, and the way back.
 //!
-//! Owns: rebuilding a record from the copy that its object carries. Never: does so by itself, touches what a newer release
-//! wrote, or deletes anything.
+//! Owns: rebuilding a record from the copy that its object carries, that of a group from the one that each of its members
+//! carries. Never: does so by itself, touches what a newer release wrote, or deletes anything.
+//!
+//! A group's copies are written when every member is on record as cut, and before the group is: where there is one, the cut
+//! was whole.
 //!
 //! Rebuild                                            After a crash
 //!  1. claim it and its name                          –
@@ -14,7 +17,7 @@ use crate::engine::store::Quarantined;
 use crate::engine::{Engine, Key};
 use crate::error::{Error, Result};
 use crate::model::record::Unreadable;
-use crate::model::{ObjectId, Phase, Record, Snapshot, Volume};
+use crate::model::{ObjectId, Phase, Record, Snapshot, SnapshotId, Volume};
 use crate::pool::Pool;
 
 impl Engine {
@@ -23,13 +26,14 @@ impl Engine {
         self.store.quarantine()
     }
 
-    /// The record of a volume or snapshot made anew from the copy that its object carries, where the record cannot be read
-    /// or is gone. Parameters and claim are missing where the copy had no room for them; then a retry of the creation
-    /// finds a difference.
+    /// The record of a volume, snapshot or group made anew from the copy that its object or one of its members carries, where
+    /// the record cannot be read or is gone. Parameters and claim are missing where the copy had no room for them; then a
+    /// retry of the creation finds a difference.
     ///
     /// # Errors
-    /// `Precondition` where its record can be read, or a newer release wrote it; `NotFound` where no bytes of it are there;
-    /// `Corrupt` where they carry no whole copy; `Conflict` where its name has been taken since.
+    /// `Precondition` where its record can be read, a newer release wrote it, or members of a group are not on record;
+    /// `NotFound` where no bytes of it are there; `Corrupt` where they carry no whole copy; `Conflict` where its name has been
+    /// taken since.
     pub fn rebuild(&self, id: ObjectId) -> Result<Record> {
         let mut claim = self.store.claim(&[Key::Object(id)], &[])?;
         if self.store.record(id).is_some() {
@@ -43,11 +47,12 @@ impl Engine {
             )));
         }
         let pool = self.writable(id.pool())?;
-        let record = carried(pool.as_ref(), id)?.ok_or_else(|| {
+        let record = self.carried(pool.as_ref(), id)?.ok_or_else(|| {
             Error::NotFound(format!(
                 "no bytes of {id} are in its pool: there is nothing to rebuild its record from"
             ))
         })?;
+        self.refuse_incomplete(&record)?;
         let name = record.name();
         claim.extend(std::slice::from_ref(&name))?;
         if let Some(other) = self.store.named(&name) {
@@ -61,7 +66,8 @@ impl Engine {
     /// Learns from their objects which names the quarantined records of a pool hold, and what they promise.
     pub(super) fn learn_names(&self, pool: &dyn Pool) {
         for (id, _) in self.store.quarantine().into_iter().filter(|(id, _)| id.pool() == pool.id()) {
-            match carried(pool, id) {
+            // Members come before their groups, which are found by them.
+            match self.carried(pool, id) {
                 Ok(Some(copy)) => self.store.keep(id, copy),
                 Ok(None) => {
                     tracing::error!(%id, "a quarantined record has no bytes, and so no copy: its name is not known")
@@ -73,18 +79,51 @@ impl Engine {
             }
         }
     }
+
+    /// What is said of an object by the copy of its record, `Ready` and as large as it is; `None` where nothing of it is there.
+    ///
+    /// # Errors
+    /// `Corrupt` where there is no whole copy.
+    pub(super) fn carried(&self, pool: &dyn Pool, id: ObjectId) -> Result<Option<Record>> {
+        match id {
+            ObjectId::Volume(_) | ObjectId::Snapshot(_) => carried_by_itself(pool, id),
+            ObjectId::Group(group) => carried_by_one_of(pool, id, &self.store.members_of(&group)),
+        }
+    }
+
+    /// Gives the copy of a record to what carries it: its own object, of a group every member.
+    pub(super) fn carry(&self, pool: &dyn Pool, record: &Record) -> Result<()> {
+        match record {
+            Record::Volume(_) | Record::Snapshot(_) => pool.carry(record.id(), record),
+            Record::Group(group) => {
+                group.members.iter().try_for_each(|member| pool.carry(ObjectId::Snapshot(*member), record))
+            }
+        }
+    }
+
+    /// A group is what its members are: one that lacks a member would show a cut that never was.
+    fn refuse_incomplete(&self, record: &Record) -> Result<()> {
+        let Record::Group(group) = record else { return Ok(()) };
+        let cut = |id: &&SnapshotId| self.store.snapshot(id).is_none_or(|member| !member.phase.is_whole());
+        let missing: Vec<String> = group.members.iter().filter(cut).map(ToString::to_string).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Precondition(format!(
+            "members of {} are not on record: {}; rebuild those first",
+            group.id,
+            missing.join(", ")
+        )))
+    }
 }
 
 /// What an object says of itself, `Ready`, as large as it is; `None` where it is not there.
-fn carried(pool: &dyn Pool, id: ObjectId) -> Result<Option<Record>> {
+fn carried_by_itself(pool: &dyn Pool, id: ObjectId) -> Result<Option<Record>> {
     let Some(label) = pool.label(id)? else { return Ok(None) };
-    let text = label.text.ok_or_else(|| Error::Corrupt(format!("{id} carries no copy of its record")))?;
-    let written = Record::decode(&id.to_string(), &text).map_err(|why| {
-        Error::Corrupt(format!("the copy of its record that {id} carries is damaged: {why}"))
-    })?;
+    let record = whole_copy(id, label.text)?;
     // It was written when the bytes were made. They are whole since they have their name; what changed since is their size.
     let phase = Phase::Ready;
-    Ok(Some(match written.record {
+    Ok(Some(match record {
         Record::Volume(volume) => {
             Record::Volume(Arc::new(Volume { phase, size: label.size, ..Volume::clone(&volume) }))
         }
@@ -93,4 +132,28 @@ fn carried(pool: &dyn Pool, id: ObjectId) -> Result<Option<Record>> {
         }
         group @ Record::Group(_) => group,
     }))
+}
+
+/// What the first of a group's members says of it that carries a whole copy; `None` where no member is there.
+fn carried_by_one_of(pool: &dyn Pool, id: ObjectId, members: &[SnapshotId]) -> Result<Option<Record>> {
+    let mut outcome = Ok(None);
+    for member in members {
+        match pool.label(ObjectId::Snapshot(*member)) {
+            Ok(None) => {}
+            Ok(Some(label)) => match whole_copy(id, label.group) {
+                Ok(record) => return Ok(Some(record)),
+                Err(error) => outcome = Err(error),
+            },
+            Err(error) => outcome = Err(error),
+        }
+    }
+    outcome
+}
+
+fn whole_copy(id: ObjectId, text: Option<Vec<u8>>) -> Result<Record> {
+    let text = text.ok_or_else(|| Error::Corrupt(format!("no copy of the record of {id} is carried")))?;
+    let written = Record::decode(&id.to_string(), &text).map_err(|why| {
+        Error::Corrupt(format!("the copy of the record of {id} that is carried is damaged: {why}"))
+    })?;
+    Ok(written.record)
 }

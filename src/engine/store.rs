@@ -311,6 +311,15 @@ impl Store {
         whole.map(|(id, _)| *id).filter(|id| id.pool() == pool && !matches!(id, ObjectId::Group(_))).collect()
     }
 
+    /// The snapshots that say of themselves, or whose copies say of them, that they are members of a group.
+    pub(crate) fn members_of(&self, group: &GroupId) -> Vec<SnapshotId> {
+        let index = self.lock();
+        let read = index.objects.values().map(|entry| &entry.record);
+        let all = read.chain(index.quarantined.values().filter_map(|bad| bad.copy.as_ref()));
+        let snapshots = all.filter_map(Record::as_snapshot);
+        snapshots.filter(|snapshot| snapshot.group == Some(*group)).map(|snapshot| snapshot.id).collect()
+    }
+
     /// What is deleted and still kept, of one pool or of all.
     pub(crate) fn retained(&self, pool: Option<PoolId>) -> Vec<Record> {
         let index = self.lock();

@@ -331,7 +331,17 @@ impl Pool for DirectoryPool {
         self.present()?;
         let ObjectId::Volume(id) = id else { return Ok(None) };
         let Some(volume) = self.find(&id)? else { return Ok(None) };
-        Ok(Some(Label { text: kept::kept(&volume)?, size: noted_size(&volume)?, held: Bytes::ZERO }))
+        let text = kept::kept(&volume)?;
+        Ok(Some(Label { text, group: None, size: noted_size(&volume)?, held: Bytes::ZERO }))
+    }
+
+    fn carry(&self, id: ObjectId, copy: &Record) -> Result<()> {
+        self.writable()?;
+        let ObjectId::Volume(id) = id else { return Ok(()) };
+        let volume = self.need(&id)?;
+        kept::keep(&volume, copy)?;
+        step!("copy: written");
+        volume.sync()
     }
 
     fn freeze(&self, _ids: &[VolumeId]) -> Result<Thaw> {

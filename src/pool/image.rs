@@ -147,6 +147,15 @@ impl Images {
         }
     }
 
+    /// Where an object lies that has bytes.
+    fn place_of(&self, id: ObjectId) -> Option<&Dir> {
+        match id {
+            ObjectId::Volume(_) => Some(self.home.volumes()),
+            ObjectId::Snapshot(_) => Some(self.home.snapshots()),
+            ObjectId::Group(_) => None,
+        }
+    }
+
     /// Removes an object and what is half made of it.
     fn remove(&self, name: &str, place: &Dir) -> Result<()> {
         place.remove(name)?;
@@ -305,15 +314,21 @@ impl Pool for ImagePool {
 
     fn label(&self, id: ObjectId) -> Result<Option<Label>> {
         self.images.home.present()?;
-        let place = match id {
-            ObjectId::Volume(_) => self.images.home.volumes(),
-            ObjectId::Snapshot(_) => self.images.home.snapshots(),
-            ObjectId::Group(_) => return Ok(None),
-        };
+        let Some(place) = self.images.place_of(id) else { return Ok(None) };
         let Some(file) = place.open_file(id.to_string(), file::Access::ReadOnly)? else { return Ok(None) };
         let stat = file::stat(&file)?;
         let (size, held) = (Bytes::new(stat.size), Bytes::new(stat.allocated));
-        Ok(Some(Label { text: kept::kept(&file)?, size, held }))
+        Ok(Some(Label { text: kept::kept(&file)?, group: kept::kept_of_group(&file)?, size, held }))
+    }
+
+    fn carry(&self, id: ObjectId, copy: &Record) -> Result<()> {
+        self.images.home.writable()?;
+        let Some(place) = self.images.place_of(id) else { return Ok(()) };
+        let name = id.to_string();
+        let file = object(place, &name, "object")?;
+        kept::keep(&file, copy)?;
+        step!("copy: written");
+        place.sync_file(&file, &name)
     }
 
     fn freeze(&self, ids: &[VolumeId]) -> Result<Thaw> {

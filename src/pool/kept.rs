@@ -1,7 +1,8 @@
-//! The copy of a record that its object carries, from before it gets its name until it goes.
+//! The copies of records that an object carries: its own from before it gets its name until it goes, and, a member of a group
+//! snapshot, that of its group.
 //!
-//! Owns: where the copy is and how it is made to fit. Never: changes it later: what may change since, the size, the bytes
-//! tell themselves.
+//! Owns: where the copies are and how they are made to fit. Never: looks into one, or follows what the bytes tell themselves, as
+//! their size.
 
 use std::os::fd::AsFd;
 
@@ -9,13 +10,19 @@ use crate::error::{Error, Result};
 use crate::model::Record;
 use crate::os::label;
 
-/// What carries it: nobody but root sees it, and no clone inherits it.
+/// What carries its own: nobody but root sees it, and no clone inherits it.
 const RECORD: &str = "trusted.rockpool.record";
+/// What carries that of its group.
+const GROUP: &str = "trusted.rockpool.group";
 
-/// Makes an object carry its record; durable with the next sync of the object. Where only that fits, without parameters and
-/// claim; a filesystem that has no extended attributes gets none.
+/// Makes an object carry a record, in place of the one before; durable with the next sync of the object. Where only that
+/// fits, without parameters and claim; a filesystem that has no extended attributes gets none.
 pub(super) fn keep(of: impl AsFd, record: &Record) -> Result<()> {
-    let put = |record: &Record| label::set(of.as_fd(), RECORD, record.encode(1)?.as_bytes());
+    let name = match record {
+        Record::Volume(_) | Record::Snapshot(_) => RECORD,
+        Record::Group(_) => GROUP,
+    };
+    let put = |record: &Record| label::set(of.as_fd(), name, record.encode(1)?.as_bytes());
     match put(record) {
         // Too long for this filesystem, or no room at all; the second try tells.
         Err(Error::Full(_)) => put(&record.lean()),
@@ -24,7 +31,12 @@ pub(super) fn keep(of: impl AsFd, record: &Record) -> Result<()> {
     }
 }
 
-/// What an object carries.
+/// What an object carries of itself.
 pub(super) fn kept(of: impl AsFd) -> Result<Option<Vec<u8>>> {
     label::read(of, RECORD)
+}
+
+/// What an object carries of its group.
+pub(super) fn kept_of_group(of: impl AsFd) -> Result<Option<Vec<u8>>> {
+    label::read(of, GROUP)
 }

@@ -34,7 +34,8 @@ use std::sync::Arc;
 pub use self::home::SPARE;
 use crate::error::{Error, Result};
 use crate::model::{
-    Access, Allocation, Bytes, Filesystem, ObjectId, PoolId, Snapshot, SnapshotId, Source, Volume, VolumeId,
+    Access, Allocation, Bytes, Filesystem, ObjectId, PoolId, Record, Snapshot, SnapshotId, Source, Volume,
+    VolumeId,
 };
 use crate::os::file::Dir;
 
@@ -427,6 +428,15 @@ pub trait Pool: Send + Sync {
         Ok(None)
     }
 
+    /// The object carries this copy, in place of the one before: of its own record, or of that of the group it is a member of,
+    /// which it carries besides. Where the copy does not fit, without what only a retry of the creation is compared with.
+    ///
+    /// # Errors
+    /// `NotFound` where the object is not there.
+    fn carry(&self, _id: ObjectId, _copy: &Record) -> Result<()> {
+        Ok(())
+    }
+
     /// Every mounted one of `ids` frozen, until the answer is thawed or dropped.
     ///
     /// # Errors
@@ -471,8 +481,11 @@ pub trait Pool: Send + Sync {
 /// What an object carries about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
-    /// The text of its record as it was when the bytes were made; none where there was no room, or no way.
+    /// The text of its record, as it was when the bytes were made or last put there by `carry`; none where there was no room,
+    /// or no way.
     pub text: Option<Vec<u8>>,
+    /// The text of the record of the group that it was cut with; none for what has no group.
+    pub group: Option<Vec<u8>>,
     /// How large it is now.
     pub size: Bytes,
     /// The bytes that it holds.

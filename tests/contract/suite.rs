@@ -10,7 +10,10 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use rockpool::error::{Error, Result};
-use rockpool::model::{Access, Allocation, Bytes, Filesystem, ObjectId, Record, Source, Volume, VolumeId};
+use rockpool::model::{
+    Access, Age, Allocation, Bytes, Filesystem, Group, GroupId, ObjectId, Phase, Record, Snapshot, Source,
+    Volume, VolumeId,
+};
 use rockpool::pool::{Attach, Attached, Found, Kind, Offer, Severity, Thaw, UNIT};
 
 use super::ground::{Ground, backed_by, cut, eventually, length, run};
@@ -677,6 +680,46 @@ pub(crate) fn an_object_carries_a_copy_of_its_record(on: &Ground) {
             Record::Volume(Arc::new(clone)),
             "not that of its source"
         );
+    }
+}
+
+pub(crate) fn an_object_carries_what_it_is_given_later(on: &Ground) {
+    let made = on.made();
+    let later = Volume {
+        phase: Phase::Retained { until: Age::new(9), kept: "9s".parse().unwrap(), deleted: made.created },
+        name: "another".to_owned(),
+        ..made.clone()
+    };
+    let (id, later) = (ObjectId::Volume(made.id), Record::Volume(Arc::new(later)));
+    on.pool.carry(id, &later).unwrap();
+    on.pool.carry(id, &later).unwrap();
+    if on.sim().is_some() {
+        return;
+    }
+    let absent = on.pool.carry(ObjectId::Volume(on.volume().id), &later);
+    assert!(matches!(absent, Err(Error::NotFound(_))), "{absent:?}");
+    let text = |id| on.pool.label(id).unwrap().unwrap().text.unwrap();
+    assert_eq!(Record::decode(&id.to_string(), &text(id)).unwrap().record, later);
+    if on.snapshots() {
+        let group = GroupId::new(made.id.pool(), [3; 8]);
+        let member = Snapshot { group: Some(group), ..cut(on.snapshot_id(), made.id) };
+        on.pool.snapshot(&member).unwrap();
+        let of = ObjectId::Snapshot(member.id);
+        let before = (text(of), on.pool.label(of).unwrap().unwrap().group);
+        assert_eq!(before.1, None);
+        let group = Record::Group(Arc::new(Group {
+            id: group,
+            name: "both".to_owned(),
+            phase: Phase::Ready,
+            members: vec![member.id],
+            sources: vec![made.id],
+            parameters: Default::default(),
+            created: made.created,
+        }));
+        on.pool.carry(of, &group).unwrap();
+        assert_eq!(text(of), before.0, "its own stays beside it");
+        let carried = on.pool.label(of).unwrap().unwrap().group.unwrap();
+        assert_eq!(Record::decode(&group.id().to_string(), &carried).unwrap().record, group);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use rockpool::engine::{Asked, CreateSnapshot, CreateVolume, Range};
+use rockpool::engine::{Asked, CreateGroup, CreateSnapshot, CreateVolume, Range, Whole};
 use rockpool::error::Error;
 use rockpool::model::{Bytes, ObjectId, Record, Source, Volume};
 
@@ -154,4 +154,50 @@ fn what_is_not_damaged_or_has_no_copy_is_not_rebuilt() {
     let image = rig.object(&taken.id);
     rustix::fs::removexattr(&image, "trusted.rockpool.record").unwrap();
     assert!(matches!(rebuild(&rig, &taken), Err(Error::Corrupt(_))));
+}
+
+/// A group of two raw volumes, and all that is in it.
+fn group(rig: &Rig) -> (CreateGroup, Whole) {
+    let sources = ["a", "b"].map(|name| rig.create(name, BLOCK, 10).id).to_vec();
+    let parameters = [("retainDeleted".to_owned(), "1h".to_owned())].into();
+    let want = CreateGroup { name: "both".to_owned(), sources, parameters };
+    let whole = rig.engine().create_group(&want).unwrap();
+    (want, whole)
+}
+
+#[test]
+fn a_damaged_record_of_a_group_keeps_its_name_and_is_rebuilt_from_any_member() {
+    let mut rig = Rig::image();
+    let (want, whole) = group(&rig);
+    let (id, members) = (whole.0.id, whole.0.members.clone());
+    for lost in [false, true] {
+        rig.stop();
+        if lost {
+            fs::remove_file(record(&rig, id)).unwrap();
+        } else {
+            flip(&record(&rig, id));
+            // Nor does the first of its members help.
+            let first = rig.setup.path.join("snapshots").join(members[0].to_string());
+            rustix::fs::removexattr(&first, "trusted.rockpool.group").unwrap();
+            flip(&record(&rig, members[1]));
+        }
+        rig.restart();
+        assert!(rig.engine().group(&id).is_err() && rig.engine().snapshots(None, None, 9).is_empty());
+        if !lost {
+            assert!(unavailable(rig.engine().create_group(&want)).contains("quarantined"));
+            assert!(unavailable(rig.engine().delete_group(&id, &members)).contains("quarantined"));
+            let early = rig.engine().rebuild(ObjectId::Group(id));
+            assert!(matches!(&early, Err(Error::Precondition(why)) if why.contains(&members[1].to_string())));
+            rig.engine().rebuild(ObjectId::Snapshot(members[1])).unwrap();
+        }
+        let rebuilt = rig.engine().rebuild(ObjectId::Group(id)).unwrap();
+        assert_eq!(rebuilt, Record::Group(whole.0.clone()), "to the last parameter");
+        for _ in 0..2 {
+            assert_eq!(rig.engine().quarantine(), []);
+            assert_eq!(rig.engine().group(&id).unwrap().0, whole.0);
+            assert_eq!(rig.engine().create_group(&want).unwrap().0, whole.0);
+            assert_eq!(rig.engine().snapshots(None, None, 9).len(), 2);
+            rig.restart();
+        }
+    }
 }
