@@ -3,13 +3,15 @@
 //! Owns: rebuilding a record from the copy that its object carries, that of a group from the one that each of its members
 //! carries. Never: does so by itself, touches what a newer release wrote, or deletes anything.
 //!
+//! What is kept after its deletion comes back as kept: `retained` says when its copy does.
+//!
 //! A group's copies are written when every member is on record as cut, and before the group is: where there is one, the cut
 //! was whole.
 //!
 //! Rebuild                                            After a crash
 //!  1. claim it and its name                          –
 //!  2. read the copy, take the size from the bytes    –
-//!  3. write the record `Ready`, durably              the old file or the new one
+//!  3. write the record, durably                      the old file or the new one
 
 use std::sync::Arc;
 
@@ -18,7 +20,7 @@ use crate::engine::{Engine, Key};
 use crate::error::{Error, Result};
 use crate::model::record::Unreadable;
 use crate::model::{ObjectId, Phase, Record, Snapshot, SnapshotId, Volume};
-use crate::pool::Pool;
+use crate::pool::{Label, Pool};
 
 impl Engine {
     /// Every record that cannot be read, with what is known of it.
@@ -53,10 +55,12 @@ impl Engine {
             ))
         })?;
         self.refuse_incomplete(&record)?;
-        let name = record.name();
-        claim.extend(std::slice::from_ref(&name))?;
-        if let Some(other) = self.store.named(&name) {
-            return Err(Error::Conflict(format!("{name} of {id} is that of {} by now", other.id())));
+        if !record.phase().frees_name() {
+            let name = record.name();
+            claim.extend(std::slice::from_ref(&name))?;
+            if let Some(other) = self.store.named(&name) {
+                return Err(Error::Conflict(format!("{name} of {id} is that of {} by now", other.id())));
+            }
         }
         self.store.restore(&claim, record.clone())?;
         tracing::warn!(%id, "rebuilt a record from the copy with its object");
@@ -80,7 +84,7 @@ impl Engine {
         }
     }
 
-    /// What is said of an object by the copy of its record, `Ready` and as large as it is; `None` where nothing of it is there.
+    /// What is said of an object by the copy of its record, whole and as large as it is; `None` where nothing of it is there.
     ///
     /// # Errors
     /// `Corrupt` where there is no whole copy.
@@ -88,6 +92,24 @@ impl Engine {
         match id {
             ObjectId::Volume(_) | ObjectId::Snapshot(_) => carried_by_itself(pool, id),
             ObjectId::Group(group) => carried_by_one_of(pool, id, &self.store.members_of(&group)),
+        }
+    }
+
+    /// Whether every copy of the record of something that is kept says so, and for how long; there is none to say it where the
+    /// filesystem has no room for any.
+    pub(super) fn copy_tells(&self, pool: &dyn Pool, record: &Record) -> Result<bool> {
+        let tells = |carrier: ObjectId, text: fn(Label) -> Option<Vec<u8>>| -> Result<bool> {
+            let text = pool.label(carrier)?.and_then(text);
+            let copy = text.map(|text| whole_copy(record.id(), Some(text)));
+            Ok(copy.is_none_or(|copy| copy.is_ok_and(|copy| copy.phase() == record.phase())))
+        };
+        match record {
+            Record::Volume(_) | Record::Snapshot(_) => tells(record.id(), |label| label.text),
+            Record::Group(group) => {
+                let mut all =
+                    group.members.iter().map(|id| tells(ObjectId::Snapshot(*id), |label| label.group));
+                all.try_fold(true, |so_far, told| Ok(told? && so_far))
+            }
         }
     }
 
@@ -117,12 +139,16 @@ impl Engine {
     }
 }
 
-/// What an object says of itself, `Ready`, as large as it is; `None` where it is not there.
+/// What an object says of itself, whole and as large as it is; `None` where it is not there.
 fn carried_by_itself(pool: &dyn Pool, id: ObjectId) -> Result<Option<Record>> {
     let Some(label) = pool.label(id)? else { return Ok(None) };
     let record = whole_copy(id, label.text)?;
-    // It was written when the bytes were made. They are whole since they have their name; what changed since is their size.
-    let phase = Phase::Ready;
+    // It was written when the bytes were made, or when the object was deleted and kept. They are whole since they have their
+    // name; what else changed since is their size.
+    let phase = match record.phase() {
+        kept @ Phase::Retained { .. } => kept,
+        Phase::Creating | Phase::Ready | Phase::Growing { .. } | Phase::Deleting => Phase::Ready,
+    };
     Ok(Some(match record {
         Record::Volume(volume) => {
             Record::Volume(Arc::new(Volume { phase, size: label.size, ..Volume::clone(&volume) }))

@@ -22,6 +22,7 @@ impl Engine {
     /// Settles all of a pool's interrupted work at its opening. What resists keeps its record, and the next retry or
     /// start tries again.
     pub(super) fn recover(&self, pool: &dyn Pool) {
+        self.mend_copies(pool);
         for record in self.store.interrupted(pool.id()) {
             thaw(pool, &record);
             let settled = self.store.claim(&keys(&record), &[]).and_then(|claim| {

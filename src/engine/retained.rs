@@ -6,8 +6,16 @@
 //! Keep                                             After a crash
 //!  1. the delete has claimed it, it is not in use  –
 //!  2. record `Retained`: the name is free          it is kept: the delete is acknowledged or its retry finds it done
+//!  3. the copy of the record, too                  the start writes it
 //!
-//! Restore: record `Ready` under a free name. Purge: as any delete from `Deleting` on (`recover`).
+//! Restore                                          After a crash
+//!  1. the copy says `Ready`, under a free name     it is kept still, and the start writes that into the copy
+//!  2. record `Ready`                               –
+//!
+//! So a copy says that something is kept only while its record does: a record that is damaged later comes back from it as what it
+//! was, or as not deleted, and never as something that goes by itself though nobody deleted it.
+//!
+//! Purge: as any delete from `Deleting` on (`recover`).
 
 use std::sync::Arc;
 
@@ -62,7 +70,7 @@ impl Engine {
     /// pool is away.
     pub fn restore(&self, id: ObjectId, name: Option<&str>) -> Result<String> {
         let mut claim = self.store.claim(&[Key::Object(id)], &[])?;
-        self.writable(id.pool())?;
+        let pool = self.writable(id.pool())?;
         let kept = self.store.record(id).filter(|record| matches!(record.phase(), Phase::Retained { .. }));
         let kept = kept.ok_or_else(|| {
             Error::NotFound(format!(
@@ -81,6 +89,8 @@ impl Engine {
             )));
         }
         let name = ready.name_text().to_owned();
+        self.carry(pool.as_ref(), &ready)?;
+        step!("restore: copy carried");
         self.store.put(&claim, ready).map_err(Error::unfinished)?;
         tracing::info!(%id, "restored what was deleted");
         Ok(name)
@@ -168,7 +178,8 @@ impl Engine {
         let whole = self.store.record(record.id()).unwrap_or_else(|| record.clone());
         let until = self.clocks.now(pool.id()).after(kept);
         let phase = Phase::Retained { until, kept, deleted: Time::now() };
-        let kept_now = self.store.put_with_spare(claim, pool, whole.in_phase(phase));
+        let kept_record = whole.in_phase(phase);
+        let kept_now = self.store.put_with_spare(claim, pool, kept_record.clone());
         kept_now.map_err(|error| {
             let Error::Full(why) = error else { return error.unfinished() };
             Error::Full(format!(
@@ -177,7 +188,25 @@ impl Engine {
                 record.id()
             ))
         })?;
+        step!("keep: recorded");
+        // The record stands and says all; without the copy it is as after a crash here.
+        if let Err(error) = self.carry(pool, &kept_record) {
+            tracing::warn!(id = %record.id(), error = chain(&error), "failed to note in a copy that its object is kept");
+        }
         Ok(Fate::Kept)
+    }
+
+    /// Writes the copies of what is kept that do not say so: of a crash, of a full disk, of an older release.
+    pub(super) fn mend_copies(&self, pool: &dyn Pool) {
+        for record in self.store.retained(Some(pool.id())) {
+            let mended = self
+                .copy_tells(pool, &record)
+                .and_then(|tells| if tells { Ok(()) } else { self.carry(pool, &record) });
+            if let Err(error) = mended {
+                tracing::warn!(id = %record.id(), error = chain(&error), "failed to look after the copies of what is kept");
+                return;
+            }
+        }
     }
 
     /// For how long what is deleted here is kept: as its class says, else as its pool does.

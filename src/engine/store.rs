@@ -376,10 +376,10 @@ impl Store {
     /// `Unavailable`: the name is taken, by what cannot be compared with a request.
     pub(crate) fn refuse_quarantined(&self, name: &Key) -> Result<()> {
         let index = self.lock();
-        let holder = index
-            .quarantined
-            .iter()
-            .find(|(_, bad)| bad.copy.as_ref().is_some_and(|copy| copy.name() == *name));
+        let holder = index.quarantined.iter().find(|(_, bad)| {
+            let holds = |copy: &&Record| !copy.phase().frees_name() && copy.name() == *name;
+            bad.copy.as_ref().filter(holds).is_some()
+        });
         holder.map_or(Ok(()), |(id, bad)| {
             Err(Error::Unavailable(format!(
                 "{name} is that of {id}, whose record cannot be read and is quarantined: {}; rebuild it, see `rockpool ctl doctor`",
