@@ -35,6 +35,8 @@ pub struct Finding {
 struct Case {
     finding: Finding,
     fix: Option<Fix>,
+    /// What can be done in place of that, at the word of who asks for the repair of this code.
+    instead: Option<(Code, Fix)>,
 }
 
 /// What can be done without losing anything that anybody was promised, or at somebody's word.
@@ -56,6 +58,17 @@ enum Fix {
     Unmount(PathBuf),
     /// Make object and record agree about the size.
     Resize(VolumeId, Bytes),
+}
+
+impl Case {
+    /// As the repair of this code sees it.
+    fn under(mut self, code: Code) -> Option<Case> {
+        if self.finding.code != code {
+            let (_, fix) = self.instead.take().filter(|(other, _)| *other == code)?;
+            self.fix = Some(fix);
+        }
+        Some(self)
+    }
 }
 
 /// One of the doctor's looks at a pool that is there.
@@ -108,8 +121,7 @@ impl Engine {
     /// `Invalid` where something would be deleted that nobody named; `Precondition` for what has to be done by hand.
     pub fn mend(&self, pool: &str, code: Code, object: Option<&str>) -> Result<Vec<String>> {
         let slot = self.patient(pool)?;
-        let mut cases = self.cases(slot);
-        cases.retain(|case| case.finding.code == code);
+        let mut cases: Vec<Case> = self.cases(slot).into_iter().filter_map(|case| case.under(code)).collect();
         if code.deletes() && object.is_none() && !cases.is_empty() {
             let names: Vec<_> = cases.iter().filter_map(|case| case.finding.object.clone()).collect();
             return Err(Error::Invalid(format!(

@@ -9,7 +9,7 @@
 //! A file that cannot be read is quarantined: the rest serves, and the copy that its object carries says which name it
 //! holds and what it promises, until the record is rebuilt from it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -318,6 +318,18 @@ impl Store {
         let all = read.chain(index.quarantined.values().filter_map(|bad| bad.copy.as_ref()));
         let snapshots = all.filter_map(Record::as_snapshot);
         snapshots.filter(|snapshot| snapshot.group == Some(*group)).map(|snapshot| snapshot.id).collect()
+    }
+
+    /// The groups of a pool that have members on record, and no record of their own.
+    pub(crate) fn lost_groups(&self, pool: PoolId) -> BTreeSet<GroupId> {
+        let index = self.lock();
+        let snapshots = index.objects.values().filter_map(|entry| entry.record.as_snapshot());
+        let groups = snapshots.filter_map(|snapshot| snapshot.group).filter(|group| group.pool() == pool);
+        let lost = |group: &GroupId| {
+            let id = ObjectId::Group(*group);
+            !index.objects.contains_key(&id) && !index.quarantined.contains_key(&id)
+        };
+        groups.filter(lost).collect()
     }
 
     /// What is deleted and still kept, of one pool or of all.

@@ -213,6 +213,47 @@ fn bytes_without_a_record_are_reported_kept_and_removed_by_name_only() {
 }
 
 #[test]
+fn what_lost_its_record_and_carries_a_copy_is_rebuilt_or_removed_by_name() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    let [one, two] = ["one", "two"].map(|name| ward.create(name, &["--block", "--size", "8MiB"]));
+    let group = place.ask(&["group", "create", "both", "--volume", &one, "--volume", &two]);
+    let group = text(&group, "group_snapshot_id").to_owned();
+    for live in [true, false] {
+        for lost in [&one, &group] {
+            ward.kill();
+            fs::remove_file(ward.record(lost)).unwrap();
+            if live {
+                ward.start();
+            }
+            assert_eq!(ward.codes(), (vec!["RP-RECORD-LOST".to_owned()], 4));
+            let finding = ward.finding("RP-RECORD-LOST");
+            assert_eq!(text(&finding, "object"), *lost);
+            for way in ["--repair RP-RECORD-LOST", "--repair RP-ORPHAN-OBJECT"] {
+                assert!(text(&finding, "repair").contains(&format!("{way} --object {lost}")), "{finding}");
+            }
+            let unnamed = ward.doctor(&["--repair", "RP-ORPHAN-OBJECT"]);
+            let said = String::from_utf8(unnamed.stderr).unwrap();
+            assert!(!unnamed.status.success() && said.contains(lost.as_str()), "{said}");
+            let object = live.then_some(lost.as_str());
+            ward.repaired("RP-RECORD-LOST", object, &format!("rebuilt the record of {lost}"));
+        }
+    }
+    ward.start();
+    assert_eq!(place.ask(&["volume", "get", &one])["capacity_bytes"], 8 << 20);
+    assert_eq!(place.ask(&["group", "get", &group])["snapshots"].as_array().unwrap().len(), 2);
+    ward.kill();
+    for lost in [&one, &group] {
+        fs::remove_file(ward.record(lost)).unwrap();
+    }
+    let removed = ward.doctor(&["--repair", "RP-ORPHAN-OBJECT", "--object", &one]);
+    assert!(removed.status.success(), "{removed:?}");
+    assert!(!ward.image(&one).exists() && ward.image(&two).exists());
+    ward.repaired("RP-ORPHAN-OBJECT", Some(&group), &format!("removed {group}"));
+    assert_eq!(fs::read_dir(ward.pool.root().join("snapshots")).unwrap().count(), 0);
+}
+
+#[test]
 fn a_record_without_bytes_is_forgotten_by_name_only() {
     let place = Place::new();
     let ward = Ward::new(&place);

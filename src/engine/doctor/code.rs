@@ -19,6 +19,8 @@ pub enum Code {
     PoolReadOnly,
     /// A record cannot be read.
     RecordQuarantined,
+    /// A record that is gone, and can be made anew from a copy.
+    RecordLost,
     /// A record without bytes.
     ObjectMissing,
     /// An object that is shorter or longer than its record says.
@@ -70,11 +72,12 @@ pub enum Weight {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Code; 22] = [
+    pub const ALL: [Code; 23] = [
         Code::PoolAway,
         Code::PoolFailed,
         Code::PoolReadOnly,
         Code::RecordQuarantined,
+        Code::RecordLost,
         Code::ObjectMissing,
         Code::SizeWrong,
         Code::FilesystemFailed,
@@ -102,6 +105,7 @@ impl Code {
             Code::PoolFailed => "RP-POOL-FAILED",
             Code::PoolReadOnly => "RP-POOL-READ-ONLY",
             Code::RecordQuarantined => "RP-RECORD-QUARANTINED",
+            Code::RecordLost => "RP-RECORD-LOST",
             Code::ObjectMissing => "RP-OBJECT-MISSING",
             Code::SizeWrong => "RP-SIZE-WRONG",
             Code::FilesystemFailed => "RP-FILESYSTEM-FAILED",
@@ -130,6 +134,7 @@ impl Code {
             | Code::PoolFailed
             | Code::PoolReadOnly
             | Code::RecordQuarantined
+            | Code::RecordLost
             | Code::ObjectMissing
             | Code::SizeWrong
             | Code::FilesystemFailed => Weight::Error,

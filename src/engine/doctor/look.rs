@@ -46,7 +46,12 @@ impl Engine {
             cases.extend(temporaries(slot, &home.sub("records")?)?);
         }
         for (id, size) in &sizes {
-            cases.extend(self.object(slot, *id, *size));
+            cases.extend(self.object(slot, pool, *id, *size));
+        }
+        for id in self.store.lost_groups(pool.id()) {
+            let what =
+                format!("members of {id} are there, and no record of it: nobody can use or delete them");
+            cases.push(self.unrecorded(slot, pool, ObjectId::Group(id), what));
         }
         let lost = self.store.finished(pool.id()).into_iter().filter(|id| !sizes.contains_key(id));
         cases.extend(lost.map(|id| missing(slot, id)));
@@ -56,17 +61,37 @@ impl Engine {
     }
 
     /// One object: has it a record, and of its size?
-    fn object(&self, slot: &Slot, id: ObjectId, size: Bytes) -> Option<Case> {
+    fn object(&self, slot: &Slot, pool: &dyn Pool, id: ObjectId, size: Bytes) -> Option<Case> {
         if self.store.quarantined(id).is_some() {
             return None; // Its record is there, if unreadable: that is the finding.
         }
         match self.store.record(id) {
-            None => Some(orphan(slot, id, size)),
+            None => {
+                let what = format!("{id} has {size} in the pool and no record: nobody can use or delete it");
+                Some(self.unrecorded(slot, pool, id, what))
+            }
             Some(Record::Volume(volume)) if volume.phase.is_whole() && volume.size != size => {
                 Some(wrong_size(slot, &volume, size))
             }
             Some(_) => None,
         }
+    }
+
+    /// What has no record: where a copy of that is carried, it can be made anew.
+    fn unrecorded(&self, slot: &Slot, pool: &dyn Pool, id: ObjectId, what: String) -> Case {
+        let subject = Some(id.to_string());
+        if !matches!(self.carried(pool, id), Ok(Some(_))) {
+            return fixable(Code::OrphanObject, slot, subject, what, Fix::Remove(id));
+        }
+        let what = format!("{what}; a copy of the record is there");
+        let mut case = fixable(Code::RecordLost, slot, subject, what, Fix::Rebuild(id));
+        case.finding.repair = format!(
+            "rockpool ctl doctor --repair {} --object {id} makes the record anew; --repair {} --object {id} deletes all that is there of it",
+            Code::RecordLost,
+            Code::OrphanObject
+        );
+        case.instead = Some((Code::OrphanObject, Fix::Remove(id)));
+        case
     }
 
     fn debris(&self, slot: &Slot, name: &str) -> Option<Case> {
@@ -233,11 +258,6 @@ pub(super) fn failed(slot: &Slot, why: &str) -> Case {
     case(Code::PoolFailed, slot, None, why.to_owned(), by_hand)
 }
 
-fn orphan(slot: &Slot, id: ObjectId, size: Bytes) -> Case {
-    let what = format!("{id} has {size} in the pool and no record: nobody can use or delete it");
-    fixable(Code::OrphanObject, slot, Some(id.to_string()), what, Fix::Remove(id))
-}
-
 fn missing(slot: &Slot, id: ObjectId) -> Case {
     let what = format!("{id} has a record, but no bytes: its data is gone");
     fixable(Code::ObjectMissing, slot, Some(id.to_string()), what, Fix::Forget(id))
@@ -328,7 +348,11 @@ pub(super) fn volume_in(mount: &Mount) -> Option<VolumeId> {
 
 fn case(code: Code, slot: &Slot, object: Option<String>, what: String, by_hand: &str) -> Case {
     let pool = Some(slot.name().to_owned());
-    Case { finding: Finding { code, pool, object, what, repair: by_hand.to_owned() }, fix: None }
+    Case {
+        finding: Finding { code, pool, object, what, repair: by_hand.to_owned() },
+        fix: None,
+        instead: None,
+    }
 }
 
 fn fixable(code: Code, slot: &Slot, object: Option<String>, what: String, fix: Fix) -> Case {
@@ -336,5 +360,5 @@ fn fixable(code: Code, slot: &Slot, object: Option<String>, what: String, fix: F
     let object_words = object_words.map_or_else(String::new, |object| format!(" --object {object}"));
     let repair = format!("rockpool ctl doctor --repair {code}{object_words}");
     let pool = Some(slot.name().to_owned());
-    Case { finding: Finding { code, pool, object, what, repair }, fix: Some(fix) }
+    Case { finding: Finding { code, pool, object, what, repair }, fix: Some(fix), instead: None }
 }

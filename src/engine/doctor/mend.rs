@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use super::Fix;
 use super::look::volume_in;
+use crate::engine::claims::Claim;
 use crate::engine::recover::keys;
 use crate::engine::store::Record;
 use crate::engine::{Engine, Key};
 use crate::error::{Error, Result};
-use crate::model::{Bytes, ObjectId, Phase, Volume, VolumeId};
+use crate::model::{Bytes, GroupId, ObjectId, Phase, Volume, VolumeId};
 use crate::os::mount;
 use crate::pool::Pool;
 
@@ -56,7 +57,7 @@ impl Engine {
     }
 
     fn remove_orphan(&self, pool: &dyn Pool, id: ObjectId) -> Result<String> {
-        let _claim = self.store.claim(&[Key::Object(id)], &[])?;
+        let mut claim = self.store.claim(&[Key::Object(id)], &[])?;
         if self.store.record(id).is_some() || self.store.quarantined(id).is_some() {
             return Err(Error::Precondition(format!("{id} has a record: delete it as any other")));
         }
@@ -66,12 +67,26 @@ impl Engine {
                 pool.destroy(&volume)?;
             }
             ObjectId::Snapshot(snapshot) => pool.forget(&snapshot)?,
-            ObjectId::Group(_) => {
-                return Err(Error::Corrupt(format!("{id} cannot lie in a pool: a group has no bytes")));
-            }
+            ObjectId::Group(group) => self.remove_members(&mut claim, pool, &group)?,
         }
         tracing::warn!(%id, "the doctor removed what had no record");
         Ok(format!("removed {id}"))
+    }
+
+    /// The members of a group that has no record.
+    fn remove_members(&self, claim: &mut Claim, pool: &dyn Pool, group: &GroupId) -> Result<()> {
+        let members: Vec<_> = self.store.members_of(group).into_iter().map(ObjectId::Snapshot).collect();
+        if let Some(bad) = members.iter().find(|id| self.store.quarantined(**id).is_some()) {
+            return Err(Error::Precondition(format!(
+                "the record of {bad}, a member of {group}, cannot be read: rebuild that first"
+            )));
+        }
+        claim.extend(&members.iter().copied().map(Key::Object).collect::<Vec<_>>())?;
+        for member in members {
+            let Some(record) = self.store.record(member) else { continue };
+            self.settle(claim, pool, &record.in_phase(Phase::Deleting))?;
+        }
+        Ok(())
     }
 
     fn forget_missing(&self, pool: &dyn Pool, id: ObjectId) -> Result<String> {
