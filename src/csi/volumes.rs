@@ -129,12 +129,15 @@ impl Services {
             return Ok(room(Capacity::default()).into());
         };
         let engine = self.engine()?;
-        let questions = engine.indexes_for(&query)?.into_iter().map(|index| {
+        let indexes = engine.indexes_for(&query)?;
+        let questions = indexes.iter().map(|&index| {
             let (plugin, query) = (self.plugin(), query.clone());
             (engine.workers_at(index), move || plugin.engine.room(index, &query))
         });
-        let rooms = ask_each(questions, CAPACITY_PATIENCE).await;
-        Ok(room(Capacity::sum(rooms)?).into())
+        let answers = ask_each(questions, CAPACITY_PATIENCE).await.into_iter().zip(indexes);
+        let rooms = answers
+            .map(|(answer, index)| answer.unwrap_or_else(|error| engine.room_unasked(index, &query, &error)));
+        Ok(room(Capacity::sum(rooms)).into())
     }
 }
 

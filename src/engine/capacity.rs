@@ -1,8 +1,10 @@
 //! How much can still be promised, and what this node's pools can do.
 //!
-//! Owns: the answers to GetCapacity and to which capabilities exist. Never: asks a disk more than how full it is.
+//! Owns: the answers to GetCapacity and to which capabilities exist. Never: asks a disk more than how full it is, or promises what a
+//! pool that does not work would have if it did: a volume sent there would wait for it.
 
 use crate::engine::slot::Slot;
+use crate::engine::volumes::SLOW;
 use crate::engine::{Asked, Capacity, CapacityQuery, Engine, PoolIndex};
 use crate::error::{Error, Result, chain, quoted};
 use crate::model::{Access, Allocation, Bytes};
@@ -22,12 +24,15 @@ impl Engine {
         Ok(self.indexes().filter(is_asked).collect())
     }
 
-    /// What can still be made, in all pools that the question concerns.
+    /// What can still be made, in all pools that the question concerns. To be called where every pool may be asked.
     ///
     /// # Errors
-    /// As `indexes_for` and `Capacity::sum`.
+    /// As `indexes_for`.
     pub fn capacity(&self, query: &CapacityQuery) -> Result<Capacity> {
-        Capacity::sum(self.indexes_for(query)?.into_iter().map(|index| self.room(index, query)))
+        let rooms = self.indexes_for(query)?.into_iter();
+        Ok(Capacity::sum(rooms.map(|index| {
+            self.room(index, query).unwrap_or_else(|error| self.room_unasked(index, query, &error))
+        })))
     }
 
     /// What can still be made on one pool; nothing where it lacks what was asked for, or takes no changes. To be called on
@@ -43,7 +48,36 @@ impl Engine {
             return Ok(Capacity::default());
         }
         let budget = slot.budget(pool.as_ref())?;
-        let features = pool.features();
+        let Some(room) = self.unpromised(slot, &pool.features(), budget, query) else {
+            return Ok(Capacity::default());
+        };
+        // Others may have filled the place since the budget was drawn up; only who overcommits promises more than is free.
+        let within_free = query.allocation == Allocation::Reserved
+            || !pool.features().size_limit.is_yes()
+            || slot.config.overcommit <= 1.0;
+        let free = if within_free { pool.usage()?.free } else { room.available };
+        Ok(Capacity::within(room.available.min(free), room.minimum))
+    }
+
+    /// What can still be made on a pool that did not answer, with this error: nothing where a create would meet no better,
+    /// else what was known last. Asks no disk.
+    pub fn room_unasked(&self, index: PoolIndex, query: &CapacityQuery, error: &Error) -> Capacity {
+        let slot = &self.pools[index.0];
+        let busy = matches!(error, Error::Unavailable(_)) && slot.workers.at_work_for() < SLOW;
+        let fit = busy && slot.trouble().is_none() && slot.refusal().is_none();
+        let known = slot.known().filter(|_| fit);
+        let room = known.and_then(|known| self.unpromised(slot, &known.features, known.budget, query));
+        room.unwrap_or_default()
+    }
+
+    /// What a pool has not promised yet; none where it lacks what was asked for.
+    fn unpromised(
+        &self,
+        slot: &Slot,
+        features: &Features,
+        budget: Bytes,
+        query: &CapacityQuery,
+    ) -> Option<Capacity> {
         let access = match query.asked {
             Some(Asked::Block) => features.block.is_yes().then_some(Access::Block),
             Some(Asked::Mount(Some(fs))) => {
@@ -53,19 +87,10 @@ impl Engine {
                 features.filesystems.first().map(|fs| Access::Mount { fs: *fs })
             }
         };
-        let reserved = query.allocation == Allocation::Reserved;
-        let Some(access) = access.filter(|_| !reserved || features.reserved.is_yes()) else {
-            return Ok(Capacity::default());
-        };
-        let mut available = budget.less(self.store.promised(pool.id()));
-        if reserved || !features.size_limit.is_yes() || slot.config.overcommit <= 1.0 {
-            // Others may have filled the place since the budget was drawn up; only who overcommits promises more than is free.
-            available = available.min(pool.usage()?.free);
-        }
-        let available = available.round_down(UNIT);
-        let minimum = features.smallest(access);
-        let maximum = if available < minimum { Bytes::ZERO } else { available };
-        Ok(Capacity { available, maximum, minimum })
+        let made = query.allocation != Allocation::Reserved || features.reserved.is_yes();
+        let access = access.filter(|_| made)?;
+        let promised = slot.id().map_or(Bytes::ZERO, |id| self.store.promised(id));
+        Some(Capacity::within(budget.less(promised), features.smallest(access)))
     }
 
     /// A lack of room, with the pool that lacks it and what would make some.
@@ -120,23 +145,16 @@ impl Slot {
 }
 
 impl Capacity {
-    /// Of several pools the sum, and the largest single volume of any. What is away counts as nothing while another is here.
-    ///
-    /// # Errors
-    /// That of a pool, where there is no other.
-    pub fn sum(answers: impl IntoIterator<Item = Result<Capacity>>) -> Result<Capacity> {
-        let (mut rooms, mut away) = (Vec::new(), None);
-        for answer in answers {
-            match answer {
-                Ok(room) => rooms.push(room),
-                Err(error) => away = Some(error),
-            }
-        }
-        match (total(&rooms), away) {
-            (Some(sum), _) => Ok(sum),
-            (None, Some(error)) => Err(error),
-            (None, None) => Ok(Capacity::default()),
-        }
+    /// Of several pools the sum, and the largest single volume of any.
+    pub fn sum(rooms: impl IntoIterator<Item = Capacity>) -> Capacity {
+        total(&rooms.into_iter().collect::<Vec<_>>()).unwrap_or_default()
+    }
+
+    /// Where so much is left, in volumes of at least `minimum`.
+    fn within(left: Bytes, minimum: Bytes) -> Capacity {
+        let available = left.round_down(UNIT);
+        let maximum = if available < minimum { Bytes::ZERO } else { available };
+        Capacity { available, maximum, minimum }
     }
 }
 

@@ -49,7 +49,7 @@ enum Fitness {
 }
 
 /// A pool that has been at one job for so long may hang.
-const SLOW: Duration = Duration::from_secs(5);
+pub(super) const SLOW: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// The usable volume with this id.

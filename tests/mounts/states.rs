@@ -189,6 +189,23 @@ fn what_is_mounted_of_a_pool_that_is_gone_is_unmounted_and_let_go() {
 }
 
 #[test]
+fn what_was_known_last_is_the_room_of_a_pool_that_is_busy_and_of_no_other() {
+    let rig = Rig::image_on(&PLAIN_EXT4, 512);
+    let (index, query) = (rig.engine().indexes().next().unwrap(), CapacityQuery::default());
+    let unasked = |error: &Error| rig.engine().room_unasked(index, &query, error);
+    let busy = Error::Unavailable("it did not answer in time".to_owned());
+    for _ in 0..2 {
+        assert_eq!(unasked(&busy), rig.engine().room(index, &query).unwrap());
+        rig.create("a", BLOCK, 100);
+    }
+    assert_eq!(unasked(&Error::Corrupt("its filesystem gave up".to_owned())).maximum, Bytes::ZERO);
+    run("umount", &[Path::new("-l"), &rig.setup.path]);
+    rig.look();
+    assert!(rig.engine().pools()[0].away.is_some(), "closed");
+    assert_eq!(unasked(&busy).maximum, Bytes::ZERO);
+}
+
+#[test]
 fn another_pool_at_its_place_is_not_touched_and_the_right_one_is_used_when_it_is_back() {
     let (rig, other) = (Rig::image_on(&PLAIN_EXT4, 512), Rig::image());
     let volume = rig.create("a", EXT4, 64);

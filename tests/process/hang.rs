@@ -156,10 +156,15 @@ fn a_disk_that_hangs_keeps_nothing_else_waiting_not_even_after_a_kill() {
     soon(&place, &["volume", "delete", a], "ABORTED");
     soon(&place, &["plugin", "probe"], "");
     assert!(soon(&place, &create("d", ON_FINE), "").status.success());
-    let room = place.ctl(&["capacity"]);
-    assert!(room.status.success(), "{room:?}");
+    let room = |on: [&str; 2]| {
+        let asked = [&["-o", "json", "capacity"], &on[..]].concat();
+        let said: serde_json::Value = serde_json::from_slice(&place.ctl(&asked).stdout).unwrap();
+        said["available_capacity"].as_i64().unwrap()
+    };
     // A disk that has kept calls waiting for so long is not chosen.
     std::thread::sleep(Duration::from_secs(6));
+    let all = room(["--parameter", "csi.storage.k8s.io/fstype=ext4"]);
+    assert!(room(ON_STUCK) == 0 && room(ON_FINE) > 0 && all > 0, "{all}");
     assert!(soon(&place, &["volume", "create", "e", "--size", "16MiB"], "").status.success());
 
     driver.signal(Signal::KILL);
@@ -171,6 +176,7 @@ fn a_disk_that_hangs_keeps_nothing_else_waiting_not_even_after_a_kill() {
     assert!(served < Duration::from_secs(4), "{served:?} after the kill:\n{}", second.log());
     println!("the other pool was served {} ms after the kill", served.as_millis());
     assert!(driver.child.try_wait().unwrap().is_none(), "the first driver has ended: nothing hung");
+    assert_eq!(room(ON_STUCK), 0, "nor is there room in one that was never open");
     soon(&place, &create("g", ON_STUCK), "UNAVAILABLE");
     soon(&place, &["volume", "delete", a], "stuck");
     soon(&place, &["volume", "list"], "UNAVAILABLE");

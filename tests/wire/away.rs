@@ -26,6 +26,12 @@ async fn a_pool_that_is_away_fails_what_needs_it_and_nothing_else() {
     let status = driver.create(on("gone")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{}", status.message());
     let volume = driver.create(on("fast")).await.unwrap();
+    let room = |pool: &str| GetCapacityRequest { parameters: map(&[("pool", pool)]), ..Default::default() };
+    let (gone, fast) =
+        (driver.capacity(room("gone")).await.unwrap(), driver.capacity(room("fast")).await.unwrap());
+    assert_eq!((gone.available_capacity, gone.maximum_volume_size), (0, Some(0)));
+    assert!(fast.available_capacity > 0);
+    assert_eq!(driver.capacity(GetCapacityRequest::default()).await.unwrap(), fast);
     // A list without that pool would be short, and collectors delete what is not listed.
     for status in [
         driver.controller.clone().list_volumes(ListVolumesRequest::default()).await.unwrap_err(),
