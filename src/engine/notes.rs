@@ -133,6 +133,13 @@ impl Notes {
         same.then_some(note)
     }
 
+    /// Whether a volume is noted at any path, as far as the notes can be read.
+    pub(super) fn speak_of(&self, volume: &VolumeId) -> bool {
+        let Ok(Some(dir)) = self.dir() else { return false };
+        let mut names = dir.names().unwrap_or_default().into_iter();
+        names.any(|name| read(&dir, name).is_some_and(|note| note.volume == *volume))
+    }
+
     fn dir(&self) -> Result<Option<Dir>> {
         self.folder.as_deref().map(Dir::open).transpose()
     }

@@ -23,6 +23,7 @@ impl Engine {
     /// start tries again.
     pub(super) fn recover(&self, pool: &dyn Pool) {
         self.mend_copies(pool);
+        self.let_go_of_unused(pool);
         for record in self.store.interrupted(pool.id()) {
             thaw(pool, &record);
             let settled = self.store.claim(&keys(&record), &[]).and_then(|claim| {
@@ -38,6 +39,24 @@ impl Engine {
                     id = %record.id(), phase = ?record.phase(), error = chain(&error),
                     "failed to settle what was interrupted; it is tried again"
                 ),
+            }
+        }
+    }
+
+    /// Detaches, at an opening, the raw devices that nobody uses and nobody would detach: their volumes were unstaged while the
+    /// pool was away, or the driver was killed in the middle of a stage. What a mount shows, or a note of ours speaks of, stays.
+    fn let_go_of_unused(&self, pool: &dyn Pool) {
+        for id in pool.held() {
+            let Ok(_claim) = self.store.claim(&[Key::Object(ObjectId::Volume(id))], &[]) else { continue };
+            let Some(volume) = self.store.volume(&id) else { continue };
+            let used =
+                self.mounts_of(pool, &volume).map(|mounts| !mounts.is_empty() || self.notes.speak_of(&id));
+            match used.and_then(|used| if used { Ok(used) } else { pool.detach(&id).map(|()| used) }) {
+                Ok(true) => {}
+                Ok(false) => tracing::info!(volume = %id, "detached a raw volume that nobody uses"),
+                Err(error) => {
+                    tracing::warn!(volume = %id, error = chain(&error), "failed to look after a raw volume's device");
+                }
             }
         }
     }

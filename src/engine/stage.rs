@@ -5,7 +5,7 @@
 //!
 //! Stage                                              After a crash
 //!  1. claim; something mounted there: compare        –
-//!  2. attach                                         a filesystem's device lets go by itself; a raw one is found again
+//!  2. attach                                         a filesystem's device lets go by itself; a raw one at the next opening
 //!  3. compare type and UUID with the record          as 2
 //!  4. grow an ext4 that is smaller than its device   run again
 //!  5. mount detached, compare, grow an xfs           as 2
@@ -126,7 +126,7 @@ impl Engine {
         for path in [staging.to_owned(), staging.join(STAGED_DEVICE)] {
             self.unmount(id, &path)?;
         }
-        // Also where the pool is away: what is attached must not stay. One that was lost long ago lets go when it is back.
+        // Also where the pool is away: what is attached must not stay. One that was lost long ago lets go when it is back (`recover`).
         match self.slot_of(id.pool()).map(Slot::open) {
             Some(Ok(pool)) if volume.is_some() => {
                 pool.detach(id)?;

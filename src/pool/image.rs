@@ -312,6 +312,10 @@ impl Pool for ImagePool {
         self.images.devices.release(id)
     }
 
+    fn held(&self) -> Vec<VolumeId> {
+        self.images.devices.held()
+    }
+
     fn label(&self, id: ObjectId) -> Result<Option<Label>> {
         self.images.home.present()?;
         let Some(place) = self.images.place_of(id) else { return Ok(None) };

@@ -423,6 +423,11 @@ pub trait Pool: Send + Sync {
     /// No device any more. The caller knows that nothing is mounted from it.
     fn detach(&self, id: &VolumeId) -> Result<()>;
 
+    /// The volumes of which devices may be attached that stay until `detach`, as far as is remembered. Asks no disk.
+    fn held(&self) -> Vec<VolumeId> {
+        Vec::new()
+    }
+
     /// What an object carries about itself; `None` where it is not there, and for a group, which has no bytes.
     fn label(&self, _id: ObjectId) -> Result<Option<Label>> {
         Ok(None)

@@ -9,7 +9,7 @@ use rockpool::error::{Error, Result};
 use rockpool::model::{Bytes, Source, Volume};
 use rockpool::os::loopdev;
 
-use crate::rig::{BLOCK, EXT4, Rig, put, run, wanted};
+use crate::rig::{BLOCK, EXT4, Rig, put, run, wanted, write_block};
 
 const PLAIN_EXT4: [&str; 4] = ["mkfs.ext4", "-q", "-E", "lazy_itable_init=1"];
 const PLAIN_XFS: [&str; 2] = ["mkfs.xfs", "-q"];
@@ -203,6 +203,48 @@ fn what_was_known_last_is_the_room_of_a_pool_that_is_busy_and_of_no_other() {
     rig.look();
     assert!(rig.engine().pools()[0].away.is_some(), "closed");
     assert_eq!(unasked(&busy).maximum, Bytes::ZERO);
+}
+
+#[test]
+fn a_raw_volume_unstaged_while_its_pool_was_closed_is_let_go_when_it_is_back() {
+    for killed in [false, true] {
+        let mut rig = Rig::image_on(&PLAIN_EXT4, 512);
+        let (left, used) = (rig.create("left", BLOCK, 10), rig.create("used", BLOCK, 10));
+        let staged = rig.create("staged", BLOCK, 10);
+        for (name, volume) in [("left", &left), ("used", &used)] {
+            rig.publish(name, volume, BLOCK);
+        }
+        rig.engine().stage(&rig.stage_of("staged", &staged, BLOCK)).unwrap();
+        let images = [&left, &used, &staged].map(|volume| fs::metadata(rig.object(&volume.id)).unwrap());
+        let devices =
+            || images.each_ref().map(|image| loopdev::find(image.dev(), image.ino()).unwrap().len());
+        run("umount", &[Path::new("-l"), &rig.setup.path]);
+        rig.look();
+        assert!(rig.engine().pools()[0].away.is_some(), "closed");
+        rig.engine().unpublish(&left.id, &rig.target("left")).unwrap();
+        rig.engine().unstage(&left.id, &rig.staging("left")).unwrap();
+        assert_eq!(devices(), [1, 1, 1], "without its pool nobody knows whose it is");
+        if killed {
+            rig.stop();
+        }
+        rig.mount_again();
+        if killed {
+            rig.restart();
+        } else {
+            rig.reconnect();
+        }
+        let gone = (0..100).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            devices() == [0, 1, 1]
+        });
+        assert!(gone, "{:?}", devices());
+        write_block(&rig.target("used"), 0, 7).unwrap();
+        rig.unpublish("used", &used);
+        rig.engine().unstage(&staged.id, &rig.staging("staged")).unwrap();
+        for volume in [&left, &used, &staged] {
+            rig.engine().delete_volume(&volume.id).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -147,6 +147,13 @@ impl Devices {
         Ok(())
     }
 
+    /// Every volume with a device that does not go by itself.
+    pub(super) fn held(&self) -> Vec<VolumeId> {
+        let stays =
+            |known: &Known| known.read_only.is_some() || matches!(known.writable, Some((_, Lifetime::Held)));
+        self.lock().iter().filter(|(_, known)| stays(known)).map(|(id, _)| *id).collect()
+    }
+
     /// Writes to the image what a mounted filesystem or a device holds in memory.
     pub(super) fn flush(&self, id: &VolumeId, volumes: &Dir) -> Result<()> {
         let Some((device, image)) = self.writable(id, volumes)?.filter(|_| !planted!("cut-without-flush"))
