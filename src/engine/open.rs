@@ -138,7 +138,7 @@ impl Engine {
         self.each("the look for orphans", |engine, index| {
             let first = engine.orphans(index)?;
             if !first.is_empty() {
-                let again = engine.orphans(index)?.into_iter().filter(|orphan| first.contains(orphan));
+                let again = in_both(first, engine.orphans(index)?);
                 again.for_each(|orphan| tracing::warn!(orphan, "found what nobody accounts for"));
             }
             Ok(())
@@ -191,6 +191,10 @@ impl Engine {
         let lost = self.store.finished(pool.id()).into_iter().filter(|id| !seen.contains(id));
         orphans
             .extend(lost.map(|id| format!("pool {}: {id} has a record, but no bytes", quoted(slot.name()))));
+        let groups = self.store.lost_groups(pool.id()).into_iter();
+        orphans.extend(
+            groups.map(|id| format!("pool {}: {id} has members, but no record", quoted(slot.name()))),
+        );
         Ok(orphans)
     }
 
@@ -330,6 +334,12 @@ impl Engine {
     }
 }
 
+/// What a second look found again. A pool whose records are lost has as many as it had volumes, so each is looked up.
+fn in_both(first: Vec<String>, again: Vec<String>) -> impl Iterator<Item = String> {
+    let first: HashSet<String> = first.into_iter().collect();
+    again.into_iter().filter(move |orphan| first.contains(orphan))
+}
+
 /// What only an operator can mend keeps the driver from starting; a disk that fails does not: the other pools serve.
 fn refuse_wrong(error: Error) -> Result<()> {
     let passes = matches!(error, Error::Unavailable(_) | Error::Host { .. } | Error::Corrupt(_));
@@ -353,5 +363,17 @@ impl Drop for Engine {
                 let _ = told.recv_timeout(CLOSING);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_both;
+
+    #[test]
+    fn what_comes_or_goes_between_two_looks_is_not_told() {
+        let looked = |seen: &[&str]| seen.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>();
+        let told = in_both(looked(&["goes", "stays", "stays too"]), looked(&["comes", "stays too", "stays"]));
+        assert_eq!(told.collect::<Vec<_>>(), ["stays too", "stays"]);
     }
 }

@@ -254,6 +254,42 @@ fn what_lost_its_record_and_carries_a_copy_is_rebuilt_or_removed_by_name() {
 }
 
 #[test]
+fn a_start_tells_what_nobody_accounts_for_and_removes_nothing() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    let [whole, orphan, empty, one] =
+        ["whole", "orphan", "empty", "one"].map(|name| ward.create(name, &["--block", "--size", "8MiB"]));
+    let group = place.ask(&["group", "create", "group", "--volume", &one]);
+    let group = text(&group, "group_snapshot_id").to_owned();
+    ward.kill();
+    fs::remove_file(ward.record(&orphan)).unwrap();
+    fs::remove_file(ward.record(&group)).unwrap();
+    fs::remove_file(ward.image(&empty)).unwrap();
+    fs::write(ward.pool.root().join("volumes/letter"), "dear").unwrap();
+    ward.start();
+    let told = |ward: &Ward| {
+        let log = ward.driver.as_ref().unwrap().log();
+        log.lines().filter(|line| line.contains("nobody accounts for")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let begun = std::time::Instant::now();
+    while told(&ward).len() < 4 && begun.elapsed() < std::time::Duration::from_secs(20) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let told = told(&ward);
+    assert_eq!(told.len(), 4, "{told:#?}");
+    for said in [
+        format!("{orphan} has no record"),
+        format!("{group} has members, but no record"),
+        format!("{empty} has a record, but no bytes"),
+        "volumes/letter".to_owned(),
+    ] {
+        assert_eq!(told.iter().filter(|line| line.contains(&said)).count(), 1, "{said}: {told:#?}");
+    }
+    assert!(ward.image(&orphan).exists() && ward.record(&empty).exists() && ward.image(&whole).exists());
+    assert!(ward.pool.root().join("volumes/letter").exists());
+}
+
+#[test]
 fn a_record_without_bytes_is_forgotten_by_name_only() {
     let place = Place::new();
     let ward = Ward::new(&place);
