@@ -91,9 +91,12 @@ impl Error {
     }
 }
 
-/// A user's text made fit for a message or a log: quoted, escaped, and cut to 128 characters.
+/// A user's text made fit for a message or a log: quoted, escaped, and cut to 128 characters. Where it ends can be told.
 pub fn quoted(text: &str) -> String {
     let mut cut: String = text.chars().take(128).flat_map(char::escape_debug).collect();
+    if cut.contains('`') {
+        cut = cut.replace('`', "\\`");
+    }
     if text.chars().nth(128).is_some() {
         cut.push('…');
     }

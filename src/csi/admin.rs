@@ -17,6 +17,7 @@ use crate::proto::admin::admin_server::Admin;
 use super::bridge::{PATIENCE, ask};
 use super::describe::timestamp;
 use super::parse::{id, name, present, short};
+use super::recent::RECENT;
 use super::{Plugin, Reply, Services, noted};
 
 #[async_trait]
@@ -91,6 +92,10 @@ impl Admin for Services {
         };
         let workers = self.engine()?.workers_named(&request.pool);
         self.lanes.repair.run(&request, || Ok((workers, job))).await
+    }
+
+    async fn recent_log(&self, _: Request<admin::RecentLogRequest>) -> Reply<admin::RecentLogResponse> {
+        Ok(admin::RecentLogResponse { lines: RECENT.lines() }.into())
     }
 }
 

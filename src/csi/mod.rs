@@ -22,6 +22,7 @@ mod metadata;
 mod node;
 mod offers;
 mod parse;
+pub mod recent;
 mod snapshots;
 mod status;
 mod tokens;

@@ -5,8 +5,10 @@
 //!
 //! Left out: comments and unknown keys of the pool file (it is written anew from what was understood), secrets (the driver
 //! never keeps one), values of parameters that Rockpool does not know, and the text of records that cannot be read. Names of volumes, snapshots and
-//! claims are users' data: each becomes a checksum, the same name always the same one, unless `--with-names` is given.
+//! claims are users' data: each becomes a checksum, the same name always the same one, unless `--with-names` is given. So does
+//! what the driver's last log lines quote, of which nobody knows for certain that it is no name.
 
+mod lines;
 mod tar;
 
 use std::path::PathBuf;
@@ -49,7 +51,7 @@ pub(super) struct Bundle {
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
 
-    /// A log of the driver, whose end is put in; may be given several times.
+    /// A log of a driver, whose end is put in as it is; may be given several times. What the running driver said last is put in anyway.
     #[arg(long = "log", value_name = "FILE")]
     logs: Vec<PathBuf>,
 
@@ -95,6 +97,11 @@ pub(super) async fn run(endpoint: &Endpoint, timeout: Duration, asked: &Bundle) 
     tar.add_json("mounts.json", &mounts(&seen));
     let (who, found) = findings(endpoint, timeout, &seen).await;
     tar.add_json("findings.json", &json!({ "asked": who, "findings": found }));
+    if let Some(said) = recent(endpoint, timeout).await {
+        let names: Vec<&str> = seen.iter().map(|(config, _)| config.setup.name.as_str()).collect();
+        let said = if asked.with_names { said } else { lines::without_names(&said, &names) };
+        tar.add("logs/driver.jsonl", (said.join("\n") + "\n").as_bytes());
+    }
     for (number, log) in asked.logs.iter().enumerate() {
         tar.add(&format!("logs/{number}.log"), &tail(log)?);
     }
@@ -113,7 +120,8 @@ A support bundle of Rockpool.
   loops.json     loop devices on those pools
   mounts.json    mounts of those pools and of their volumes
   findings.json  what `rockpool ctl doctor` says
-  logs/          the ends of the logs that were given by --log, as they are: calls name what they are about
+  logs/          driver.jsonl: the last lines of the driver that runs, whatever they quote as checksums;
+                 the ends of the logs that were given by --log, as they are: calls name what they are about
 Not in it: secrets (the driver keeps none), contents of volumes, values of parameters that Rockpool does not know.
 Names of volumes, snapshots and claims are checksums (name:xxxxxxxx) unless --with-names was given.
 ";
@@ -308,6 +316,13 @@ async fn findings(
         }
         Err(error) => ("nobody", json!(chain(&error))),
     }
+}
+
+/// What the running driver has logged last, where one runs that keeps it.
+async fn recent(endpoint: &Endpoint, timeout: Duration) -> Option<Vec<String>> {
+    let mut driver = driver::admin(endpoint, timeout).await.ok()?;
+    let answer = driver.recent_log(admin::RecentLogRequest {}).await.ok()?;
+    Some(answer.into_inner().lines)
 }
 
 fn tail(log: &std::path::Path) -> Outcome<Vec<u8>> {

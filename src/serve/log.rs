@@ -1,4 +1,4 @@
-//! The log: lines of text or JSON on stderr.
+//! The log: lines of text or JSON on stderr, the last of them also in memory (`csi::recent`).
 //!
 //! Owns: what is let through. Libraries speak from `warn` on only: below that, they print what crosses the wire.
 
@@ -9,6 +9,8 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::csi::recent::RECENT;
 
 /// How a line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -45,7 +47,9 @@ pub fn start(format: LogFormat, level: LogLevel) {
     };
     let filter = Targets::new().with_target("rockpool", level).with_default(level.min(LevelFilter::WARN));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let registry = tracing_subscriber::registry().with(filter);
+    // As JSON whatever the log is: who puts them into a bug report has to tell names from other words.
+    let kept = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(|| &RECENT);
+    let registry = tracing_subscriber::registry().with(filter).with(kept);
     match format {
         LogFormat::Text => registry.with(lines.with_ansi(std::io::stderr().is_terminal())).init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),

@@ -23,6 +23,9 @@ fn a_bundle_tells_what_a_bug_report_needs_without_names() {
     ward.kill();
     std::fs::write(ward.record(&bad), "torn").unwrap();
     ward.start();
+    let again = ["volume", "create", "pvc-of-the-bank", "--block", "--size", "9MiB"];
+    let (code, said) = place.refused(&again);
+    assert!(code == 16 && said.contains("`pvc-of-the-bank`"), "{code}: {said}");
     std::fs::write(ward.pool.root().join("volumes/letter-to-my-bank.txt"), "dear").unwrap();
     let (to, config) = (place.path("bundle.tar"), place.path("config.toml"));
     let words = ["support-bundle", "--config", config.to_str().unwrap(), "--to", to.to_str().unwrap()];
@@ -60,6 +63,14 @@ fn a_bundle_tells_what_a_bug_report_needs_without_names() {
         );
         assert!(read("mounts.json").as_array().unwrap().iter().any(|mount| mount["type"] == "xfs"));
         assert!(!read("loops.json").as_array().unwrap().is_empty(), "the pool's own");
+        let log = std::fs::read_to_string(out.join("logs/driver.jsonl")).unwrap_or_default();
+        let refused = log.lines().find(|line| line.contains("ALREADY_EXISTS"));
+        assert_eq!(refused.is_some(), live, "{log}");
+        if let Some(refused) = refused {
+            let line: Value = serde_json::from_str(refused).unwrap();
+            assert_eq!((&line["id"], &line["method"]), (&record["name"], &"CreateVolume".into()));
+            assert!(line["error"].as_str().unwrap().contains(&format!("`{name}` exists")), "{line}");
+        }
         let whole = std::fs::read(&to).unwrap();
         let names = ["bank", "payroll"]
             .map(|name| whole.windows(name.len()).filter(|at| *at == name.as_bytes()).count());

@@ -376,6 +376,13 @@ fn no_secret_token_context_or_mount_flag_is_found_anywhere() {
             ["support-bundle", "--config", config.to_str().unwrap(), "--to", bundle.to_str().unwrap()];
         let written = place.ctl(&[&words[..], &["--log", log.to_str().unwrap()]].concat());
         assert!(written.status.success(), "{written:?}");
+        let unpacked =
+            std::process::Command::new("tar").arg("-xOf").arg(&bundle).arg("logs/driver.jsonl").output();
+        let kept = String::from_utf8(unpacked.unwrap().stdout).unwrap();
+        assert!(
+            kept.contains("NodeStageVolume") && !kept.contains(CANARY),
+            "what the driver keeps tells of the calls"
+        );
         assert!(driver.log().contains("NodeStageVolume"), "the log tells of the calls:\n{}", driver.log());
         let mut found = Vec::new();
         holding(place.dir.path(), &mut found);
