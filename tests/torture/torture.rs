@@ -9,6 +9,7 @@
 mod attempts;
 mod audit;
 mod breaks;
+#[path = "../support/chance.rs"]
 mod chance;
 mod content;
 mod exhaustive;
