@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Outcome;
 use crate::chance::Chance;
+use crate::disk::Loss;
 use crate::lives::{Act, Life, VOLUMES};
 use crate::node::{Around, Fault, Ground, Start};
 use crate::random::{after, calm, empty, open_budget};
@@ -162,8 +163,9 @@ impl Stage {
     async fn falls(&self, act: Act, fault: Fault) -> Outcome<bool> {
         let node = &self.world.node;
         if act == Act::Dark {
-            node.strike(Fault::PowerCut)?;
-            after(&self.world, Fault::PowerCut).await?;
+            let fault = node.darkness(Loss::All);
+            node.strike(fault)?;
+            after(&self.world, fault).await?;
             self.around(&Break::Wrapper(Vec::new()));
             node.start().await?;
             self.world.audit(&mut Chance::new(7, 8)).await?;

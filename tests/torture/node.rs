@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,66 +13,27 @@ use rockpool::os::{fs, mount};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Outcome;
+use crate::disk::{Disk, Loss, Toll};
+pub(crate) use crate::ground::Ground;
 use crate::host::{self, run};
-use crate::requests::{Shape, Spot};
+use crate::requests::Spot;
 use crate::wire::Wire;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A power cut waits so long for writes that it can take.
+const STALL: Duration = Duration::from_millis(60);
 /// How a driver ended that was ended by us.
 pub(crate) const NOT_RUNNING: &str = "it does not run";
-
-/// What a pool is, and what it lies on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ground {
-    /// Images in a file with xfs, which can clone.
-    ImageOnXfs,
-    /// Images on ext4, which cannot.
-    ImageOnExt4,
-    /// Directories on xfs.
-    Directory,
-}
-
-impl Ground {
-    pub(crate) const ALL: [Ground; 3] = [Ground::ImageOnXfs, Ground::ImageOnExt4, Ground::Directory];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Ground::ImageOnXfs => "image-on-xfs",
-            Ground::ImageOnExt4 => "image-on-ext4",
-            Ground::Directory => "directory",
-        }
-    }
-
-    /// Whether it makes snapshots and clones.
-    pub(crate) fn copies(self) -> bool {
-        self == Ground::ImageOnXfs
-    }
-
-    fn pool(self) -> &'static str {
-        match self {
-            Ground::ImageOnXfs | Ground::ImageOnExt4 => "images",
-            Ground::Directory => "dirs",
-        }
-    }
-
-    /// The shapes of volumes in it, the usual ones more often.
-    pub(crate) fn shape(self, number: usize) -> Shape {
-        match (self, number % 8) {
-            (Ground::Directory, _) => Shape::Directory,
-            (Ground::ImageOnXfs, 7) => Shape::Xfs,
-            (Ground::ImageOnXfs | Ground::ImageOnExt4, 2 | 5) => Shape::Block,
-            (Ground::ImageOnXfs | Ground::ImageOnExt4, _) => Shape::Ext4,
-        }
-    }
-}
 
 /// How the driver ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// SIGKILL.
     Kill,
-    /// The pool's disk stops, then the driver, then everything is unmounted.
+    /// The pool's filesystem stops, then the driver, then everything is unmounted.
     PowerCut,
+    /// The same, and the disk below loses what was not flushed to it.
+    LostWrites(Loss),
 }
 
 impl Fault {
@@ -79,6 +41,7 @@ impl Fault {
         match self {
             Fault::Kill => "kill",
             Fault::PowerCut => "power cut",
+            Fault::LostWrites(_) => "power cut with lost writes",
         }
     }
 }
@@ -93,6 +56,10 @@ pub(crate) struct Node {
     pool: PathBuf,
     /// What is set in the driver's environment, and a program that it runs under.
     around: Mutex<Around>,
+    /// What the pool lies on where its writes can get lost.
+    disk: Option<Disk>,
+    /// Whether that disk has no power.
+    dark: AtomicBool,
 }
 
 /// What a driver is started with besides its flags.
@@ -103,8 +70,18 @@ pub(crate) struct Around {
 }
 
 impl Node {
-    /// A fresh pool below `base`. The driver is not started yet.
+    /// A fresh pool below `base`, in a plain file. The driver is not started yet.
     pub(crate) fn new(base: &Path, ground: Ground, binary: &Path) -> Outcome<Node> {
+        Node::with(base, (ground, binary), None)
+    }
+
+    /// The same on a disk whose writes can get lost.
+    pub(crate) fn on_disk(base: &Path, ground: Ground, binary: &Path, seed: u64) -> Outcome<Node> {
+        let disk = Disk::new(&base.join(ground.name()).join("below"), seed)?;
+        Node::with(base, (ground, binary), Some(disk))
+    }
+
+    fn with(base: &Path, (ground, binary): (Ground, &Path), disk: Option<Disk>) -> Outcome<Node> {
         let dir = base.join(ground.name());
         std::fs::create_dir_all(dir.join("kubelet"))?;
         let mut node = Node {
@@ -115,6 +92,8 @@ impl Node {
             driver: Mutex::default(),
             pool: PathBuf::new(),
             around: Mutex::default(),
+            disk,
+            dark: AtomicBool::new(false),
         };
         node.make_pool()?;
         let pools = rockpool::config::read(&node.config())?;
@@ -144,11 +123,29 @@ impl Node {
     }
 
     fn mount_ext4(&self) -> Outcome<()> {
+        if let Some(disk) = &self.disk {
+            return disk.mount("ext4", &self.dir.join("pool"));
+        }
         run(Command::new("mount").args(["-o", "loop"]).arg(self.disk()).arg(self.dir.join("pool"))).map(drop)
     }
 
     fn disk(&self) -> PathBuf {
-        self.dir.join("disk")
+        self.disk.as_ref().map_or_else(|| self.dir.join("disk"), Disk::file)
+    }
+
+    /// The worst that a loss of power can do here.
+    pub(crate) fn darkness(&self, loss: Loss) -> Fault {
+        if self.disk.is_some() { Fault::LostWrites(loss) } else { Fault::PowerCut }
+    }
+
+    /// Whether every error is due to a cut of power.
+    pub(crate) fn is_dark(&self) -> bool {
+        self.dark.load(Ordering::Relaxed) || std::fs::File::open(self.pool.join("pool.json")).is_err()
+    }
+
+    /// What the power cuts took from the disk below.
+    pub(crate) fn toll(&self) -> Toll {
+        self.disk.as_ref().map(Disk::toll).unwrap_or_default()
     }
 
     fn config(&self) -> PathBuf {
@@ -304,7 +301,10 @@ impl Node {
 
     /// Does what a fault does to the driver and its disk. After a power cut call [`Node::reboot`] when all is quiet.
     pub(crate) fn strike(&self, fault: Fault) -> Outcome<()> {
-        if fault == Fault::PowerCut {
+        if let (Fault::LostWrites(_), Some(disk), None) = (fault, &self.disk, self.ended()?) {
+            tokio::task::block_in_place(|| disk.stall(STALL));
+        }
+        if fault != Fault::Kill {
             // Stopped first: no answer may go out that a dead machine would not have given.
             if let Some(pid) = self.pid().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw) {
                 kill_process(pid, Signal::STOP)?;
@@ -312,7 +312,16 @@ impl Node {
                     std::thread::sleep(Duration::from_micros(100));
                 }
             }
-            fs::cut_power(std::fs::File::open(&self.pool)?)?;
+        }
+        match (fault, &self.disk) {
+            (Fault::Kill, _) => {}
+            (Fault::LostWrites(loss), Some(disk)) => {
+                self.dark.store(true, Ordering::Relaxed);
+                disk.cut(loss)?;
+            }
+            (Fault::PowerCut | Fault::LostWrites(_), _) => {
+                fs::cut_power(std::fs::File::open(&self.pool)?)?;
+            }
         }
         self.kill();
         Ok(())
@@ -331,7 +340,8 @@ impl Node {
             };
             if left.is_empty() {
                 left = host::clear(&below);
-                if left.is_empty() {
+                // A device that shows the disk as it was must not be found by the next driver.
+                if left.is_empty() && self.disk.as_ref().is_none_or(|disk| disk.is_free().unwrap_or(false)) {
                     break;
                 }
             }
@@ -341,6 +351,7 @@ impl Node {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let _ = std::fs::remove_dir_all(self.dir.join("state"));
+        self.dark.store(false, Ordering::Relaxed);
         if self.ground == Ground::ImageOnExt4 { self.mount_ext4() } else { Ok(()) }
     }
 
@@ -372,6 +383,8 @@ pub(crate) enum Start {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        // A thread that hangs on the disk would keep its driver from ending.
+        self.disk.iter().for_each(Disk::heal);
         self.kill();
         // A frozen filesystem would hang whoever unmounts it.
         for mounted in mount::table().unwrap_or_default() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::Outcome;
 use crate::node::Ground;
 
-const USAGE: &str = "usage: torture PART... --plain FILE --armed FILE [--seed N] [--minutes N] [--grounds NAME,...] [--workers N] [--only TEXT] [--power-cuts PERCENT] [--report FILE]
+const USAGE: &str = "usage: torture PART... --plain FILE --armed FILE [--seed N] [--minutes N] [--grounds NAME,...] [--workers N] [--only TEXT] [--power-cuts PERCENT] [--lost-writes PERCENT] [--report FILE]
 parts: random, exhaustive, syscalls, races, mutants, clean, page; see docs/reliability.md";
 
 /// As typed.
@@ -23,6 +23,8 @@ pub(crate) struct Options {
     pub(crate) workers: usize,
     /// So many faults of a hundred are power cuts.
     pub(crate) power_cuts: usize,
+    /// In so many of a hundred power cuts the disk loses what was not flushed; with 0 it is a plain file.
+    pub(crate) lost_writes: usize,
     /// Only what has this in its name.
     pub(crate) only: String,
     pub(crate) report: Option<PathBuf>,
@@ -43,6 +45,7 @@ impl Options {
             grounds: Ground::ALL.to_vec(),
             workers: 8,
             power_cuts: 10,
+            lost_writes: 50,
             only: String::new(),
             report: None,
             page: PathBuf::from("docs/reliability.md"),
@@ -63,6 +66,7 @@ impl Options {
                 "--grounds" => options.grounds = grounds(&value)?,
                 "--workers" => options.workers = value.parse()?,
                 "--power-cuts" => options.power_cuts = value.parse()?,
+                "--lost-writes" => options.lost_writes = value.parse()?,
                 "--only" => options.only = value,
                 "--page" => options.page = PathBuf::from(value),
                 "--runs" => options.runs = PathBuf::from(value),

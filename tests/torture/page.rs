@@ -40,15 +40,17 @@ fn figures(runs: &[Value]) -> String {
     let parts: Vec<&Value> = runs.iter().flat_map(|run| run["parts"].as_array()).flatten().collect();
     let kills: u64 = parts.iter().map(|part| number(part, "kills")).sum();
     let cuts: u64 = parts.iter().map(|part| number(part, "power_cuts")).sum();
+    let lossy: u64 = parts.iter().map(|part| number(part, "lost_writes")).sum();
     let violations: u64 = parts.iter().map(|part| number(part, "violations")).sum();
     let _ = writeln!(
         text,
-        "\n{} runs, commits {}, kernel {}: **{kills} kills, {cuts} power cuts, {violations} violations**.\n",
+        "\n{} runs, commits {}, kernel {}: **{kills} kills, {} power cuts, {lossy} of them with lost writes, {violations} violations**.\n",
         runs.len(),
         texts("commit"),
-        texts("kernel")
+        texts("kernel"),
+        cuts + lossy
     );
-    text.push_str("| part | pool | runs | seeds | minutes | kills | power cuts | other | violations |\n|---|---|---|---|---|---|---|---|---|\n");
+    text.push_str("| part | pool | runs | seeds | minutes | kills | power cuts | with lost writes | other | violations |\n|---|---|---|---|---|---|---|---|---|---|\n");
     let mut rows: BTreeMap<(String, String), Vec<&Value>> = BTreeMap::new();
     for part in &parts {
         let name = |key: &str| part[key].as_str().unwrap_or("all").to_owned();
@@ -61,10 +63,11 @@ fn figures(runs: &[Value]) -> String {
         let minutes = of.iter().filter_map(|one| one["seconds"].as_f64()).sum::<f64>() / 60.0 + 0.0;
         let _ = writeln!(
             text,
-            "| {part} | {ground} | {} | {seeds} | {minutes:.0} | {} | {} | {} | {} |",
+            "| {part} | {ground} | {} | {seeds} | {minutes:.0} | {} | {} | {} | {} | {} |",
             of.len(),
             sum("kills"),
-            sum("power_cuts"),
+            sum("power_cuts") + sum("lost_writes"),
+            sum("lost_writes"),
             others(of),
             sum("violations")
         );

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use crate::Outcome;
 use crate::chance::Chance;
 use crate::content::Sync;
+use crate::disk::Loss;
 use crate::lifecycle::Parent;
 use crate::model::{Is, Volume};
 use crate::node::Fault;
@@ -31,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) lasts: Duration,
     /// So many faults of a hundred are power cuts.
     pub(crate) power_cuts: usize,
+    /// In so many of a hundred power cuts the disk loses what was not flushed.
+    pub(crate) lost_writes: usize,
     pub(crate) least: Duration,
     pub(crate) most: Duration,
 }
@@ -85,7 +88,10 @@ async fn supervise(world: &Arc<World>, plan: Plan, turnstile: &RwLock<()>, run: 
             world.violation(format!("the driver ended by itself: {end:?}: {}", world.node.log_end()));
             return Ok(());
         }
-        let fault = if chance.percent(plan.power_cuts) { Fault::PowerCut } else { Fault::Kill };
+        let fault = match chance.percent(plan.power_cuts) {
+            true => power_cut(world, plan, &mut chance),
+            false => Fault::Kill,
+        };
         world.node.strike(fault)?;
         let _alone = turnstile.write().await;
         let struck = Instant::now();
@@ -93,7 +99,7 @@ async fn supervise(world: &Arc<World>, plan: Plan, turnstile: &RwLock<()>, run: 
         let took = world.node.start().await?;
         match fault {
             Fault::Kill => run.recoveries.push(took),
-            Fault::PowerCut => run.reboots.push(struck.elapsed()),
+            Fault::PowerCut | Fault::LostWrites(_) => run.reboots.push(struck.elapsed()),
         }
         world.audit(&mut chance).await?;
         verify_some(world, &mut chance).await;
@@ -102,18 +108,25 @@ async fn supervise(world: &Arc<World>, plan: Plan, turnstile: &RwLock<()>, run: 
     Ok(())
 }
 
+fn power_cut(world: &World, plan: Plan, chance: &mut Chance) -> Fault {
+    if !chance.percent(plan.lost_writes) {
+        return Fault::PowerCut;
+    }
+    world.node.darkness(chance.pick(&[(1, Loss::All), (2, Loss::Half), (1, Loss::AllButLast)]))
+}
+
 /// What a fault means for the model and the host.
 pub(crate) async fn after(world: &World, fault: Fault) -> Outcome<()> {
-    match fault {
-        Fault::Kill => {
-            world.counts.kills.fetch_add(1, Ordering::Relaxed);
-        }
-        Fault::PowerCut => {
-            world.counts.power_cuts.fetch_add(1, Ordering::Relaxed);
-            world.node.reboot().await?;
-            for mut volume in world.all_volumes().await {
-                volume.power_cut();
-            }
+    let count = match fault {
+        Fault::Kill => &world.counts.kills,
+        Fault::PowerCut => &world.counts.power_cuts,
+        Fault::LostWrites(_) => &world.counts.lost_writes,
+    };
+    count.fetch_add(1, Ordering::Relaxed);
+    if fault != Fault::Kill {
+        world.node.reboot().await?;
+        for mut volume in world.all_volumes().await {
+            volume.power_cut();
         }
     }
     Ok(())

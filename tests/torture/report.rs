@@ -38,12 +38,15 @@ impl Report {
         let calls: BTreeMap<String, BTreeMap<String, u64>> = world.node.wire.counts();
         let answers: u64 = calls.values().flat_map(BTreeMap::values).sum();
         let violations = world.violations();
+        let toll = world.node.toll();
         println!(
-            "random {ground}: {:.0} s, seed {seed}: {} kills, {} power cuts, {answers} answers, {} audits, \
+            "random {ground}: {:.0} s, seed {seed}: {} kills, {} power cuts, {} with lost writes ({}), {answers} answers, {} audits, \
              {} slots verified, recovery p50 {:.0} p99 {:.0} max {:.0} ms, {} violations",
             lasted.as_secs_f64(),
             count(&world.counts.kills),
             count(&world.counts.power_cuts),
+            count(&world.counts.lost_writes),
+            format_args!("{} writes lost, {} kept, {} torn", toll.lost, toll.kept, toll.torn),
             count(&world.counts.audits),
             count(&world.counts.verified),
             percentile(&run.recoveries, 0.5),
@@ -54,6 +57,8 @@ impl Report {
         let part = json!({
             "part": "random", "ground": ground, "seed": seed, "seconds": lasted.as_secs_f64(),
             "kills": count(&world.counts.kills), "power_cuts": count(&world.counts.power_cuts),
+            "lost_writes": count(&world.counts.lost_writes),
+            "writes": { "lost": toll.lost, "kept": toll.kept, "torn": toll.torn },
             "audits": count(&world.counts.audits), "slots_written": count(&world.counts.written),
             "slots_verified": count(&world.counts.verified), "answers": calls,
             "recovery_ms": spread(&run.recoveries), "reboot_ms": spread(&run.reboots),

@@ -12,8 +12,12 @@ mod breaks;
 #[path = "../support/chance.rs"]
 mod chance;
 mod content;
+#[allow(dead_code, reason = "each program uses a part of it")]
+#[path = "../support/disk.rs"]
+mod disk;
 mod exhaustive;
 mod facts;
+mod ground;
 mod grounds;
 #[path = "../support/host.rs"]
 mod host;
@@ -38,6 +42,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use disk::Disk;
 use options::Options;
 use random::Plan;
 use report::Report;
@@ -89,15 +94,21 @@ async fn random_part(options: &Options, report: &mut Report) -> Outcome<()> {
     let dir = tempfile::Builder::new().prefix("rp-torture.").tempdir()?;
     let mut all = tokio::task::JoinSet::new();
     let began = Instant::now();
+    let lossy = options.lost_writes > 0 && Disk::is_possible();
+    if options.lost_writes > 0 && !lossy {
+        println!("SKIP torture::lost-writes: no /dev/fuse here");
+    }
     for (number, ground) in options.grounds.iter().enumerate() {
         let seed = options.seed + u64::try_from(number)?;
         let extent = Extent { volumes: options.workers * 4, snapshots: options.workers };
-        let world = Arc::new(World::new(dir.path(), (*ground, &options.plain), extent, seed)?);
+        let world = if lossy { World::on_disk } else { World::new };
+        let world = Arc::new(world(dir.path(), (*ground, &options.plain), extent, seed)?);
         let plan = Plan {
             seed,
             workers: options.workers,
             lasts: options.lasts,
             power_cuts: options.power_cuts,
+            lost_writes: options.lost_writes,
             least: Duration::from_millis(20),
             most: Duration::from_millis(500),
         };

@@ -166,7 +166,7 @@ impl World {
 
     /// A workload's I/O fails only because its disk's power was cut.
     fn io_error(&self, what: &str, volume: &Volume, error: &std::io::Error) {
-        if std::fs::File::open(self.node.pool().join("pool.json")).is_ok() {
+        if !self.node.is_dark() {
             self.violation(format!("a {what} failed: {error}: {}", volume.story()));
         }
     }

@@ -43,19 +43,36 @@ pub(crate) struct World {
 pub(crate) struct Counts {
     pub(crate) kills: AtomicU64,
     pub(crate) power_cuts: AtomicU64,
+    /// Power cuts in which the disk lost what was not flushed.
+    pub(crate) lost_writes: AtomicU64,
     pub(crate) audits: AtomicU64,
     pub(crate) verified: AtomicU64,
     pub(crate) written: AtomicU64,
 }
 
 impl World {
+    /// Whose pool lies in a plain file.
     pub(crate) fn new(
         base: &Path,
         (ground, binary): (Ground, &Path),
         extent: Extent,
         seed: u64,
     ) -> Outcome<World> {
-        let node = Node::new(base, ground, binary)?;
+        World::with(Node::new(base, ground, binary)?, extent, seed)
+    }
+
+    /// Whose pool lies on a disk that can lose writes.
+    pub(crate) fn on_disk(
+        base: &Path,
+        (ground, binary): (Ground, &Path),
+        extent: Extent,
+        seed: u64,
+    ) -> Outcome<World> {
+        World::with(Node::on_disk(base, ground, binary, seed)?, extent, seed)
+    }
+
+    fn with(node: Node, extent: Extent, seed: u64) -> Outcome<World> {
+        let ground = node.ground;
         let volume = |number: usize| -> Outcome<Mutex<Volume>> {
             let name = format!("v{number}");
             let spot = node.spot(&name)?;
