@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::harness::{PROGRAM, Place};
+use crate::harness::{PROGRAM, Place, until};
 
 /// A mounted pool in a file; its place unmounts it with the test.
 pub(crate) struct Pool<'a>(&'a Place);
@@ -48,6 +48,46 @@ impl<'a> Pool<'a> {
         command.args(["pool", verb, "fast"]).args(words).arg("--config").arg(self.0.path("config.toml"));
         command
     }
+}
+
+#[test]
+fn a_pool_that_another_container_holds_is_away_until_it_lets_go() {
+    let (first, second) = (Place::new(), Place::new());
+    for place in [&first, &second] {
+        std::fs::remove_file(place.path("config.toml")).unwrap();
+    }
+    let init = |place: &Place, name: &str, root: &std::path::Path| {
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(["pool", "init", name, "--kind", "directory", "--quota", "none", "--directory"])
+            .arg(root);
+        let done = command.arg("--config").arg(place.path("config.toml")).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+    };
+    let (held, free) = (first.path("held"), second.path("free"));
+    for root in [&held, &free] {
+        std::fs::create_dir(root).unwrap();
+    }
+    init(&first, "held", &held);
+    init(&second, "free", &free);
+    let both = [&first, &second].map(|place| std::fs::read_to_string(place.path("config.toml")).unwrap());
+    second.configure(&both.concat());
+
+    let mut contained = Command::new("unshare");
+    contained.args(["--pid", "--fork", "--kill-child", "--mount-proc", PROGRAM]);
+    let told = first.command();
+    contained.args(told.get_args()).env_clear();
+    contained.envs(told.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let holder = first.start_with(&mut contained);
+    assert!(first.ctl(&["plugin", "probe"]).status.success(), "{}", holder.log());
+
+    let mut driver = second.start();
+    second.ask(&["volume", "create", "a", "--size", "16MiB", "--parameter", "pool=free"]);
+    let b = ["volume", "create", "b", "--size", "16MiB", "--parameter", "pool=held"];
+    let (_, said) = second.refused(&b);
+    assert!(said.contains("UNAVAILABLE") && said.contains("another container"), "{said}");
+    drop(holder);
+    until(&mut driver, "the pool is taken", Duration::from_secs(60), || second.ctl(&b).status.success());
 }
 
 #[test]

@@ -16,6 +16,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 const STATE: usize = 0;
 /// Field 22 of a stat line.
 const START: usize = 19;
+/// SIGKILL in a mask of signals (`ShdPnd` of proc_pid_status(5)).
+const KILLED: u64 = 1 << 8;
 
 /// A lock that is held until this is dropped, or the process dies. The file stays: removing it would let two in.
 #[derive(Debug)]
@@ -36,7 +38,8 @@ impl Dir {
     ///
     /// # Errors
     /// When the time is over, naming the holder: `Busy` while it lives; `Unavailable` where it was killed and hangs in the
-    /// kernel, which only its disk can end.
+    /// kernel, which only its disk can end, and where it belongs to another container: whether that one lives or hangs
+    /// cannot be seen from here, and a restart after a disk hung must serve the other pools.
     pub fn lock_within(&self, name: impl AsRef<OsStr>, wait: Duration) -> Result<Lock> {
         let name = one_component(name.as_ref())?;
         let fd = self
@@ -96,19 +99,35 @@ fn refusal(dir: &Dir, file: &File) -> Error {
         return used("another process");
     };
     if start(pid).as_deref() != started {
-        return used(&format!(
-            "a process in another container, which calls itself {} with pid {pid}",
+        return Error::Unavailable(format!(
+            "`{}` is held by a process in another container, which calls itself {} with pid {pid}; it is taken when that \
+             lets go",
+            dir.path().display(),
             name.unwrap_or("unknown")
         ));
     }
     let holder = format!("process {pid} ({})", command(pid).unwrap_or_default());
-    match stat(pid, STATE).as_deref() {
-        Some("Z" | "X") => Error::Unavailable(format!(
-            "`{}` is held by {holder}, which was killed and hangs in a call to its disk",
-            dir.path().display()
-        )),
-        Some(_) | None => used(&holder),
+    // With one thread only, what was killed is no zombie while it hangs.
+    let hangs = match stat(pid, STATE).as_deref() {
+        Some("Z" | "X") => true,
+        Some("D") => is_killed(pid),
+        Some(_) | None => false,
+    };
+    if !hangs {
+        return used(&holder);
     }
+    Error::Unavailable(format!(
+        "`{}` is held by {holder}, which was killed and hangs in a call to its disk",
+        dir.path().display()
+    ))
+}
+
+/// Whether SIGKILL waits for a process.
+fn is_killed(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let masks =
+        status.lines().filter_map(|line| line.strip_prefix("ShdPnd:").or(line.strip_prefix("SigPnd:")));
+    masks.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok()).any(|mask| mask & KILLED != 0)
 }
 
 fn command(pid: u32) -> Option<String> {
