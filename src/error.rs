@@ -73,15 +73,28 @@ impl Error {
         ))
     }
 
-    /// As the failure of something that is recorded and will be finished: no code may say that it is over.
+    /// As the failure of something that is recorded and will be finished: no code may say that it is over, whatever the
+    /// cause (contract: only UNAVAILABLE and ABORTED leave the outcome open).
     pub fn unfinished(self) -> Self {
         if planted!("final-code") {
             return self;
         }
-        if matches!(self, Error::Host { .. } | Error::Program { .. } | Error::Corrupt(_)) {
-            Error::Unavailable(format!("{}; it is recorded and will be finished, ask again", chain(&self)))
-        } else {
-            self
+        match self {
+            Error::Busy(_) | Error::Unavailable(_) => self,
+            Error::Invalid(_)
+            | Error::OutOfRange(_)
+            | Error::NotFound(_)
+            | Error::Conflict(_)
+            | Error::Precondition(_)
+            | Error::Full(_)
+            | Error::PageToken(_)
+            | Error::Unsupported(_)
+            | Error::Host { .. }
+            | Error::Program { .. }
+            | Error::Corrupt(_) => Error::Unavailable(format!(
+                "{}; it is recorded and will be finished, ask again",
+                chain(&self)
+            )),
         }
     }
 

@@ -21,7 +21,7 @@ macro_rules! contract {
             destroy_removes_half_made
             a_retry_replaces_what_is_half_made
             forget_of_absent_is_ok_and_removes_half_made
-            what_is_not_there_is_not_found
+            what_is_not_there_is_lost
             snapshot_outlives_its_volume
             a_snapshot_twice_is_one_cut
             clone_shares_no_writable_byte

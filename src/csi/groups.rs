@@ -13,7 +13,7 @@ use crate::proto::csi::group_controller_server::GroupController;
 
 use super::bridge::{PATIENCE, ask};
 use super::class::snapshot_class;
-use super::parse::{gone, id, map, missing, name, present};
+use super::parse::{id, map, missing, name, present};
 use super::status::advertised;
 use super::{Plugin, Reply, Services, noted, offers};
 
@@ -139,11 +139,14 @@ impl Plugin {
         group: &GroupId,
         members: Result<Vec<SnapshotId>>,
     ) -> Result<csi::DeleteVolumeGroupSnapshotResponse> {
-        let deleted = match members {
-            Ok(members) => self.engine.delete_group(group, &members),
-            Err(wrong) => self.engine.group(group).and(Err(wrong)),
-        };
-        gone(deleted).map(|()| csi::DeleteVolumeGroupSnapshotResponse {})
+        match members {
+            Ok(members) => self.engine.delete_group(group, &members)?,
+            Err(wrong) => match self.engine.group(group) {
+                Err(Error::NotFound(_)) => {} // What is not there is deleted.
+                found => return Err(found.err().unwrap_or(wrong)),
+            },
+        }
+        Ok(csi::DeleteVolumeGroupSnapshotResponse {})
     }
 
     fn one_group(

@@ -77,14 +77,6 @@ pub(super) fn id<T: FromStr<Err = Error>>(field: &str, text: &str) -> Result<T> 
     text.parse().map_err(|error: Error| Error::NotFound(format!("{field}: {error}")))
 }
 
-/// The answer of a delete: what is not there is deleted.
-pub(super) fn gone(deleted: Result<()>) -> Result<()> {
-    match deleted {
-        Err(Error::NotFound(_)) => Ok(()),
-        other => other,
-    }
-}
-
 /// The size of a page. Zero is no limit.
 pub(super) fn page_size(max_entries: i32) -> Result<usize> {
     match usize::try_from(max_entries) {
@@ -230,7 +222,5 @@ mod tests {
     fn a_foreign_id_is_unknown_and_names_its_field() {
         let error = id::<VolumeId>("volume_id", "../../etc").unwrap_err();
         assert!(matches!(&error, Error::NotFound(text) if text.starts_with("volume_id: ")), "{error}");
-        assert!(gone(Err(error)).is_ok());
-        assert!(gone(Err(Error::Unavailable(String::new()))).is_err());
     }
 }

@@ -9,7 +9,7 @@ use crate::proto::csi;
 
 use super::bridge::{PATIENCE, ask};
 use super::class::snapshot_class;
-use super::parse::{gone, id, map, name, page_size, present, short};
+use super::parse::{id, map, name, page_size, present, short};
 use super::status::advertised;
 use super::tokens::{List, cut};
 use super::topology::{Reach, requirement};
@@ -68,8 +68,7 @@ impl Services {
             return Ok(csi::DeleteSnapshotResponse {}.into());
         };
         let plugin = self.plugin();
-        let job =
-            move || gone(plugin.engine.delete_snapshot(&snapshot)).map(|()| csi::DeleteSnapshotResponse {});
+        let job = move || plugin.engine.delete_snapshot(&snapshot).map(|()| csi::DeleteSnapshotResponse {});
         self.lanes.delete_snapshot.run(&request, self.changing(snapshot, job)).await
     }
 

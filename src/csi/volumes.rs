@@ -15,7 +15,7 @@ use crate::proto::csi::volume_content_source::Type;
 use super::bridge::{PATIENCE, ask, ask_each};
 use super::capability::{Judged, common, judge_all, mismatch, usable};
 use super::class::{Class, contradiction, foreign_key, other_parameters};
-use super::parse::{gone, id, map, missing, name, page_size, present, range, short};
+use super::parse::{id, map, missing, name, page_size, present, range, short};
 use super::tokens::{List, cut};
 use super::topology::{Reach, covers, requirement};
 use super::{Plugin, Reply, Services};
@@ -57,7 +57,7 @@ impl Services {
             return Ok(csi::DeleteVolumeResponse {}.into());
         };
         let plugin = self.plugin();
-        let job = move || gone(plugin.engine.delete_volume(&volume)).map(|()| csi::DeleteVolumeResponse {});
+        let job = move || plugin.engine.delete_volume(&volume).map(|()| csi::DeleteVolumeResponse {});
         self.lanes.delete_volume.run(&request, self.changing(volume, job)).await
     }
 

@@ -14,6 +14,7 @@
 use std::sync::Arc;
 
 use crate::engine::claims::Claim;
+use crate::engine::health::refuse_cut_short;
 use crate::engine::recover::keys;
 use crate::engine::retained::Fate;
 use crate::engine::snapshots::{self, refuse_elsewhere, refuse_without_snapshots};
@@ -69,6 +70,9 @@ impl Engine {
         self.store.refuse_quarantined(&name)?;
         let volumes = sources.iter().map(|id| self.usable(id)).collect::<Result<Vec<_>>>()?;
         let pool = self.common_pool(&volumes)?;
+        for volume in &volumes {
+            refuse_cut_short(pool.as_ref(), ObjectId::Volume(volume.id), volume.size)?;
+        }
         let (group, members) = begun(pool.as_ref(), &volumes, want)?;
         let creating = Record::Group(Arc::new(group));
         claim.extend(&without(keys(&creating), &name))?;
@@ -107,7 +111,7 @@ impl Engine {
                 step!("group delete: condemned");
             }
         }
-        self.settle(&claim, pool.as_ref(), &deleting).map_err(Error::unfinished)
+        self.settle(&claim, pool.as_ref(), &deleting)
     }
 
     /// The members of a group in the order of its sources.

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `Creating` | no bytes, then no record; of a group at an opening, its volumes are thawed first |
 //! | `Deleting` | no bytes, then no record |
-//! | `Growing` | grown, then `Ready` with the new size; where there is no room, `Ready` with the old one |
+//! | `Growing` | grown, then `Ready` with the new size; where there is no room, or nothing to grow, `Ready` with the old one |
 
 use std::sync::Arc;
 
@@ -62,15 +62,20 @@ impl Engine {
     }
 
     /// Takes the one way forward from a record's phase. The claim owns [`keys`] of it.
+    ///
+    /// # Errors
+    /// `Busy` or `Unavailable` while the record stays as it was. Of a growth also `Full` and `Corrupt`: it is over, and the
+    /// record is `Ready` with its old size.
     pub(super) fn settle(&self, claim: &Claim, pool: &dyn Pool, record: &Record) -> Result<()> {
         match record.phase() {
             Phase::Ready | Phase::Retained { .. } => Ok(()),
             Phase::Creating | Phase::Deleting => {
-                match record {
-                    Record::Volume(volume) => self.destroy(claim, pool, volume)?,
-                    Record::Snapshot(snapshot) => self.forget(claim, pool, snapshot)?,
-                    Record::Group(group) => self.disband(claim, pool, group)?,
-                }
+                let undone = match record {
+                    Record::Volume(volume) => self.destroy(claim, pool, volume),
+                    Record::Snapshot(snapshot) => self.forget(claim, pool, snapshot),
+                    Record::Group(group) => self.disband(claim, pool, group),
+                };
+                undone.map_err(Error::unfinished)?;
                 // There is room now.
                 spare::keep(pool);
                 Ok(())
@@ -125,6 +130,9 @@ impl Engine {
     }
 
     /// Grows the bytes of a volume whose record says `Growing`, and says so in the record.
+    ///
+    /// # Errors
+    /// As `settle`.
     pub(super) fn grow(
         &self,
         claim: &Claim,
@@ -136,11 +144,12 @@ impl Engine {
         step!("grow: bytes longer");
         let size = match &grown {
             Ok(size) => *size,
-            Err(Error::Full(_)) => volume.size,
-            Err(_) => return grown.map(|_| Arc::new(volume.clone())),
+            // What has no bytes any more does not grow either at the next try.
+            Err(Error::Full(_) | Error::Corrupt(_)) => volume.size,
+            Err(_) => return grown.map(|_| Arc::new(volume.clone())).map_err(Error::unfinished),
         };
         let ready = Arc::new(Volume { phase: Phase::Ready, size, ..volume.clone() });
-        self.store.put(claim, Record::Volume(Arc::clone(&ready)))?;
+        self.store.put(claim, Record::Volume(Arc::clone(&ready))).map_err(Error::unfinished)?;
         step!("grow: ready");
         grown.map(|_| ready)
     }

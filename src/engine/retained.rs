@@ -24,7 +24,7 @@ use crate::engine::recover::keys;
 use crate::engine::store::Record;
 use crate::engine::{Engine, Key};
 use crate::error::{Error, Result, chain, quoted};
-use crate::model::{self, Bytes, ObjectId, Parameters, Phase, PoolId, Retention, Time};
+use crate::model::{self, Age, Bytes, ObjectId, Parameters, Phase, PoolId, Retention, Time};
 use crate::pool::Pool;
 
 /// What a delete did.
@@ -101,24 +101,39 @@ impl Engine {
     /// # Errors
     /// `Precondition` for what is not deleted; `Busy`; `Unavailable` where its pool is away.
     pub fn purge(&self, id: ObjectId) -> Result<()> {
-        let mut claim = self.store.claim(&[Key::Object(id)], &[])?;
+        let claim = self.store.claim(&[Key::Object(id)], &[])?;
         let Some(record) = self.store.record(id) else { return self.known_gone(id) };
+        self.purge_claimed(claim, &record)
+    }
+
+    /// The same for what was kept long enough. Under its claim, for it may have been restored and deleted anew since a list
+    /// was made.
+    fn purge_over(&self, id: ObjectId, now: Age) -> Result<()> {
+        let claim = self.store.claim(&[Key::Object(id)], &[])?;
+        match self.store.record(id) {
+            Some(record) if is_over(&record, now) => self.purge_claimed(claim, &record),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn purge_claimed(&self, mut claim: Claim, record: &Record) -> Result<()> {
+        let id = record.id();
         let pool = self.writable(id.pool())?;
         match record.phase() {
             Phase::Retained { .. } => {
                 let deleting = record.in_phase(Phase::Deleting);
                 claim.extend(&keys(&deleting)[1..])?;
-                if let Record::Volume(volume) = &record {
+                if let Record::Volume(volume) = record {
                     self.refuse_if_used(pool.as_ref(), volume)?;
                 }
                 self.store.condemn(&claim, pool.as_ref(), deleting.clone())?;
-                self.settle(&claim, pool.as_ref(), &deleting).map_err(Error::unfinished)?;
+                self.settle(&claim, pool.as_ref(), &deleting)?;
                 tracing::info!(%id, "purged what was deleted");
                 Ok(())
             }
             Phase::Deleting => {
-                claim.extend(&keys(&record)[1..])?;
-                self.settle(&claim, pool.as_ref(), &record).map_err(Error::unfinished)
+                claim.extend(&keys(record)[1..])?;
+                self.settle(&claim, pool.as_ref(), record)
             }
             Phase::Creating | Phase::Ready | Phase::Growing { .. } => {
                 Err(Error::Precondition(format!("id `{id}` is not deleted: delete it first, then purge it")))
@@ -148,9 +163,9 @@ impl Engine {
     pub fn expire_in(&self, pool: PoolId) {
         let now = self.clocks.now(pool);
         for record in self.store.retained(Some(pool)) {
-            // Whole seconds are counted, so at the very moment up to one of them is missing.
-            let over = matches!(record.phase(), Phase::Retained { until, .. } if until < now);
-            if over && let Err(error) = self.purge(record.id()) {
+            if is_over(&record, now)
+                && let Err(error) = self.purge_over(record.id(), now)
+            {
                 tracing::warn!(id = %record.id(), error = chain(&error), "failed to purge what was kept long enough");
             }
         }
@@ -171,9 +186,9 @@ impl Engine {
             return Ok(Fate::Goes);
         }
         match self.settle(claim, pool, record) {
-            // A growth that finds no room leaves the old size, and that is kept.
-            Ok(()) | Err(Error::Full(_)) => {}
-            Err(error) => return Err(error.unfinished()),
+            // A growth that is over without success leaves the old size, and that is kept.
+            Ok(()) | Err(Error::Full(_) | Error::Corrupt(_)) => {}
+            Err(error) => return Err(error),
         }
         let whole = self.store.record(record.id()).unwrap_or_else(|| record.clone());
         let until = self.clocks.now(pool.id()).after(kept);
@@ -234,4 +249,9 @@ impl Engine {
             claim,
         })
     }
+}
+
+/// Whether it was kept long enough. Whole seconds are counted, so at the very moment up to one of them is missing.
+fn is_over(record: &Record, now: Age) -> bool {
+    matches!(record.phase(), Phase::Retained { until, .. } if until < now)
 }

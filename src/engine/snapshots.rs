@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use crate::engine::health::refuse_cut_short;
 use crate::engine::retained::Fate;
 use crate::engine::store::Record;
 use crate::engine::{CreateSnapshot, Engine, Key};
@@ -59,6 +60,7 @@ impl Engine {
         let slot = self.slot_of(volume.id.pool()).ok_or_else(|| self.absent(ObjectId::Volume(volume.id)))?;
         let (pool, budget) = slot.ready()?;
         refuse_without_snapshots(pool.as_ref(), slot.name())?;
+        refuse_cut_short(pool.as_ref(), ObjectId::Volume(volume.id), volume.size)?;
         let snapshot = begun(&volume, Some(&want.name), None, &want.parameters)?;
         claim.extend(&[Key::Object(ObjectId::Snapshot(snapshot.id))])?;
         let creating = Record::Snapshot(Arc::new(snapshot.clone()));
@@ -108,7 +110,7 @@ impl Engine {
                 step!("snapshot delete: condemned");
             }
         }
-        self.settle(&claim, pool.as_ref(), &deleting).map_err(Error::unfinished)
+        self.settle(&claim, pool.as_ref(), &deleting)
     }
 }
 

@@ -14,6 +14,7 @@
 
 use std::path::Path;
 
+use crate::engine::health::refuse_cut_short;
 use crate::engine::mounts::{Face, STAGED_DEVICE, fs_name};
 use crate::engine::notes::Wish;
 use crate::engine::volumes::show;
@@ -21,7 +22,7 @@ use crate::engine::{Asked, Capability, Engine, Key, Slot, Stage};
 use crate::error::{Error, Result, quoted};
 use crate::model::{Access, Filesystem, ObjectId, Volume, VolumeId};
 use crate::os::fs::{self, Found, FsKind};
-use crate::os::mount::{Devices, Here, MountOption, Mounted, Place, Restrict, Tree};
+use crate::os::mount::{self, Devices, Here, MountOption, Mounted, Of, Place, Restrict, Tree};
 use crate::pool::{Attach, Attached, Device, Pool};
 
 /// The field that names where a volume is staged.
@@ -74,6 +75,8 @@ impl Engine {
                 tree
             }
             (Attached::Device(device), Access::Block) => {
+                // A filesystem tells by itself that its end is missing.
+                refuse_cut_short(pool, ObjectId::Volume(volume.id), volume.size)?;
                 let tree = Tree::clone_of_path(&device.path)?;
                 tree.restrict(&Restrict { devices: Devices::Allowed, ..Restrict::default() })?;
                 place.make_file(0o600)?;
@@ -132,6 +135,9 @@ impl Engine {
                 pool.detach(id)?;
                 step!("unstage: detached");
                 Ok(())
+            }
+            Some(Ok(pool)) if self.store.quarantined(ObjectId::Volume(*id)).is_some() => {
+                detach_unread(pool.as_ref(), id)
             }
             Some(Ok(_) | Err(_)) | None => Ok(()),
         }
@@ -230,6 +236,21 @@ impl Engine {
             }
         }
     }
+}
+
+/// Detaches a volume whose record cannot be read, so that nobody knows whether it is raw; only a raw one is attached still.
+fn detach_unread(pool: &dyn Pool, id: &VolumeId) -> Result<()> {
+    for how in [Attach::Block, Attach::BlockReadOnly] {
+        if let Some(Attached::Device(device)) = pool.attached(id, how)?
+            && let Some(seat) = mount::seats(Of::LoopNode(device.number))?.first()
+        {
+            let point = quoted(&seat.point.to_string_lossy());
+            return Err(Error::Precondition(format!(
+                "volume {id} is still published at {point}; unpublish it first"
+            )));
+        }
+    }
+    pool.detach(id)
 }
 
 /// Refuses a capability that the volume does not have.

@@ -19,6 +19,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::engine::health::refuse_cut_short;
 use crate::engine::retained::Fate;
 use crate::engine::slot::Slot;
 use crate::engine::store::Record;
@@ -32,6 +33,10 @@ use crate::pool::{Attach, Attached, Features, Offer, Pool};
 
 /// What a volume will be cut from: the parts of a volume's or a snapshot's record that it inherits.
 struct Origin {
+    id: ObjectId,
+    /// How many bytes it has at least.
+    holds: Bytes,
+    /// How large it is, or becomes with the growth that it is in.
     size: Bytes,
     access: Access,
     fs_uuid: Option<FsUuid>,
@@ -65,8 +70,7 @@ impl Engine {
     /// The same as memory knows it, without a question to its pool.
     pub(super) fn usable(&self, id: &VolumeId) -> Result<Arc<Volume>> {
         let volume = self.store.volume(id);
-        let usable = volume.filter(|volume| matches!(volume.phase, Phase::Ready | Phase::Growing { .. }));
-        usable.ok_or_else(|| self.absent(ObjectId::Volume(*id)))
+        volume.filter(|volume| is_usable(volume)).ok_or_else(|| self.absent(ObjectId::Volume(*id)))
     }
 
     /// Why an object is not on record: unknown, unreadable, or its pool is away.
@@ -74,6 +78,15 @@ impl Engine {
         if let Some(bad) = self.store.quarantined(id) {
             return Error::Unavailable(format!(
                 "the record of {id} cannot be read and is quarantined: {}",
+                bad.why
+            ));
+        }
+        if let ObjectId::Snapshot(id) = id
+            && let Some(group) = self.store.snapshot(&id).and_then(|cut| cut.group)
+            && let Some(bad) = self.store.quarantined(ObjectId::Group(group))
+        {
+            return Error::Unavailable(format!(
+                "the record of group snapshot {group}, of which {id} is a member, cannot be read and is quarantined: {}",
                 bad.why
             ));
         }
@@ -88,8 +101,20 @@ impl Engine {
             Some(_) | None => self.pool(id.pool()).err(),
         };
         trouble.unwrap_or_else(|| {
+            if self.is_usable(id) {
+                // The look before this one came too early; whoever deletes must not take that for gone.
+                return Error::Busy(format!("{field} `{id}`: its pool has only just been read; ask again"));
+            }
             Error::NotFound(format!("{field} `{id}` does not exist: want the id of a {thing} that is there"))
         })
+    }
+
+    fn is_usable(&self, id: ObjectId) -> bool {
+        match id {
+            ObjectId::Volume(id) => self.store.volume(&id).is_some_and(|volume| is_usable(&volume)),
+            ObjectId::Snapshot(id) => self.store.snapshot(&id).is_some_and(|cut| self.store.is_whole(&cut)),
+            ObjectId::Group(id) => self.store.group(&id).is_some_and(|group| group.phase == Phase::Ready),
+        }
     }
 
     /// Whether it is certain that an object without a record does not exist.
@@ -128,8 +153,11 @@ impl Engine {
         {
             claim.extend(&[Key::Object(ObjectId::Volume(found.id))])?;
             let pool = self.writable(found.id.pool())?;
-            let record = Record::Volume(found);
-            self.settle(&claim, pool.as_ref(), &record)?;
+            match self.settle(&claim, pool.as_ref(), &Record::Volume(found)) {
+                // A growth that is over without success is no matter of who asks for the volume itself.
+                Ok(()) | Err(Error::Full(_) | Error::Corrupt(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
         if let Some(Record::Volume(found)) = self.store.named(&name) {
             self.refuse_away(found.id.pool())?;
@@ -148,6 +176,9 @@ impl Engine {
         let origin = self.origin(&want.source)?;
         let volume = self.plan(slot, want, origin.as_ref())?;
         let (pool, budget) = slot.ready()?;
+        if let Some(origin) = &origin {
+            refuse_cut_short(pool.as_ref(), origin.id, origin.holds)?;
+        }
         claim.extend(&[Key::Object(ObjectId::Volume(volume.id))])?;
         let creating = Record::Volume(Arc::new(volume));
         self.store.admit(&claim, creating.clone(), budget).map_err(|error| self.named_full(slot, error))?;
@@ -191,7 +222,7 @@ impl Engine {
                 step!("delete: condemned");
             }
         }
-        self.settle(&claim, pool.as_ref(), &deleting).map_err(Error::unfinished)
+        self.settle(&claim, pool.as_ref(), &deleting)
     }
 
     /// At least as large as asked for.
@@ -216,16 +247,21 @@ impl Engine {
         let slot = self.slot_of(id.pool()).ok_or_else(|| self.absent(ObjectId::Volume(*id)))?;
         let (pool, budget) = slot.ready()?;
         if let Phase::Growing { to } = volume.phase {
-            volume = self.grow(&claim, pool.as_ref(), &volume, to).map_err(Error::unfinished)?;
+            volume = self.grow(&claim, pool.as_ref(), &volume, to)?;
         }
         let size = range.settle(volume.size, volume.size)?;
         if size > volume.size {
             slot.refuse_beyond(pool.as_ref(), size, budget)?;
             let growing = Volume { phase: Phase::Growing { to: size }, ..Volume::clone(&volume) };
-            let grown = self.store.admit(&claim, Record::Volume(Arc::new(growing.clone())), budget);
+            let admitted = self.store.admit(&claim, Record::Volume(Arc::new(growing.clone())), budget);
+            if let Err(error) = admitted {
+                let full = matches!(error, Error::Full(_));
+                // Else it is not known what reached the disk of it.
+                return Err(if full { self.named_full(slot, error) } else { error.unfinished() });
+            }
             step!("expand: recorded");
-            let grown = grown.and_then(|()| self.grow(&claim, pool.as_ref(), &growing, size));
-            volume = grown.map_err(|error| self.named_full(slot, error).unfinished())?;
+            let grown = self.grow(&claim, pool.as_ref(), &growing, size);
+            volume = grown.map_err(|error| self.named_full(slot, error))?;
         }
         let left = match volume.access {
             Access::Mount { fs: Filesystem::Ext4 | Filesystem::Xfs } => NodeExpansion::Required,
@@ -240,13 +276,13 @@ impl Engine {
             Source::Blank => None,
             Source::Volume(id) => {
                 let volume = self.volume(id)?;
-                let Volume { access, fs_uuid, .. } = *volume;
-                Some(Origin { size: volume.reach(), access, fs_uuid })
+                let Volume { access, fs_uuid, size: holds, .. } = *volume;
+                Some(Origin { id: ObjectId::Volume(*id), holds, size: volume.reach(), access, fs_uuid })
             }
             Source::Snapshot(id) => {
                 let snapshot = self.snapshot(id)?;
                 let Snapshot { size, access, fs_uuid, .. } = *snapshot;
-                Some(Origin { size, access, fs_uuid })
+                Some(Origin { id: ObjectId::Snapshot(*id), holds: size, size, access, fs_uuid })
             }
         })
     }
@@ -374,6 +410,10 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+fn is_usable(volume: &Volume) -> bool {
+    matches!(volume.phase, Phase::Ready | Phase::Growing { .. })
 }
 
 /// The access of a new volume, which the pool must offer and a source must have.

@@ -89,7 +89,10 @@ impl DirectoryPool {
 
     fn need(&self, id: &VolumeId) -> Result<Dir> {
         self.find(id)?.ok_or_else(|| {
-            Error::NotFound(format!("the directory of volume {id} is not in pool `{}`", self.home.name()))
+            Error::Corrupt(format!(
+                "volume {id} has a record, but no directory in pool `{}`",
+                self.home.name()
+            ))
         })
     }
 

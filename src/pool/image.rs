@@ -276,7 +276,14 @@ impl Pool for ImagePool {
             self.images.devices.flush(of, self.images.home.volumes())?;
             step!("snapshot: source flushed");
             let record = Record::Snapshot(Arc::new(want.clone()));
-            self.images.make(&record, snapshots, |file| file::reflink(&source, file))?;
+            self.images.make(&record, snapshots, |file| {
+                file::reflink(&source, file)?;
+                // Of a volume in the middle of a growth the bytes may be shorter than what the record says.
+                if file::stat(file)?.size < want.size.get() {
+                    file::set_len(file, want.size.get())?;
+                }
+                Ok(())
+            })?;
         }
         let made =
             snapshots.stat(&name)?.ok_or_else(|| Error::Unavailable(format!("snapshot {name} vanished")))?;
@@ -409,13 +416,13 @@ fn format(file: &File, want: &Volume, kind: FsKind) -> Result<()> {
 fn object(place: &Dir, name: &str, noun: &str) -> Result<File> {
     place
         .open_file(name, file::Access::ReadOnly)?
-        .ok_or_else(|| Error::NotFound(format!("{noun} {name} has no bytes in this pool")))
+        .ok_or_else(|| Error::Corrupt(format!("{noun} {name} has a record, but no bytes in this pool")))
 }
 
 fn writable(volumes: &Dir, name: &str) -> Result<File> {
     volumes
         .open_file(name, file::Access::ReadWrite)?
-        .ok_or_else(|| Error::NotFound(format!("volume {name} has no bytes in this pool")))
+        .ok_or_else(|| Error::Corrupt(format!("volume {name} has a record, but no bytes in this pool")))
 }
 
 /// What lies in one directory: objects by their ids, and what is not ours.

@@ -399,7 +399,7 @@ pub trait Pool: Send + Sync {
     /// The volume's bytes: a fresh filesystem, zeros, or a clone of `want.source`, `want.size` long.
     ///
     /// # Errors
-    /// `NotFound` for a source whose object is gone, `Full`, `Unsupported` with the pool's reason.
+    /// `Corrupt` for a source whose object is gone, `Full`, `Unsupported` with the pool's reason.
     fn create(&self, want: &Volume) -> Result<()>;
 
     /// At least `size`, also of an attached device; answers the real size. Never shrinks.

@@ -131,7 +131,7 @@ impl SimPool {
     /// For tests: writes as a workload does. A frozen volume makes the caller wait until it thaws.
     ///
     /// # Errors
-    /// `Full`, `NotFound`, and `OutOfRange` beyond the volume's end; then nothing was written.
+    /// `Full`, `Corrupt` where it is not there, and `OutOfRange` beyond the volume's end; then nothing was written.
     pub fn write(&self, id: &VolumeId, offset: u64, bytes: &[u8]) -> Result<()> {
         self.present()?;
         let guard = self.shared.lock();
@@ -154,7 +154,7 @@ impl SimPool {
     /// For tests: reads as a workload does; what was never written is zeros.
     ///
     /// # Errors
-    /// `NotFound`, and `OutOfRange` beyond the volume's end.
+    /// `Corrupt` where it is not there, and `OutOfRange` beyond the volume's end.
     pub fn read(&self, id: &VolumeId, offset: u64, len: usize) -> Result<Vec<u8>> {
         self.present()?;
         let state = self.shared.lock();
@@ -209,7 +209,7 @@ fn pieces(offset: u64, len: usize) -> impl Iterator<Item = Piece> {
 }
 
 fn gone(noun: &str, id: impl std::fmt::Display) -> Error {
-    Error::NotFound(format!("{noun} {id} is not in this pool"))
+    Error::Corrupt(format!("{noun} {id} has a record, but no bytes in this pool"))
 }
 
 impl Pool for SimPool {

@@ -36,8 +36,8 @@ fn free(on: &Ground) -> Bytes {
 }
 
 #[track_caller]
-fn not_found<T: std::fmt::Debug>(outcome: Result<T>) {
-    assert!(matches!(outcome, Err(Error::NotFound(_))), "{outcome:?}");
+fn lost<T: std::fmt::Debug>(outcome: Result<T>) {
+    assert!(matches!(outcome, Err(Error::Corrupt(_))), "{outcome:?}");
 }
 
 #[track_caller]
@@ -115,15 +115,15 @@ pub(crate) fn forget_of_absent_is_ok_and_removes_half_made(on: &Ground) {
     assert_eq!(scanned(on), volumes(&[&volume]));
 }
 
-pub(crate) fn what_is_not_there_is_not_found(on: &Ground) {
+pub(crate) fn what_is_not_there_is_lost(on: &Ground) {
     let absent = on.volume();
-    not_found(on.pool.grow(&absent.id, absent.size));
-    not_found(on.pool.attach(&absent.id, on.how()));
+    lost(on.pool.grow(&absent.id, absent.size));
+    lost(on.pool.attach(&absent.id, on.how()));
     on.pool.detach(&absent.id).unwrap();
     if on.snapshots() {
-        not_found(on.pool.snapshot(&cut(on.snapshot_id(), absent.id)));
-        not_found(on.pool.create(&on.copy_of(Source::Volume(absent.id), &absent)));
-        not_found(on.pool.create(&on.copy_of(Source::Snapshot(on.snapshot_id()), &absent)));
+        lost(on.pool.snapshot(&cut(on.snapshot_id(), absent.id)));
+        lost(on.pool.create(&on.copy_of(Source::Volume(absent.id), &absent)));
+        lost(on.pool.create(&on.copy_of(Source::Snapshot(on.snapshot_id()), &absent)));
     }
     assert_eq!(scanned(on), []);
 }

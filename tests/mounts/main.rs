@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests look at files and mounts directly")]
 
 mod full;
+mod losses;
 mod mishaps;
 mod quarantine;
 mod retained;

@@ -77,7 +77,7 @@ fn what_a_crash_leaves_is_debris_and_goes_with_a_retry_or_a_destroy() {
     assert_eq!(pool.scan().unwrap(), []);
     // A create that fails leaves nothing, either.
     let orphan = Volume { source: Source::Snapshot(snapshot_id(&pool, 9)), ..want };
-    assert!(matches!(pool.create(&orphan), Err(Error::NotFound(_))));
+    assert!(matches!(pool.create(&orphan), Err(Error::Corrupt(_))));
     assert_eq!(pool.scan().unwrap(), []);
     std::fs::write(pool.images.home.volumes().path().join("stranger"), b"").unwrap();
     assert_eq!(pool.scan().unwrap(), [Found::Foreign("volumes/stranger".to_owned())]);
@@ -115,7 +115,7 @@ fn a_snapshot_outlives_its_volume_and_shares_nothing_with_its_clone() {
     assert_eq!(&std::fs::read(image(&pool, &of_clone.id)).unwrap()[4096..4101], b"clone");
     pool.forget(&id).unwrap();
     pool.forget(&id).unwrap();
-    assert!(matches!(pool.snapshot(&cut(id, want.id)), Err(Error::NotFound(_))));
+    assert!(matches!(pool.snapshot(&cut(id, want.id)), Err(Error::Corrupt(_))));
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn an_attached_device_grows_with_its_image() {
     assert_eq!(pool.grow(&want.id, want.size).unwrap(), size);
     let end = std::io::Seek::seek(&mut &attached.file, std::io::SeekFrom::End(0)).unwrap();
     assert_eq!(end, size.get());
-    assert!(matches!(pool.grow(&VolumeId::new(pool.id(), [9; 8]), size), Err(Error::NotFound(_))));
+    assert!(matches!(pool.grow(&VolumeId::new(pool.id(), [9; 8]), size), Err(Error::Corrupt(_))));
 }
 
 #[test]
