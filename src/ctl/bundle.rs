@@ -11,6 +11,7 @@
 mod lines;
 mod tar;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use crate::engine::{Engine, PoolConfig};
 use crate::error::{Result, chain};
 use crate::model::{ObjectId, Time};
 use crate::os::file::Dir;
+use crate::os::mount::Of;
 use crate::os::{loopdev, mount, process};
 use crate::pool::{self, Visit};
 use crate::proto::admin;
@@ -283,9 +285,9 @@ fn mounts(seen: &[(PoolConfig, Result<Visit>)]) -> Value {
         Ok(table) => table,
         Err(error) => return json!({ "error": chain(&error) }),
     };
-    let ours = table.iter().filter(|mount| {
-        grounds.contains(&mount.device) || volumes.iter().any(|number| mount.shows_loop(*number))
-    });
+    let shown = volumes.iter().flat_map(|number| mount::seats(Of::Loop(*number)).unwrap_or_default());
+    let shown: HashSet<u64> = shown.map(|seat| seat.id).collect();
+    let ours = table.iter().filter(|mount| grounds.contains(&mount.device) || shown.contains(&mount.id));
     let shown = ours.map(|mount| {
         json!({
             "id": mount.id, "parent": mount.parent, "device": mount.device, "root": mount.root, "point": mount.point,

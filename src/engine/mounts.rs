@@ -41,8 +41,9 @@ impl Face {
     /// What its mounts show a part of.
     fn seat(self) -> Of {
         match self {
-            Face::Filesystem(device) | Face::Directory(device, _) => Of::Filesystem(device),
-            Face::Device(number) => Of::LoopNode(number),
+            Face::Directory(device, _) => Of::Filesystem(device),
+            // Also what nobody published, such as the node of a device whose filesystem is mounted.
+            Face::Filesystem(number) | Face::Device(number) => Of::Loop(number),
         }
     }
 
@@ -171,10 +172,13 @@ impl Engine {
 fn could_show(face: Face, seat: &Seat, id: &VolumeId) -> bool {
     match face {
         Face::Filesystem(_) | Face::Device(_) => true,
-        Face::Directory(..) => {
-            seat.root.iter().find_map(|part| part.to_str()?.parse::<VolumeId>().ok()) == Some(*id)
-        }
+        Face::Directory(..) => volume_in(&seat.root) == Some(*id),
     }
+}
+
+/// The volume of which a mount of its pool's filesystem shows a part, by the root of that mount.
+pub(super) fn volume_in(root: &Path) -> Option<VolumeId> {
+    root.iter().find_map(|part| part.to_str()?.parse().ok())
 }
 
 /// The filesystem's name for the mount option allow-list.

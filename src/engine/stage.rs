@@ -242,7 +242,7 @@ impl Engine {
 fn detach_unread(pool: &dyn Pool, id: &VolumeId) -> Result<()> {
     for how in [Attach::Block, Attach::BlockReadOnly] {
         if let Some(Attached::Device(device)) = pool.attached(id, how)?
-            && let Some(seat) = mount::seats(Of::LoopNode(device.number))?.first()
+            && let Some(seat) = mount::seats(Of::Loop(device.number))?.first()
         {
             let point = quoted(&seat.point.to_string_lossy());
             return Err(Error::Precondition(format!(

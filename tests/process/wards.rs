@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::doctor::{Ward, Way, codes, doctor, findings, sibling};
-use crate::harness::{PROGRAM, Place};
+use crate::harness::{Driver, PROGRAM, Place};
 use crate::host;
 
 fn run(program: &str, words: &[&str]) -> String {
@@ -85,6 +85,59 @@ fn a_device_that_shows_a_volume_to_nobody_is_detached_and_one_in_use_is_not() {
     let output = ward.doctor(&["--repair", "RP-LEFTOVER-DEVICE"]);
     assert!(String::from_utf8(output.stdout).unwrap().contains(&format!("detached {}", device.0)));
     assert!(!device.is_attached());
+    assert_eq!(ward.codes().0, Vec::<String>::new());
+}
+
+/// A driver in a mount namespace where `/dev` is a tmpfs with nodes of its own, as in a container without the host's.
+fn start_with_a_dev_of_its_own(place: &Place) -> Driver {
+    fs::create_dir(place.path("dev")).unwrap();
+    let plain = place.command();
+    let script = "mount -t tmpfs none \"$0\" && cd /dev && cp -a null zero random urandom loop-control \"$0\" && cd / && \
+                  mount --move \"$0\" /dev && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script]).arg(place.path("dev"));
+    command.arg(plain.get_program()).args(plain.get_args()).env_clear();
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    place.start_with(&mut command)
+}
+
+/// Whatever shows this image, detached with the test.
+struct Devices(std::path::PathBuf);
+
+impl Drop for Devices {
+    fn drop(&mut self) {
+        let shown = Command::new("losetup").args(["-n", "-O", "NAME", "-j"]).arg(&self.0).output().unwrap();
+        for device in String::from_utf8_lossy(&shown.stdout).split_whitespace() {
+            let _ = Command::new("losetup").args(["-d", device]).output();
+        }
+    }
+}
+
+#[test]
+fn a_raw_volume_in_use_is_no_leftover_where_dev_is_another_than_the_kernels() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    ward.kill();
+    ward.driver = Some(start_with_a_dev_of_its_own(&place));
+    let one = ward.create("one", &["--block", "--size", "8MiB"]);
+    fs::File::options().write(true).open(ward.image(&one)).unwrap().write_all_at(b"kept", 0).unwrap();
+    let _devices = Devices(ward.image(&one));
+    let (staging, target) = (place.path("kubelet/staging"), place.path("kubelet/target"));
+    fs::create_dir(&staging).unwrap();
+    place.ask(&["volume", "stage", &one, "--staging", str(&staging), "--block"]);
+    place.ask(&["volume", "publish", &one, "--staging", str(&staging), "--target", str(&target), "--block"]);
+    let pid = ward.driver.as_ref().unwrap().child.id();
+    let seen = Path::new(&format!("/proc/{pid}/root")).join(target.strip_prefix("/").unwrap());
+    let read = || {
+        let mut bytes = [0; 4];
+        fs::File::open(&seen).and_then(|device| device.read_exact_at(&mut bytes, 0)).map(|()| bytes)
+    };
+    assert_eq!(read().unwrap(), *b"kept");
+    assert_eq!(ward.codes().0, Vec::<String>::new());
+    assert!(!ward.doctor(&["--repair", "RP-LEFTOVER-DEVICE"]).status.success());
+    assert_eq!(read().unwrap(), *b"kept");
+    place.ask(&["volume", "unpublish", &one, "--target", str(&target)]);
+    place.ask(&["volume", "unstage", &one, "--staging", str(&staging)]);
     assert_eq!(ward.codes().0, Vec::<String>::new());
 }
 

@@ -5,13 +5,14 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{Case, Code, Finding, Fix};
+use crate::engine::mounts::volume_in;
 use crate::engine::store::Record;
 use crate::engine::{Engine, Key, Slot};
 use crate::error::{Error, Result, chain, quoted};
 use crate::model::record::Unreadable;
 use crate::model::{Bytes, ObjectId, Phase, PoolId, Volume, VolumeId};
 use crate::os::file::{self, Dir};
-use crate::os::mount::{self, Mount};
+use crate::os::mount::{self, Of, Seat};
 use crate::pool::{Exposed, Found, Kind, Offer, Pool, Problem};
 
 /// What the pool's health says that the doctor sees for itself, with more about it.
@@ -129,7 +130,7 @@ impl Engine {
     pub(super) fn exposures(&self, slot: &Slot, pool: &dyn Pool) -> Result<Vec<Case>> {
         let mut cases = Vec::new();
         for shown in pool.exposed()? {
-            let mounts = mounts_of(&shown)?;
+            let mounts = mount::seats(Of::Loop(shown.number))?;
             let alive = self.alive(&shown.volume) && shown.there;
             if mounts.is_empty() && (shown.stays || !alive) {
                 cases.extend(self.leftover_device(slot, pool, shown.clone())?);
@@ -148,8 +149,8 @@ impl Engine {
         }
         if let Some(home) = pool.home() {
             let device = home.identity()?.device;
-            for mount in mount::of_device(device)? {
-                let volume = volume_in(&mount).filter(|id| id.pool() == pool.id() && !self.alive(id));
+            for mount in mount::seats(Of::Filesystem(device))? {
+                let volume = volume_in(&mount.root).filter(|id| id.pool() == pool.id() && !self.alive(id));
                 cases.extend(volume.map(|id| leftover_mount(slot, &id, &mount)));
             }
         }
@@ -161,7 +162,7 @@ impl Engine {
         let Ok(_claim) = self.store.claim(&[Key::Object(ObjectId::Volume(shown.volume))], &[]) else {
             return Ok(None);
         };
-        if !pool.exposed()?.contains(&shown) || !mounts_of(&shown)?.is_empty() {
+        if !pool.exposed()?.contains(&shown) || !mount::seats(Of::Loop(shown.number))?.is_empty() {
             return Ok(None);
         }
         let of = if shown.there { "" } else { ", whose image is deleted" };
@@ -299,7 +300,7 @@ fn foreign(slot: &Slot, name: &str) -> Case {
     case(Code::ForeignFile, slot, Some(name.to_owned()), what, "look what it is, and move it out of the pool")
 }
 
-fn leftover_mount(slot: &Slot, id: &VolumeId, mount: &Mount) -> Case {
+fn leftover_mount(slot: &Slot, id: &VolumeId, mount: &Seat) -> Case {
     let point = mount.point.display().to_string();
     let what = format!("{} shows volume {id}, which is not there any more", quoted(&point));
     fixable(Code::LeftoverMount, slot, Some(point), what, Fix::Unmount(mount.point.clone()))
@@ -333,17 +334,6 @@ fn ailment(slot: &Slot, id: Option<VolumeId>, problem: &Problem) -> Case {
 fn temporaries(slot: &Slot, records: &Dir) -> Result<Vec<Case>> {
     let names = records.names()?.into_iter().filter(|name| file::is_temporary(name));
     Ok(names.map(|name| stray(slot, &format!("records/{}", name.to_string_lossy()))).collect())
-}
-
-fn mounts_of(shown: &Exposed) -> Result<Vec<Mount>> {
-    let mut mounts = mount::table()?;
-    mounts.retain(|mount| mount.shows_loop(shown.number));
-    Ok(mounts)
-}
-
-/// The volume whose directory a mount shows, told by its name, which is its random id.
-pub(super) fn volume_in(mount: &Mount) -> Option<VolumeId> {
-    mount.root.iter().find_map(|part| part.to_str()?.parse().ok())
 }
 
 fn case(code: Code, slot: &Slot, object: Option<String>, what: String, by_hand: &str) -> Case {

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use super::Fix;
-use super::look::volume_in;
 use crate::engine::claims::Claim;
+use crate::engine::mounts::volume_in;
 use crate::engine::recover::keys;
 use crate::engine::store::Record;
 use crate::engine::{Engine, Key};
@@ -125,7 +125,7 @@ fn refuse_shown(pool: &dyn Pool, id: &VolumeId) -> Result<()> {
         let path = shown.path.display();
         return Err(Error::Precondition(format!("{id} is attached at {path}: unmount it there first")));
     }
-    if let Some(mount) = mount::table()?.iter().find(|mount| volume_in(mount) == Some(*id)) {
+    if let Some(mount) = mount::table()?.iter().find(|mount| volume_in(&mount.root) == Some(*id)) {
         let point = mount.point.display();
         return Err(Error::Precondition(format!("{id} is mounted at {point}: unmount it there first")));
     }

@@ -9,6 +9,8 @@ use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use rustix::fs::{AtFlags, CWD, StatxFlags};
+
 use super::raw;
 use crate::error::{Error, Result};
 
@@ -46,13 +48,6 @@ pub struct Mount {
     pub super_options: String,
 }
 
-impl Mount {
-    /// Whether it shows the loop device with this number: the filesystem on it, or its node.
-    pub fn shows_loop(&self, number: u64) -> bool {
-        self.device == number || (self.kind == "devtmpfs" && self.root == loop_node(number))
-    }
-}
-
 /// The whole table, in the kernel's order: of several mounts on one point the last is on top.
 pub fn table() -> Result<Vec<Mount>> {
     let text = read().map_err(|error| Error::host("failed to read the mount table", error))?;
@@ -76,6 +71,10 @@ pub fn of_device(device: u64) -> Result<Vec<Mount>> {
 /// Where a part of a filesystem is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seat {
+    /// The mount's id, as in [`Mount`].
+    pub id: u64,
+    /// The device number of the mounted filesystem.
+    pub device: u64,
     /// The directory or file within the filesystem that is the root of the mount.
     pub root: PathBuf,
     /// Where it is mounted, as seen from this process.
@@ -87,7 +86,7 @@ pub struct Seat {
 impl From<Mount> for Seat {
     fn from(mount: Mount) -> Seat {
         let read_only = mount.read_only || mount.super_read_only;
-        Seat { root: mount.root, point: mount.point, read_only }
+        Seat { id: mount.id, device: mount.device, root: mount.root, point: mount.point, read_only }
     }
 }
 
@@ -96,8 +95,9 @@ impl From<Mount> for Seat {
 pub enum Of {
     /// A part of the filesystem with this device number.
     Filesystem(u64),
-    /// The node of the loop device with this number, in whichever `/dev`: that of a container may be another filesystem.
-    LoopNode(u64),
+    /// The loop device with this number: the filesystem on it, or its node in whichever `/dev`: that of a container may be
+    /// another filesystem. Who is about to free a device has to know of both.
+    Loop(u64),
 }
 
 /// Where that is mounted. To write the whole table costs the kernel some 2 µs a mount, and a busy node has hundreds; so each
@@ -114,12 +114,10 @@ fn listed(of: Of) -> io::Result<Vec<Seat>> {
     let mut seats = Vec::new();
     for id in raw::listmount()? {
         let seat = raw::statmount(id).and_then(|facts| {
-            let near = match of {
-                Of::Filesystem(device) => facts.device == device,
-                Of::LoopNode(_) => facts.magic == raw::TMPFS_MAGIC,
-            };
+            let near = of.is_near(facts.device, facts.magic == raw::TMPFS_MAGIC);
             let paths = near.then(|| raw::paths_of(id)).transpose()?;
-            Ok(paths.map(|(root, point)| Seat { root, point, read_only: facts.read_only }))
+            let (device, read_only) = (facts.device, facts.read_only);
+            Ok(paths.map(|(root, point)| Seat { id: facts.id, device, root, point, read_only }))
         });
         match seat {
             Ok(seat) => seats.extend(seat.filter(|seat| of.is_at(seat))),
@@ -132,10 +130,7 @@ fn listed(of: Of) -> io::Result<Vec<Seat>> {
 }
 
 pub(super) fn tabled(of: Of) -> Result<Vec<Seat>> {
-    let near = |mount: &Mount| match of {
-        Of::Filesystem(device) => mount.device == device,
-        Of::LoopNode(_) => matches!(mount.kind.as_str(), "devtmpfs" | "tmpfs"),
-    };
+    let near = |mount: &Mount| of.is_near(mount.device, matches!(mount.kind.as_str(), "devtmpfs" | "tmpfs"));
     let seats = table()?.into_iter().filter(near).map(Seat::from);
     Ok(seats.filter(|seat| of.is_at(seat)).collect())
 }
@@ -146,14 +141,36 @@ fn loop_node(number: u64) -> PathBuf {
 }
 
 impl Of {
-    /// Whether a mount of the right filesystem shows it. A tenant's directory may have the name of a node, so that is looked at.
+    /// Whether a mount of a filesystem may show it: `nodes` says that there may be device nodes of the kernel's in it.
+    fn is_near(self, device: u64, nodes: bool) -> bool {
+        match self {
+            Of::Filesystem(of) => device == of,
+            Of::Loop(number) => device == number || nodes,
+        }
+    }
+
+    /// Whether a mount that is near does show it.
     fn is_at(self, seat: &Seat) -> bool {
         match self {
             Of::Filesystem(_) => true,
-            Of::LoopNode(number) => {
-                seat.root == loop_node(number)
-                    && rustix::fs::lstat(&seat.point).is_ok_and(|stat| stat.st_rdev == number)
+            Of::Loop(number) => {
+                seat.device == number || (seat.root == loop_node(number) && seat.may_be_node(number))
             }
+        }
+    }
+}
+
+impl Seat {
+    /// A tenant's directory may have the name of a node, so that is looked at. What cannot be looked at, since something covers
+    /// it, counts: a device that somebody may use must not be taken for one that nobody does.
+    fn may_be_node(&self, number: u64) -> bool {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+        match rustix::fs::statx(CWD, &self.point, flags, wanted) {
+            Ok(stat) if stat.stx_mnt_id == self.id => {
+                rustix::fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor) == number
+            }
+            Ok(_) | Err(_) => true,
         }
     }
 }

@@ -376,8 +376,31 @@ fn the_binds_of_a_loop_node_are_found_whichever_dev_it_lies_in() {
     scene.make_dir("tenant/loop4242");
     scene.make_dir("fooled");
     scene.bind("tenant/loop4242", "fooled");
-    for found in [seats(Of::LoopNode(number)), table::tabled(Of::LoopNode(number))] {
-        let points: Vec<_> = found.unwrap().into_iter().map(|seat| seat.point).collect();
-        assert_eq!(points, [scene.root().join("target")]);
+    let shown = |number| {
+        [seats(Of::Loop(number)), table::tabled(Of::Loop(number))]
+            .map(|found| found.unwrap().into_iter().map(|seat| seat.point).collect::<Vec<_>>())
+    };
+    assert_eq!(shown(number), [[scene.root().join("target")], [scene.root().join("target")]]);
+    // Whoever sees only what covers it must not believe that the device is free.
+    scene.make_dir("cover");
+    fs::write(scene.root().join("cover/file"), b"").unwrap();
+    scene.bind("cover/file", "target");
+    assert_eq!(shown(number), [[scene.root().join("target")], [scene.root().join("target")]]);
+}
+
+#[test]
+fn a_loop_device_is_shown_by_its_filesystem_and_by_its_node() {
+    let mut scene = Scene::new();
+    let device = scene.device("image", crate::os::fs::FsKind::Ext4, 16);
+    let number = rustix::fs::stat(&device).unwrap().st_rdev;
+    assert_eq!(seats(Of::Loop(number)).unwrap(), []);
+    scene.make_dir("at");
+    Tree::filesystem("ext4", &device, &[]).unwrap().attach(&scene.place("at")).unwrap();
+    fs::write(scene.root().join("node"), b"").unwrap();
+    Tree::clone_of_path(&device).unwrap().attach(&scene.place("node")).unwrap();
+    for found in [seats(Of::Loop(number)), table::tabled(Of::Loop(number))] {
+        let mut points: Vec<_> = found.unwrap().into_iter().map(|seat| seat.point).collect();
+        points.sort();
+        assert_eq!(points, ["at", "node"].map(|name| scene.root().join(name)));
     }
 }
