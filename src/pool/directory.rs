@@ -228,11 +228,7 @@ impl Pool for DirectoryPool {
         for name in self.home.snapshots().names()? {
             found.push(Found::Foreign(shown(self.home.snapshots(), &name)));
         }
-        for name in self.home.tmp().names()? {
-            let shown = shown(self.home.tmp(), &name);
-            let ours = id_of(&name).is_some() || file::is_temporary(&name);
-            found.push(if ours { Found::Debris(shown) } else { Found::Foreign(shown) });
-        }
+        found.extend(self.home.unfinished()?);
         Ok(found)
     }
 

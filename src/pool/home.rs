@@ -14,7 +14,7 @@
 //! Layout: `pool.json` (the marker), `lock`, `volumes/`, `snapshots/`, `tmp/`, `records/`, `spare`, and `projects` of a directory
 //! pool.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -383,12 +383,21 @@ impl Home {
     pub(super) fn clear(&self, debris: &str) -> Result<()> {
         let temporary = |name: &str| file::is_temporary(name);
         match debris.split_once('/') {
-            Some((TMP, name)) => self.tmp.remove_tree(name),
+            Some((TMP, name)) if is_debris(name) => self.tmp.remove_tree(name),
             Some((RECORDS, name)) if temporary(name) => self.root.sub(RECORDS)?.remove(name),
             None if temporary(debris) => self.root.remove(debris),
             Some(_) | None => return Err(Error::invalid("object", debris, "want what a scan calls debris")),
         }
         .map(drop)
+    }
+
+    /// What lies below `tmp`: what an interrupted verb left, and what is not ours.
+    pub(super) fn unfinished(&self) -> Result<Vec<Found>> {
+        let found = |name: OsString| {
+            let shown = format!("{TMP}/{}", name.to_string_lossy());
+            if is_debris(&name) { Found::Debris(shown) } else { Found::Foreign(shown) }
+        };
+        Ok(self.tmp.names()?.into_iter().map(found).collect())
     }
 
     /// What lies where nothing of a pool lies: names for people.
@@ -405,6 +414,12 @@ impl Home {
         };
         Ok(self.root.names()?.into_iter().filter(|name| !ours(name)).map(strange).collect())
     }
+}
+
+/// Whether a verb gives such a name to what it has not finished; nothing else below `tmp` is ever removed.
+fn is_debris(name: impl AsRef<OsStr>) -> bool {
+    let name = name.as_ref();
+    file::is_temporary(name) || name.to_str().is_some_and(|name| name.parse::<ObjectId>().is_ok())
 }
 
 /// The name of the kind of the pool in a directory.
@@ -442,8 +457,7 @@ fn sweep(dir: &Dir) -> Result<()> {
 /// look at it. One that resists keeps no pool closed.
 fn sweep_debris(tmp: &Dir) -> Result<()> {
     sweep(tmp)?;
-    let object = |name: &OsString| name.to_str().is_some_and(|name| name.parse::<ObjectId>().is_ok());
-    for name in tmp.names()?.into_iter().filter(object) {
+    for name in tmp.names()?.into_iter().filter(|name| is_debris(name)) {
         match tmp.remove_tree(&name) {
             Ok(_) => tracing::info!(name = %name.to_string_lossy(), "removed an unfinished object"),
             Err(error) => tracing::warn!(

@@ -215,8 +215,7 @@ impl Pool for ImagePool {
         found.extend(objects(self.images.home.volumes(), volume)?);
         let snapshot = |id, stat: &Stat| Found::Snapshot(id, Bytes::new(stat.size));
         found.extend(objects(self.images.home.snapshots(), snapshot)?);
-        let debris = self.images.home.tmp().names()?;
-        found.extend(debris.iter().map(|name| Found::Debris(format!("tmp/{}", name.to_string_lossy()))));
+        found.extend(self.images.home.unfinished()?);
         Ok(found)
     }
 

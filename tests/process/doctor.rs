@@ -405,6 +405,28 @@ fn what_is_not_ours_is_told_and_left_alone() {
 }
 
 #[test]
+fn what_somebody_put_among_the_temporaries_is_not_ours() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    let kept = ward.pool.root().join("tmp/backup-of-mine/deep/file");
+    fs::create_dir_all(kept.parent().unwrap()).unwrap();
+    fs::write(&kept, "precious").unwrap();
+    for live in [true, false] {
+        if !live {
+            ward.kill();
+        }
+        assert_eq!(ward.codes().0, ["RP-FOREIGN-FILE"]);
+        let repair = ["--repair", "RP-STRAY-TEMPORARY", "--object", "tmp/backup-of-mine"];
+        for words in [&repair[..2], &repair] {
+            assert!(!ward.doctor(words).status.success(), "{words:?}");
+        }
+        assert_eq!(fs::read_to_string(&kept).unwrap(), "precious");
+    }
+    ward.start();
+    assert_eq!(fs::read_to_string(&kept).unwrap(), "precious", "a start sweeps what is ours alone");
+}
+
+#[test]
 fn promises_that_cannot_be_kept_are_told_until_there_is_room() {
     let place = Place::new();
     let mut ward = Ward::new(&place);
