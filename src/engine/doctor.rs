@@ -1,16 +1,24 @@
 //! The doctor: what is there, what should be, what differs, and how it is mended.
 //!
-//! Owns: the findings about pools and host (`look`), their names (`code`), and what mends them (`mend`). Never: reports what
-//! a call is working on just now (each suspect is looked at again under its claim), or deletes what nobody named.
+//! Owns: the findings about pools and host (`look`), their names (`code`), and what mends them (`mend`). Never: reports or mends
+//! what a call is working on just now, or deletes what nobody named.
+//!
+//! A look takes no claim, so it may see the middle of a call. What it suspects is a finding only if the same look shows it
+//! again while its claim is held, and a repair is the same once more: the claim, that one look, and then the act.
 
 mod code;
 mod look;
 mod mend;
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 pub use self::code::{Code, Weight};
-use crate::engine::{Engine, Slot};
+use crate::engine::store::Record;
+use crate::engine::{Engine, Key, Slot, recover};
 use crate::error::{Error, Result, chain};
 use crate::model::{Bytes, ObjectId, VolumeId};
 use crate::os::fs;
@@ -40,7 +48,7 @@ struct Case {
 }
 
 /// What can be done without losing anything that anybody was promised, or at somebody's word.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 enum Fix {
     /// Delete the bytes of what has no record.
     Remove(ObjectId),
@@ -49,13 +57,13 @@ enum Fix {
     /// Forget the record of what has no bytes.
     Forget(ObjectId),
     /// Finish or undo what was interrupted.
-    Settle(ObjectId),
+    Settle(Record),
     /// Remove what an interrupted verb left under a temporary name.
     Clear(String),
     /// Detach a device.
     LetGo(Exposed),
-    /// Unmount what is mounted there.
-    Unmount(PathBuf),
+    /// Unmount what shows a volume.
+    Unmount(Shows),
     /// Make object and record agree about the size.
     Resize(VolumeId, Bytes),
 }
@@ -71,8 +79,86 @@ impl Case {
     }
 }
 
-/// One of the doctor's looks at a pool that is there.
+/// Mounts at one place that show a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Shows {
+    volume: VolumeId,
+    point: PathBuf,
+    /// By their ids.
+    mounts: Vec<u64>,
+    /// Whether its bytes are nowhere else.
+    last: bool,
+}
+
+impl Fix {
+    /// What it is about, where a call could be about the same.
+    fn subject(&self) -> Option<ObjectId> {
+        match self {
+            Fix::Remove(id) | Fix::Rebuild(id) | Fix::Forget(id) => Some(*id),
+            Fix::Settle(record) => Some(record.id()),
+            Fix::Clear(name) => name.strip_prefix("tmp/").and_then(|name| name.parse().ok()),
+            Fix::LetGo(Exposed { volume, .. })
+            | Fix::Unmount(Shows { volume, .. })
+            | Fix::Resize(volume, _) => Some(ObjectId::Volume(*volume)),
+        }
+    }
+
+    /// What must be claimed for it.
+    fn keys(&self) -> Vec<Key> {
+        match self {
+            Fix::Settle(record) => recover::keys(record),
+            // It claims the object itself, and looks under that claim.
+            Fix::Rebuild(_) => Vec::new(),
+            Fix::Remove(_)
+            | Fix::Forget(_)
+            | Fix::Clear(_)
+            | Fix::LetGo(_)
+            | Fix::Unmount(_)
+            | Fix::Resize(..) => self.subject().map(Key::Object).into_iter().collect(),
+        }
+    }
+
+    /// Whether bytes or the memory of them go that somebody may want, so that they must be named.
+    fn deletes(&self) -> bool {
+        match self {
+            Fix::Remove(_) | Fix::Forget(_) => true,
+            Fix::LetGo(shown) => !shown.there,
+            Fix::Unmount(shows) => shows.last,
+            Fix::Rebuild(_) | Fix::Settle(_) | Fix::Clear(_) | Fix::Resize(..) => false,
+        }
+    }
+}
+
+/// One of the doctor's looks at a pool that is there: what it sees at this moment, calls at work included.
 type Check = fn(&Engine, &Slot, &dyn Pool) -> Result<Vec<Case>>;
+
+const CHECKS: [Check; 5] =
+    [Engine::differences, Engine::exposures, Engine::promises, Engine::ailments, Engine::lacks];
+
+/// The look that finds it; none for what the opening of a pool shows, or the host.
+fn check_of(code: Code) -> Option<Check> {
+    match code {
+        Code::PoolAway | Code::PoolReadOnly | Code::ProgramMissing | Code::NoSysResource => None,
+        Code::RecordQuarantined
+        | Code::RecordLost
+        | Code::ObjectMissing
+        | Code::SizeWrong
+        | Code::OrphanObject
+        | Code::Interrupted
+        | Code::StrayTemporary
+        | Code::ForeignFile => Some(Engine::differences),
+        Code::ObjectDeleted | Code::LeftoverDevice | Code::LeftoverMount | Code::NoDirectIo => {
+            Some(Engine::exposures)
+        }
+        Code::CapacityShort => Some(Engine::promises),
+        Code::PoolFailed
+        | Code::FilesystemFailed
+        | Code::PoolNearlyFull
+        | Code::ImageFragmented
+        | Code::Unhealthy => Some(Engine::ailments),
+        Code::NoReflink | Code::NoQuota => Some(Engine::lacks),
+    }
+}
 
 impl Engine {
     /// What is wrong with one pool. Runs on that pool's threads.
@@ -81,7 +167,7 @@ impl Engine {
     /// `NotFound` for a name that no pool has.
     pub fn diagnose(&self, pool: &str) -> Result<Vec<Finding>> {
         let slot = self.patient(pool)?;
-        Ok(self.cases(slot).into_iter().map(|case| case.finding).collect())
+        Ok(self.cases(slot, &CHECKS).into_iter().map(|case| case.finding).collect())
     }
 
     /// What is wrong with a pool that is not even to be asked: it is away, or its disk does not answer. Asks no disk.
@@ -121,21 +207,19 @@ impl Engine {
     /// `Invalid` where something would be deleted that nobody named; `Precondition` for what has to be done by hand.
     pub fn mend(&self, pool: &str, code: Code, object: Option<&str>) -> Result<Vec<String>> {
         let slot = self.patient(pool)?;
-        let mut cases: Vec<Case> = self.cases(slot).into_iter().filter_map(|case| case.under(code)).collect();
-        if code.deletes() && object.is_none() && !cases.is_empty() {
-            let names: Vec<_> = cases.iter().filter_map(|case| case.finding.object.clone()).collect();
+        let cases = self.cases(slot, check_of(code).as_slice());
+        let mut cases: Vec<Case> = cases.into_iter().filter_map(|case| case.under(code)).collect();
+        let deletes = |case: &&Case| case.fix.as_ref().is_some_and(Fix::deletes);
+        if object.is_none() && cases.iter().any(|case| deletes(&case)) {
+            let names: Vec<_> =
+                cases.iter().filter(deletes).filter_map(|case| case.finding.object.clone()).collect();
             return Err(Error::Invalid(format!(
                 "object is missing: {code} deletes, so want the one that is to go: {}",
                 names.join(", ")
             )));
         }
         cases.retain(|case| object.is_none() || case.finding.object.as_deref() == object);
-        let pool = slot.open()?;
-        let mend = |case: &Case| match &case.fix {
-            Some(fix) => self.apply(pool.as_ref(), fix),
-            None => Err(Error::Precondition(format!("{code} is mended by hand: {}", case.finding.repair))),
-        };
-        cases.iter().map(mend).collect()
+        cases.iter().map(|case| self.repair(slot, code, case)).collect()
     }
 
     /// A pool that is looked at, whether or not it can be used.
@@ -146,28 +230,47 @@ impl Engine {
         })
     }
 
-    fn cases(&self, slot: &Slot) -> Vec<Case> {
+    fn cases(&self, slot: &Slot, checks: &[Check]) -> Vec<Case> {
         let pool = match slot.open().and_then(|pool| pool.present().map(|()| pool)) {
             Ok(pool) => pool,
             Err(error) => return vec![look::away(slot, &error)],
         };
-        let checks: [Check; 5] =
-            [Engine::differences, Engine::exposures, Engine::promises, Engine::ailments, Engine::lacks];
         let mut cases = Vec::new();
         cases.extend(pool.writable().err().map(|error| look::read_only(slot, &error)));
         for check in checks {
-            match check(self, slot, pool.as_ref()) {
+            match self.confirmed(slot, pool.as_ref(), *check) {
                 Ok(some) => cases.extend(some),
                 Err(error) => cases.push(look::failed(slot, &chain(&error))),
             }
         }
         // Some checks see the same from two sides.
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         cases.retain(|case| {
             seen.insert((case.finding.code, case.finding.object.clone(), case.finding.what.clone()))
         });
         cases.sort_by(|a, b| (a.finding.code, &a.finding.object).cmp(&(b.finding.code, &b.finding.object)));
         cases
+    }
+
+    /// What a look sees, less what a call works on: a suspect counts only if it is still one while we hold its claim.
+    fn confirmed(&self, slot: &Slot, pool: &dyn Pool, check: Check) -> Result<Vec<Case>> {
+        let cases = check(self, slot, pool)?;
+        let suspects: HashSet<ObjectId> = cases.iter().filter_map(Case::subject).collect();
+        if suspects.is_empty() {
+            return Ok(cases);
+        }
+        let claim = |id: ObjectId| self.store.claim(&[Key::Object(id)], &[]).ok().map(|claim| (id, claim));
+        let free: Vec<_> = suspects.into_iter().filter_map(claim).collect();
+        let mut cases = check(self, slot, pool)?;
+        cases.retain(|case| case.subject().is_none_or(|id| free.iter().any(|(held, _)| *held == id)));
+        Ok(cases)
+    }
+}
+
+impl Case {
+    /// What of ours a call could be working on.
+    fn subject(&self) -> Option<ObjectId> {
+        self.fix.as_ref()?.subject()
     }
 }
 

@@ -155,8 +155,45 @@ fn a_deleted_image_behind_a_device_is_told_by_its_id_and_let_go() {
     fs::remove_file(ward.image(&orphan)).unwrap();
     let what = ward.finding("RP-LEFTOVER-DEVICE")["what"].as_str().unwrap().to_owned();
     assert!(what.contains("whose image is deleted") && what.contains(&orphan), "{what}");
-    ward.repaired("RP-LEFTOVER-DEVICE", None, "detached");
+    let unnamed = ward.doctor(&["--repair", "RP-LEFTOVER-DEVICE"]);
+    let said = String::from_utf8(unnamed.stderr).unwrap();
+    assert!(!unnamed.status.success() && said.contains(&device.0) && device.is_attached(), "{said}");
+    ward.repaired("RP-LEFTOVER-DEVICE", Some(&device.0), "detached");
     assert!(!device.is_attached());
+}
+
+#[test]
+fn the_last_bytes_of_a_volume_whose_image_was_deleted_in_use_are_kept_until_they_are_copied() {
+    let place = Place::new();
+    let ward = Ward::new(&place);
+    let one = ward.create("one", &["--size", "32MiB"]);
+    let staged = Staged::new(&ward, &one);
+    fs::write(staged.staging.join("file"), "precious").unwrap();
+    run("sync", &["-f", str(&staged.staging)]);
+    fs::remove_file(ward.image(&one)).unwrap();
+    assert_eq!(ward.codes(), (vec!["RP-OBJECT-DELETED".to_owned()], 4), "and nothing says that it is lost");
+    let by_hand = ward.finding("RP-OBJECT-DELETED")["repair"].as_str().unwrap().to_owned();
+    assert!(by_hand.contains(&format!("dd if={} ", staged.device())), "{by_hand}");
+    let at = str(&staged.staging).to_owned();
+    for code in ["RP-LEFTOVER-MOUNT", "RP-LEFTOVER-DEVICE", "RP-OBJECT-MISSING", "RP-OBJECT-DELETED"] {
+        for object in [None, Some(one.as_str()), Some(at.as_str()), Some(staged.device().as_str())] {
+            let mut words = vec!["--repair", code];
+            words.extend(object.iter().flat_map(|object| ["--object", object]));
+            assert!(!ward.doctor(&words).status.success(), "{words:?}");
+        }
+    }
+    assert_eq!(fs::read_to_string(staged.staging.join("file")).unwrap(), "precious");
+    let copy = place.path("copy");
+    run(
+        "dd",
+        &[&format!("if={}", staged.device()), &format!("of={}", str(&copy)), "bs=1M", "conv=sparse,fsync"],
+    );
+    staged.unstage();
+    fs::copy(&copy, ward.image(&one)).unwrap();
+    assert_eq!(ward.codes(), (Vec::new(), 0));
+    staged.stage();
+    assert_eq!(fs::read_to_string(staged.staging.join("file")).unwrap(), "precious");
+    staged.unstage();
 }
 
 #[test]
@@ -173,8 +210,12 @@ fn a_mount_of_what_is_gone_is_unmounted() {
             ward.start();
         }
         assert_eq!(ward.codes(), (vec!["RP-LEFTOVER-MOUNT".to_owned()], 3));
+        assert!(
+            !ward.doctor(&["--repair", "RP-LEFTOVER-MOUNT"]).status.success(),
+            "the last bytes go with it"
+        );
     }
-    ward.repaired("RP-LEFTOVER-MOUNT", None, "unmounted");
+    ward.repaired("RP-LEFTOVER-MOUNT", Some(str(&staged.staging)), "unmounted");
     assert!(!Command::new("findmnt").arg(&staged.staging).output().unwrap().status.success());
 }
 

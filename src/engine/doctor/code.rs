@@ -1,6 +1,6 @@
 //! The names of findings.
 //!
-//! Owns: every code, how much it weighs, and whether its repair deletes. A name once published never means anything else;
+//! Owns: every code and how much it weighs. A name once published never means anything else;
 //! `docs/doctor.md` explains each, and a test compares. Never: looks at anything.
 
 use std::fmt;
@@ -23,6 +23,8 @@ pub enum Code {
     RecordLost,
     /// A record without bytes.
     ObjectMissing,
+    /// An object that was deleted while a device shows it: that holds the last of its bytes.
+    ObjectDeleted,
     /// An object that is shorter or longer than its record says.
     SizeWrong,
     /// A mounted volume's filesystem gave up.
@@ -72,13 +74,14 @@ pub enum Weight {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Code; 23] = [
+    pub const ALL: [Code; 24] = [
         Code::PoolAway,
         Code::PoolFailed,
         Code::PoolReadOnly,
         Code::RecordQuarantined,
         Code::RecordLost,
         Code::ObjectMissing,
+        Code::ObjectDeleted,
         Code::SizeWrong,
         Code::FilesystemFailed,
         Code::OrphanObject,
@@ -107,6 +110,7 @@ impl Code {
             Code::RecordQuarantined => "RP-RECORD-QUARANTINED",
             Code::RecordLost => "RP-RECORD-LOST",
             Code::ObjectMissing => "RP-OBJECT-MISSING",
+            Code::ObjectDeleted => "RP-OBJECT-DELETED",
             Code::SizeWrong => "RP-SIZE-WRONG",
             Code::FilesystemFailed => "RP-FILESYSTEM-FAILED",
             Code::OrphanObject => "RP-ORPHAN-OBJECT",
@@ -136,6 +140,7 @@ impl Code {
             | Code::RecordQuarantined
             | Code::RecordLost
             | Code::ObjectMissing
+            | Code::ObjectDeleted
             | Code::SizeWrong
             | Code::FilesystemFailed => Weight::Error,
             Code::OrphanObject
@@ -152,11 +157,6 @@ impl Code {
                 Weight::Notice
             }
         }
-    }
-
-    /// Whether its repair deletes what may be wanted, so that the object must be named.
-    pub fn deletes(self) -> bool {
-        matches!(self, Code::OrphanObject | Code::ObjectMissing)
     }
 }
 

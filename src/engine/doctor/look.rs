@@ -3,11 +3,12 @@
 //! Owns: what is compared with what, and the sentences. Never: changes anything.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
 
-use super::{Case, Code, Finding, Fix};
+use super::{Case, Code, Finding, Fix, Shows};
 use crate::engine::mounts::volume_in;
 use crate::engine::store::Record;
-use crate::engine::{Engine, Key, Slot};
+use crate::engine::{Engine, Slot};
 use crate::error::{Error, Result, chain, quoted};
 use crate::model::record::Unreadable;
 use crate::model::{Bytes, ObjectId, Phase, PoolId, Volume, VolumeId};
@@ -19,20 +20,8 @@ use crate::pool::{Exposed, Found, Kind, Offer, Pool, Problem};
 const SEEN_ANYWAY: [&str; 4] = ["ImageMissing", "DirectoryMissing", "ImageTruncated", "PoolReadOnly"];
 
 impl Engine {
-    /// Records against objects, in both directions. What a call works on just now is no finding: a suspect counts only if
-    /// it is still one while we hold its claim.
+    /// Records against objects, in both directions.
     pub(super) fn differences(&self, slot: &Slot, pool: &dyn Pool) -> Result<Vec<Case>> {
-        let suspects: HashSet<ObjectId> = self.compare(slot, pool)?.iter().filter_map(Case::id).collect();
-        let free: Vec<_> = suspects
-            .into_iter()
-            .filter_map(|id| self.store.claim(&[Key::Object(id)], &[]).ok().map(|claim| (id, claim)))
-            .collect();
-        let mut cases = self.compare(slot, pool)?;
-        cases.retain(|case| case.id().is_none_or(|id| free.iter().any(|(held, _)| *held == id)));
-        Ok(cases)
-    }
-
-    fn compare(&self, slot: &Slot, pool: &dyn Pool) -> Result<Vec<Case>> {
         let mut cases: Vec<Case> = Vec::new();
         let mut sizes: BTreeMap<ObjectId, Bytes> = BTreeMap::new();
         for found in pool.scan()? {
@@ -54,8 +43,15 @@ impl Engine {
                 format!("members of {id} are there, and no record of it: nobody can use or delete them");
             cases.push(self.unrecorded(slot, pool, ObjectId::Group(id), what));
         }
-        let lost = self.store.finished(pool.id()).into_iter().filter(|id| !sizes.contains_key(id));
-        cases.extend(lost.map(|id| missing(slot, id)));
+        let mut lost = self.store.finished(pool.id());
+        lost.retain(|id| !sizes.contains_key(id));
+        if !lost.is_empty() {
+            // What a device still shows is not lost yet: `exposures` tells of it.
+            let shown: HashSet<_> =
+                pool.exposed()?.iter().map(|shown| ObjectId::Volume(shown.volume)).collect();
+            lost.retain(|id| !shown.contains(id));
+        }
+        cases.extend(lost.into_iter().map(|id| missing(slot, id)));
         cases.extend(self.store.interrupted(pool.id()).iter().map(|record| interrupted(slot, record)));
         cases.extend(self.quarantined(slot, pool.id()));
         Ok(cases)
@@ -130,12 +126,14 @@ impl Engine {
     pub(super) fn exposures(&self, slot: &Slot, pool: &dyn Pool) -> Result<Vec<Case>> {
         let mut cases = Vec::new();
         for shown in pool.exposed()? {
-            let mounts = mount::seats(Of::Loop(shown.number))?;
-            let alive = self.alive(&shown.volume) && shown.there;
-            if mounts.is_empty() && (shown.stays || !alive) {
-                cases.extend(self.leftover_device(slot, pool, shown.clone())?);
+            let seats = mount::seats(Of::Loop(shown.number))?;
+            let alive = self.alive(&shown.volume);
+            if !shown.there && (alive || self.is_retained(&shown.volume)) {
+                cases.push(deleted_in_use(slot, &shown, &seats));
+            } else if seats.is_empty() && (shown.stays || !alive) {
+                cases.push(leftover_device(slot, &shown));
             } else if !alive {
-                cases.extend(mounts.iter().map(|mount| leftover_mount(slot, &shown.volume, mount)));
+                cases.extend(leftover_mounts(slot, &shown.volume, seats, !shown.there));
             }
             if !shown.direct {
                 let what = format!(
@@ -149,27 +147,16 @@ impl Engine {
         }
         if let Some(home) = pool.home() {
             let device = home.identity()?.device;
-            for mount in mount::seats(Of::Filesystem(device))? {
-                let volume = volume_in(&mount.root).filter(|id| id.pool() == pool.id() && !self.alive(id));
-                cases.extend(volume.map(|id| leftover_mount(slot, &id, &mount)));
+            let mut shown: BTreeMap<VolumeId, Vec<Seat>> = BTreeMap::new();
+            for seat in mount::seats(Of::Filesystem(device))? {
+                let volume = volume_in(&seat.root).filter(|id| id.pool() == pool.id() && !self.alive(id));
+                volume.into_iter().for_each(|id| shown.entry(id).or_default().push(seat.clone()));
+            }
+            for (id, seats) in shown {
+                cases.extend(leftover_mounts(slot, &id, seats, false));
             }
         }
         Ok(cases)
-    }
-
-    /// A device that shows its volume nowhere, if it is still so while nobody works on that volume.
-    fn leftover_device(&self, slot: &Slot, pool: &dyn Pool, shown: Exposed) -> Result<Option<Case>> {
-        let Ok(_claim) = self.store.claim(&[Key::Object(ObjectId::Volume(shown.volume))], &[]) else {
-            return Ok(None);
-        };
-        if !pool.exposed()?.contains(&shown) || !mount::seats(Of::Loop(shown.number))?.is_empty() {
-            return Ok(None);
-        }
-        let of = if shown.there { "" } else { ", whose image is deleted" };
-        let path = shown.path.display().to_string();
-        let what =
-            format!("{path} shows volume {}{of}, and is mounted nowhere: it keeps its space", shown.volume);
-        Ok(Some(fixable(Code::LeftoverDevice, slot, Some(path), what, Fix::LetGo(shown))))
     }
 
     /// Whether a volume is there for CSI.
@@ -177,6 +164,11 @@ impl Engine {
         let usable = |volume: &Volume| matches!(volume.phase, Phase::Ready | Phase::Growing { .. });
         self.store.volume(id).is_some_and(|volume| usable(&volume))
             || self.store.quarantined(ObjectId::Volume(*id)).is_some()
+    }
+
+    /// Whether a volume is deleted, and kept for a while.
+    fn is_retained(&self, id: &VolumeId) -> bool {
+        self.store.volume(id).is_some_and(|volume| matches!(volume.phase, Phase::Retained { .. }))
     }
 
     /// Whether what is promised can be kept.
@@ -232,14 +224,6 @@ impl Engine {
     }
 }
 
-impl Case {
-    /// The object of ours that it is about: what has to be claimed.
-    fn id(&self) -> Option<ObjectId> {
-        let object = self.finding.object.as_deref()?;
-        object.strip_prefix("tmp/").unwrap_or(object).parse().ok()
-    }
-}
-
 /// A pool that cannot be looked at.
 pub(super) fn away(slot: &Slot, error: &Error) -> Case {
     let by_hand = "mend what the sentence says (mount its disk, free what holds it); a running driver finds it within seconds";
@@ -266,7 +250,7 @@ fn missing(slot: &Slot, id: ObjectId) -> Case {
 
 fn interrupted(slot: &Slot, record: &Record) -> Case {
     let what = format!("{} was interrupted while it was {}", record.id(), doing(record.phase()));
-    fixable(Code::Interrupted, slot, Some(record.id().to_string()), what, Fix::Settle(record.id()))
+    fixable(Code::Interrupted, slot, Some(record.id().to_string()), what, Fix::Settle(record.clone()))
 }
 
 fn doing(phase: Phase) -> &'static str {
@@ -300,10 +284,47 @@ fn foreign(slot: &Slot, name: &str) -> Case {
     case(Code::ForeignFile, slot, Some(name.to_owned()), what, "look what it is, and move it out of the pool")
 }
 
-fn leftover_mount(slot: &Slot, id: &VolumeId, mount: &Seat) -> Case {
-    let point = mount.point.display().to_string();
-    let what = format!("{} shows volume {id}, which is not there any more", quoted(&point));
-    fixable(Code::LeftoverMount, slot, Some(point), what, Fix::Unmount(mount.point.clone()))
+/// The bytes of a volume whose image somebody deleted are there as long as the device, and no longer.
+fn deleted_in_use(slot: &Slot, shown: &Exposed, seats: &[Seat]) -> Case {
+    let (id, device) = (&shown.volume, shown.path.display());
+    let used = match seats.first() {
+        Some(seat) => format!("mounted at {}", quoted(&seat.point.to_string_lossy())),
+        None => "mounted nowhere".to_owned(),
+    };
+    let what = format!(
+        "the image of volume {id} was deleted: its bytes are behind {device} alone, which is {used}, and go with it"
+    );
+    let by_hand = format!(
+        "let nothing unmount or detach it before its bytes are copied out (dd if={device} of=FILE bs=1M conv=sparse,fsync; what is \
+         written later is not in the copy); then unstage the volume, and move the copy to volumes/{id} in the pool"
+    );
+    case(Code::ObjectDeleted, slot, Some(id.to_string()), what, &by_hand)
+}
+
+fn leftover_device(slot: &Slot, shown: &Exposed) -> Case {
+    let (path, id) = (shown.path.display().to_string(), &shown.volume);
+    let what = if shown.there {
+        format!("{path} shows volume {id}, and is mounted nowhere: it keeps its space")
+    } else {
+        format!(
+            "{path} shows volume {id}, whose image is deleted, and is mounted nowhere: its last bytes go with it"
+        )
+    };
+    fixable(Code::LeftoverDevice, slot, Some(path), what, Fix::LetGo(shown.clone()))
+}
+
+/// A finding for each place, however many mounts are stacked there.
+fn leftover_mounts(slot: &Slot, id: &VolumeId, seats: Vec<Seat>, last: bool) -> Vec<Case> {
+    let mut places: BTreeMap<PathBuf, Vec<u64>> = BTreeMap::new();
+    seats.into_iter().for_each(|seat| places.entry(seat.point).or_default().push(seat.id));
+    let finding = |(point, mounts): (PathBuf, Vec<u64>)| {
+        let shown = point.display().to_string();
+        let end = if last { "; its last bytes go with the device behind it" } else { "" };
+        let what = format!("{} shows volume {id}, which is not there any more{end}", quoted(&shown));
+        let fix = Fix::Unmount(Shows { volume: *id, point, mounts, last });
+        fixable(Code::LeftoverMount, slot, Some(shown), what, fix)
+    };
+    places.into_iter().map(finding).collect()
 }
 
 fn ailment(slot: &Slot, id: Option<VolumeId>, problem: &Problem) -> Case {
@@ -346,7 +367,7 @@ fn case(code: Code, slot: &Slot, object: Option<String>, what: String, by_hand: 
 }
 
 fn fixable(code: Code, slot: &Slot, object: Option<String>, what: String, fix: Fix) -> Case {
-    let object_words = object.as_ref().filter(|_| code.deletes());
+    let object_words = object.as_ref().filter(|_| fix.deletes());
     let object_words = object_words.map_or_else(String::new, |object| format!(" --object {object}"));
     let repair = format!("rockpool ctl doctor --repair {code}{object_words}");
     let pool = Some(slot.name().to_owned());

@@ -217,20 +217,44 @@ impl Place {
     /// Unmounts until nothing is mounted here any more and says how many mounts that were. Asks the mounts nothing first,
     /// so a dead one goes as well. Something that is in use stays: [`Error::Busy`].
     pub fn unmount_all(&self) -> Result<u32> {
-        let target = fd_path(self.parent.as_fd()).join(&self.name);
         let started = Instant::now();
         let mut undone = 0;
         while undone < MOST_STACKED {
-            let lazy = if planted!("lazy-unmount") { UnmountFlags::DETACH } else { UnmountFlags::empty() };
+            if !self.unmount_top(started)? {
+                return Ok(undone);
+            }
+            undone += 1;
+        }
+        Err(Error::Busy(format!("{} is mounted again and again", self.quoted())))
+    }
+
+    /// Unmounts as long as what is on top is `ours`, and says how many mounts that were. Each is looked at before it goes.
+    pub fn unmount_while(&self, ours: impl Fn(&Mounted) -> bool) -> Result<u32> {
+        let started = Instant::now();
+        let mut undone = 0;
+        while let Here::Mounted(mounted) = self.look()?
+            && ours(&mounted)
+            && self.unmount_top(started)?
+        {
+            undone += 1;
+        }
+        Ok(undone)
+    }
+
+    /// Unmounts what is on top; `false` where nothing is mounted here any more.
+    fn unmount_top(&self, started: Instant) -> Result<bool> {
+        let target = fd_path(self.parent.as_fd()).join(&self.name);
+        let lazy = if planted!("lazy-unmount") { UnmountFlags::DETACH } else { UnmountFlags::empty() };
+        loop {
             match rustix::mount::unmount(&target, UnmountFlags::NOFOLLOW | lazy) {
-                Ok(()) => undone += 1,
-                Err(Errno::BUSY) if planted!("ignore-unmount-error") => return Ok(undone),
-                Err(Errno::NOENT) => return Ok(undone),
+                Ok(()) => return Ok(true),
+                Err(Errno::BUSY) if planted!("ignore-unmount-error") => return Ok(false),
+                Err(Errno::NOENT) => return Ok(false),
                 // "Not a mount", but also "a mount that this namespace may not undo".
                 Err(Errno::INVAL) => match self.look()? {
                     Here::Mounted(_) => return Err(self.failed("unmount", Errno::INVAL)),
                     Here::Nothing | Here::Directory { .. } | Here::File { .. } | Here::Other => {
-                        return Ok(undone);
+                        return Ok(false);
                     }
                 },
                 Err(Errno::BUSY) if started.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
@@ -243,7 +267,6 @@ impl Place {
                 Err(error) => return Err(self.failed("unmount", error)),
             }
         }
-        Err(Error::Busy(format!("{} is mounted again and again", self.quoted())))
     }
 
     /// The held parent directory.
