@@ -7,7 +7,8 @@
 //!  1. claim; something mounted there: compare        –
 //!  2. attach                                         a filesystem's device lets go by itself; a raw one at the next opening
 //!  3. compare type and UUID with the record          as 2
-//!  4. grow an ext4 that is smaller than its device   run again
+//!  4. check an ext4 in which errors were met, and    run again
+//!     grow one that is smaller than its device
 //!  5. mount detached, compare, grow an xfs           as 2
 //!  6. make it visible                                the retry finds it
 //!  7. note what was asked for                        the retry finds a mount without a note and accepts it
@@ -286,7 +287,12 @@ fn checked_filesystem(volume: &Volume, device: &Device, mut options: Vec<MountOp
     };
     let size = volume.size.get();
     let kind = match (filesystem, fs::probe(&device.file)?) {
-        (Filesystem::Ext4, Found::Ext4 { uuid, size_bytes, .. }) if is_the_one(volume, &uuid) => {
+        (Filesystem::Ext4, Found::Ext4 { uuid, size_bytes, errors, .. }) if is_the_one(volume, &uuid) => {
+            if errors {
+                fs::check_ext4(&device.path)?;
+                step!("stage: ext4 checked");
+                tracing::warn!(volume = %volume.id, "checked a filesystem in which the kernel had met errors");
+            }
             if !fs::ext4_fills(size_bytes, size) {
                 fs::grow_unmounted_ext4(&device.path)?;
                 step!("stage: ext4 grown");

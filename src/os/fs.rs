@@ -15,7 +15,7 @@ mod tests;
 
 pub use frozen::{Frozen, Member};
 pub use grow::{Growth, ext4_fills, grow_mounted, grow_unmounted_ext4};
-pub use make::{make, make_pool_filesystem};
+pub use make::{check_ext4, make, make_pool_filesystem};
 pub use needs::{Missing, grows_ext4_in_use, missing_programs};
 pub use probe::{Emptiness, Found, probe, provably_empty};
 

@@ -249,6 +249,24 @@ fn a_filesystem_that_gave_up_is_told_until_it_is_staged_again() {
 }
 
 #[test]
+fn an_ext4_in_which_errors_were_met_is_checked_when_it_is_staged_again() {
+    let place = Place::new();
+    let ward = Ward::new(&place);
+    let one = ward.create("one", &["--size", "32MiB"]);
+    let staged = Staged::new(&ward, &one);
+    fs::write(staged.staging.join("file"), "kept").unwrap();
+    let device = staged.device();
+    let trigger = format!("/sys/fs/ext4/{}/trigger_fs_error", device.strip_prefix("/dev/").unwrap());
+    fs::write(trigger, "a test").unwrap();
+    assert_eq!(ward.codes(), (vec!["RP-FILESYSTEM-FAILED".to_owned()], 4));
+    staged.unstage();
+    staged.stage();
+    assert_eq!(ward.codes(), (Vec::new(), 0));
+    assert_eq!(fs::read_to_string(staged.staging.join("file")).unwrap(), "kept");
+    staged.unstage();
+}
+
+#[test]
 fn a_pool_that_gave_up_or_is_not_there_is_told() {
     let place = Place::new();
     let mut ward = Ward::new(&place);

@@ -340,7 +340,7 @@ fn ailment(slot: &Slot, id: Option<VolumeId>, problem: &Problem) -> Case {
         ),
         "FilesystemReadOnly" | "FilesystemFailed" | "FilesystemErrors" => (
             Code::FilesystemFailed,
-            "stop what uses it and stage the volume again: that checks its filesystem",
+            "stop what uses it and stage the volume again: that mounts it anew, and checks an ext4 in which errors were met",
         ),
         _ => (Code::Unhealthy, "see the sentence; `rockpool ctl volume get` and the driver's log tell more"),
     };

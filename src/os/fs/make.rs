@@ -103,8 +103,8 @@ fn switched_off(usage: &str) -> Vec<String> {
     known.flat_map(|(option, feature)| [(*option).to_owned(), format!("{feature}=0")]).collect()
 }
 
-/// e2fsck's exit code is a sum: 1 repaired, 2 repaired but reboot, 4 damage left, 8 and more it could not work.
-fn check_ext4(device: &Path) -> Result<()> {
+/// Repairs of an unmounted ext4 what can be repaired without asking anybody. e2fsck's exit code is a sum: 1 repaired, 2 repaired but reboot, 4 damage left, 8 and more it could not work.
+pub fn check_ext4(device: &Path) -> Result<()> {
     const WHAT: &str = "failed to check the ext4 filesystem";
     let ended = process::run_within(
         "e2fsck",

@@ -28,6 +28,8 @@ pub enum Found {
         size_bytes: u64,
         /// Whether it was unmounted cleanly and has no known error.
         clean: bool,
+        /// Whether the kernel met an error in it, and nobody checked it since.
+        errors: bool,
     },
     /// An XFS filesystem.
     Xfs {
@@ -164,8 +166,9 @@ fn ext4(head: &[u8]) -> Option<Found> {
     let blocks = u64::from(u32_at(0x4)?) | u64::from(high) << 32;
     let size_bytes = blocks.saturating_mul(KIB.checked_shl(u32_at(0x18)?).unwrap_or(0));
     // State: bit 0 is "unmounted cleanly", bit 1 "errors were found".
-    let clean = u16_at(0x3A)? & 3 == 1 && features & NEEDS_RECOVERY == 0;
-    Some(Found::Ext4 { uuid: uuid(array(sb, 0x68)?), size_bytes, clean })
+    let state = u16_at(0x3A)?;
+    let (clean, errors) = (state & 3 == 1 && features & NEEDS_RECOVERY == 0, state & 2 != 0);
+    Some(Found::Ext4 { uuid: uuid(array(sb, 0x68)?), size_bytes, clean, errors })
 }
 
 /// The size in blocks and the block size that a superblock at the start of `head` claims; for growing.

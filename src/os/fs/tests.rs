@@ -47,7 +47,7 @@ fn what_was_made_is_recognised_with_its_uuid_and_size() {
         let size_bytes = mib * MIB;
         let uuid = UUID.to_owned();
         match kind {
-            FsKind::Ext4 => assert_eq!(found, Found::Ext4 { uuid, size_bytes, clean: true }),
+            FsKind::Ext4 => assert_eq!(found, Found::Ext4 { uuid, size_bytes, clean: true, errors: false }),
             FsKind::Xfs => assert_eq!(found, Found::Xfs { uuid, size_bytes }),
         }
         assert!(matches!(provably_empty(&file, size_bytes).unwrap(), Emptiness::NotEmpty { .. }));
@@ -240,7 +240,10 @@ fn ext4_grows_offline_and_online_only_with_the_capability() {
     grow_unmounted_ext4(&device).unwrap();
     grow_unmounted_ext4(&device).unwrap();
     let found = probe(&File::open(&device).unwrap()).unwrap();
-    assert_eq!(found, Found::Ext4 { uuid: UUID.to_owned(), size_bytes: 700 * MIB, clean: true });
+    assert_eq!(
+        found,
+        Found::Ext4 { uuid: UUID.to_owned(), size_bytes: 700 * MIB, clean: true, errors: false }
+    );
     let tree = Tree::filesystem("ext4", &device, &[]).unwrap();
     assert_eq!(grow_mounted(tree.root().unwrap(), FsKind::Ext4, 700 * MIB).unwrap(), Growth::Already);
 }
