@@ -2,7 +2,7 @@
 //!
 //! Owns: that a change, once begun, runs to its end on its pool's own threads, whether or not its caller still waits; and
 //! that the same request, sent again meanwhile, waits for the job that runs instead of starting a second one. What has not
-//! begun when the last of its callers leaves is not begun.
+//! begun when the last of its callers leaves is not begun, however late this process comes to look at the call.
 //! Never: looks into a request; two requests are the same if their bytes are.
 
 use std::collections::HashMap;
@@ -48,34 +48,72 @@ impl<R: Clone + Send + Sync + 'static> Lane<R> {
         request: &impl Message,
         plan: impl FnOnce() -> Result<(&'w Workers, J)>,
     ) -> std::result::Result<Response<R>, Status> {
-        let mut answer = self.join_or_start(request.encode_to_vec(), plan)?;
-        let answered = answer.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
-        answered.unwrap_or_else(|| Err(panicked().into())).map(Response::new)
+        let key = request.encode_to_vec();
+        loop {
+            match self.place(&key) {
+                Place::Taken(mut answer) => {
+                    if let Ok(answered) = answered(&mut answer).await {
+                        return answered.map(Response::new);
+                    }
+                    // Whoever had the place left it before anything was begun.
+                }
+                Place::Free(entry, mut answer) => {
+                    let (workers, job) = plan()?;
+                    // The server looks whether a call was given up only after it has polled it. A poll may come late, when
+                    // the caller has asked for the opposite since and was answered: it must begin nothing.
+                    tokio::task::yield_now().await;
+                    start(entry, workers, job)?;
+                    return answered(&mut answer)
+                        .await
+                        .unwrap_or_else(|_| Err(panicked().into()))
+                        .map(Response::new);
+                }
+            }
+        }
     }
 
-    fn join_or_start<'w, J: FnOnce() -> Result<R> + Send + 'static>(
-        &self,
-        key: Vec<u8>,
-        plan: impl FnOnce() -> Result<(&'w Workers, J)>,
-    ) -> Result<watch::Receiver<Answer<R>>> {
-        let (sender, receiver) = watch::channel(None);
-        {
-            let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(running) = jobs.get(&key) {
-                return Ok(running.clone());
-            }
-            jobs.insert(key.clone(), receiver.clone());
+    /// The place of a request among the jobs.
+    fn place(&self, key: &[u8]) -> Place<R> {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = jobs.get(key) {
+            return Place::Taken(running.clone());
         }
-        let entry = Entry { jobs: Arc::clone(&self.jobs), key, sender };
-        // The lock is free by now: an error here drops the entry on the way out.
-        let (workers, job) = plan()?;
-        let begin = entry.begin();
-        workers.run_then(
-            move || begin().then(|| job().map_err(Status::from)),
-            move |answer| answer.flatten().map_or((), |answer| entry.finish(answer)),
-        )?;
-        Ok(receiver)
+        let (sender, receiver) = watch::channel(None);
+        jobs.insert(key.to_vec(), receiver.clone());
+        Place::Free(Entry { jobs: Arc::clone(&self.jobs), key: key.to_vec(), sender }, receiver)
     }
+}
+
+/// Whether a request has a job.
+enum Place<R> {
+    /// It has: this will be its answer.
+    Taken(watch::Receiver<Answer<R>>),
+    /// It had none; this is its place now, and where the answer will be.
+    Free(Entry<R>, watch::Receiver<Answer<R>>),
+}
+
+/// Waits for the answer of a job; an error where it was not begun.
+async fn answered<R: Clone>(
+    answer: &mut watch::Receiver<Answer<R>>,
+) -> std::result::Result<std::result::Result<R, Status>, watch::error::RecvError> {
+    let answered = answer.wait_for(Option::is_some).await?;
+    Ok(answered.clone().unwrap_or_else(|| Err(panicked().into())))
+}
+
+fn start<R: Clone + Send + Sync + 'static>(
+    entry: Entry<R>,
+    workers: &Workers,
+    job: impl FnOnce() -> Result<R> + Send + 'static,
+) -> Result<()> {
+    let begin = entry.begin();
+    workers.run_then(
+        move || begin().then(|| job().map_err(Status::from)),
+        move |outcome| match outcome {
+            Some(Some(answer)) => entry.finish(answer),
+            Some(None) => {} // It was not begun.
+            None => entry.finish(Err(panicked().into())),
+        },
+    )
 }
 
 /// The place of a running job among the jobs; leaves it on every path, a panic included.
@@ -168,6 +206,7 @@ fn panicked() -> Error {
 mod tests {
     use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Poll;
 
     use tonic::Code;
 
@@ -192,15 +231,16 @@ mod tests {
     async fn an_identical_retry_joins_and_another_request_does_not() {
         let (lane, workers) = (Lane::default(), Workers::new("test"));
         let (count, gate) = (Arc::default(), Arc::new(Barrier::new(2)));
-        let first = lane.join_or_start(vec![1], || Ok((&workers, gated(&count, &gate)))).unwrap();
-        let second = lane.join_or_start(vec![1], || Ok((&workers, gated(&count, &gate)))).unwrap();
-        let other = Arc::new(Barrier::new(1));
-        let third = lane.join_or_start(vec![2], || Ok((&workers, gated(&count, &other)))).unwrap();
-        tokio::task::spawn_blocking(move || gate.wait()).await.unwrap();
-        let mut answers = Vec::new();
-        for mut answer in [first, second, third] {
-            answers.push(answer.wait_for(Option::is_some).await.unwrap().clone().unwrap().unwrap());
-        }
+        let open = Arc::clone(&gate);
+        let (same, different) = (request("same"), request("different"));
+        // The gate opens when all three have been accepted.
+        let (first, second, third, _) = tokio::join!(
+            lane.run(&same, || Ok((&workers, gated(&count, &gate)))),
+            lane.run(&same, || Ok((&workers, gated(&count, &gate)))),
+            lane.run(&different, || Ok((&workers, gated(&count, &Arc::new(Barrier::new(1)))))),
+            async { tokio::task::spawn_blocking(move || open.wait()).await },
+        );
+        let answers = [first, second, third].map(|answer| answer.unwrap().into_inner());
         assert_eq!(answers[0], answers[1]);
         assert_ne!(answers[0], answers[2]);
         assert_eq!(count.load(Ordering::SeqCst), 2);
@@ -210,10 +250,17 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_caller_who_leaves_abandons_nothing() {
         let (lane, workers) = (Lane::default(), Workers::new("test"));
-        let (count, gate) = (Arc::default(), Arc::new(Barrier::new(2)));
+        let (count, gate) = (Arc::<AtomicUsize>::default(), Arc::new(Barrier::new(2)));
         let asked = request("x");
-        let impatient = lane.run(&asked, || Ok((&workers, gated(&count, &gate))));
-        tokio::time::timeout(Duration::from_millis(20), impatient).await.unwrap_err();
+        let begun = async {
+            while count.load(Ordering::SeqCst) == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            _ = lane.run(&asked, || Ok((&workers, gated(&count, &gate)))) => panic!("the gate is shut"),
+            () = begun => {} // Here the caller leaves.
+        }
         let retry = lane.run(&asked, || Ok((&workers, || Ok(99))));
         let (answer, _) = tokio::join!(retry, tokio::task::spawn_blocking(move || gate.wait()));
         assert_eq!(answer.unwrap().into_inner(), 1, "the retry has the answer of the job that was left");
@@ -232,14 +279,46 @@ mod tests {
             let count = Arc::clone(&count);
             Ok((&workers, move || Ok(count.fetch_add(1, Ordering::SeqCst))))
         };
-        drop(lane.join_or_start(vec![1], counted).unwrap());
+        let left = request("left");
+        tokio::time::timeout(Duration::from_millis(20), lane.run(&left, counted)).await.unwrap_err();
         let waits = request("waits");
         let (answer, _) =
             tokio::join!(lane.run(&waits, counted), tokio::task::spawn_blocking(move || gate.wait()));
         assert_eq!(answer.unwrap().into_inner(), 0, "the job that was left has run");
-        let mut again = lane.join_or_start(vec![1], counted).unwrap();
-        assert!(again.wait_for(Option::is_some).await.is_ok(), "the job that was left keeps its place");
-        assert_eq!(count.load(Ordering::SeqCst), 2);
+        let again = lane.run(&left, counted).await.unwrap();
+        assert_eq!(again.into_inner(), 1, "the job that was left keeps its place");
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_first_looked_at_after_it_was_given_up_begins_nothing() {
+        let (lane, workers) = (Lane::default(), Workers::new("test"));
+        let count = Arc::new(AtomicUsize::default());
+        let counted = || {
+            let count = Arc::clone(&count);
+            Ok((&workers, move || Ok(count.fetch_add(1, Ordering::SeqCst))))
+        };
+        let late = request("late");
+        {
+            // The server polls a call once, and then sees that it was reset.
+            let mut given_up = std::pin::pin!(lane.run(&late, counted));
+            let polled = std::future::poll_fn(|context| Poll::Ready(given_up.as_mut().poll(context))).await;
+            assert!(polled.is_pending());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(lane.run(&request("other"), counted).await.unwrap().into_inner(), 0, "it has begun");
+        assert_eq!(lane.run(&late, counted).await.unwrap().into_inner(), 1, "it keeps its place");
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_call_that_was_given_up_before_its_beginning_begins_it() {
+        let (lane, workers) = (Lane::default(), Workers::new("test"));
+        let asked = request("x");
+        let mut first = Box::pin(lane.run(&asked, || Ok((&workers, || Ok(1)))));
+        let polled = std::future::poll_fn(|context| Poll::Ready(first.as_mut().poll(context))).await;
+        assert!(polled.is_pending());
+        let leave = async move { drop(first) };
+        let (second, ()) = tokio::join!(lane.run(&asked, || Ok((&workers, || Ok(2)))), leave);
+        assert_eq!(second.unwrap().into_inner(), 2);
     }
 
     #[tokio::test]
