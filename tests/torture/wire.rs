@@ -82,6 +82,16 @@ impl Wire {
         *counts.entry(method.to_owned()).or_default().entry(code.to_owned()).or_default() += 1;
     }
 
+    /// Lets the driver hear that a call was given up: the client library tells it from a task of its own, and whatever is asked
+    /// before that is asked beside that call, not after it.
+    async fn take_leave(&self) {
+        for _ in 0..2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            // A driver that died hears nothing.
+            let _ = tokio::time::timeout(Duration::from_millis(100), self.ready()).await;
+        }
+    }
+
     async fn ask<T, F: Future<Output = Result<Response<T>, Status>>>(
         &self,
         method: &str,
@@ -93,6 +103,7 @@ impl Wire {
         };
         let Ok(answer) = tokio::time::timeout(patience, call(channel)).await else {
             self.count(method, "gave up");
+            self.take_leave().await;
             // After its death a driver owes no answer; the client library may sleep through the end of a connection.
             if patience >= PATIENT && self.channel().is_some() {
                 self.hung.lock().unwrap_or_else(PoisonError::into_inner).push(method.to_owned());
