@@ -362,6 +362,12 @@ impl Node {
         lines[lines.len().saturating_sub(12)..].join("\n")
     }
 
+    /// A copy of all it has logged.
+    pub(crate) fn copy_log(&self, to: &Path) -> Outcome<()> {
+        std::fs::copy(self.log(), to)?;
+        Ok(())
+    }
+
     /// Forgets the log where it has become long.
     pub(crate) fn trim_log(&self) {
         if std::fs::metadata(self.log()).is_ok_and(|log| log.len() > 64 << 20) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::Outcome;
 use crate::node::Ground;
 
-const USAGE: &str = "usage: torture PART... --plain FILE --armed FILE [--seed N] [--minutes N] [--grounds NAME,...] [--workers N] [--only TEXT] [--power-cuts PERCENT] [--lost-writes PERCENT] [--report FILE]
+const USAGE: &str = "usage: torture PART... --plain FILE --armed FILE [--seed N] [--minutes N] [--grounds NAME,...] [--workers N] [--only TEXT] [--rounds N] [--nodes N] [--power-cuts PERCENT] [--lost-writes PERCENT] [--report FILE]
 parts: random, exhaustive, syscalls, races, mutants, clean, page; see docs/reliability.md";
 
 /// As typed.
@@ -19,8 +19,12 @@ pub(crate) struct Options {
     pub(crate) armed: PathBuf,
     pub(crate) seed: u64,
     pub(crate) lasts: Duration,
+    /// How often each pair of calls is raced.
+    pub(crate) rounds: usize,
     pub(crate) grounds: Vec<Ground>,
     pub(crate) workers: usize,
+    /// Nodes side by side on each ground, where lives are broken one by one.
+    pub(crate) nodes: usize,
     /// So many faults of a hundred are power cuts.
     pub(crate) power_cuts: usize,
     /// In so many of a hundred power cuts the disk loses what was not flushed; with 0 it is a plain file.
@@ -42,8 +46,10 @@ impl Options {
             armed: PathBuf::new(),
             seed: 1,
             lasts: Duration::from_secs(60 * 60),
+            rounds: 20,
             grounds: Ground::ALL.to_vec(),
             workers: 8,
+            nodes: 4,
             power_cuts: 10,
             lost_writes: 50,
             only: String::new(),
@@ -63,6 +69,8 @@ impl Options {
                 "--armed" => options.armed = PathBuf::from(value).canonicalize()?,
                 "--seed" => options.seed = value.parse()?,
                 "--minutes" => options.lasts = Duration::from_secs_f64(value.parse::<f64>()? * 60.0),
+                "--nodes" => options.nodes = value.parse()?,
+                "--rounds" => options.rounds = value.parse()?,
                 "--grounds" => options.grounds = grounds(&value)?,
                 "--workers" => options.workers = value.parse()?,
                 "--power-cuts" => options.power_cuts = value.parse()?,

@@ -1,253 +1,264 @@
 //! Every pair of mutating calls on one volume, raced: what comes of it must be explainable as one after the other.
 //!
-//! Owns: the sequential model of one volume and its snapshot, and the search for an order that explains two answers and what is
-//! there afterwards. ABORTED says that nothing was done; what says "unknown" may have been done or not.
+//! Owns: how two calls meet, many times each: at once, one a little later, or one given up and the other asked for at once,
+//! as a caller does who changed its mind. What an answer and an order mean is `orders`.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use rockpool::proto::csi;
 use serde_json::json;
-use tonic::Code;
 
 use crate::Outcome;
 use crate::breaks::Stage;
-use crate::facts::Facts;
+use crate::chance::Chance;
+use crate::facts::{Facts, Record};
 use crate::grounds::on_each;
 use crate::lifecycle::size;
 use crate::node::Ground;
 use crate::options::Options;
-use crate::report::Report;
-use crate::requests::{self, Shape, Spot};
+use crate::orders::{CALLS, Call, MIB, Said, State, Told, explained, starts};
+use crate::report::{self, Report};
+use crate::requests::{self, Origin, Shape, Spot};
 use crate::wire::{Answer, PATIENT, Wire};
 use crate::world::World;
 
-const MIB: i64 = 1 << 20;
+/// More than any pool holds.
+const TOO_MUCH: i64 = 1 << 60;
+/// So many of a hundred races have a caller who gives up.
+const GIVEN_UP: usize = 35;
+const SOONEST: Duration = Duration::from_micros(50);
+const LATEST: Duration = Duration::from_millis(25);
 
-/// A volume, as far as races matter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct State {
-    exists: bool,
-    /// Whether it has the id that the callers know; a volume that was made during the race has another.
-    known: bool,
-    staged: bool,
-    published: bool,
-    size: i64,
-    cut: bool,
-    known_cut: bool,
-}
-
-/// A mutating call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Call {
-    Create,
-    CreateOther,
-    Delete,
-    Stage,
-    Unstage,
-    Publish,
-    Unpublish,
-    Expand,
-    Snapshot,
-    Forget,
-}
-
-const CALLS: [Call; 10] = [
-    Call::Create,
-    Call::CreateOther,
-    Call::Delete,
-    Call::Stage,
-    Call::Unstage,
-    Call::Publish,
-    Call::Unpublish,
-    Call::Expand,
-    Call::Snapshot,
-    Call::Forget,
-];
-
-const NAME: &str = "raced";
-const CUT: &str = "raced-cut";
-
-/// The one volume that is raced for, and its ids as the caller knows them.
+/// A volume that is raced for, and its ids as the caller knows them.
 struct Object<'a> {
     world: &'a World,
     shape: Shape,
+    name: String,
+    cut_name: String,
     spot: Spot,
     id: String,
     cut: String,
 }
 
+/// One race, but for chance.
+#[derive(Clone, Copy, Debug)]
+struct Pair {
+    begin: State,
+    one: Call,
+    two: Call,
+}
+
+/// What is raced on one ground, and how far it is.
+struct Races<'a> {
+    world: &'a World,
+    pairs: Vec<Pair>,
+    rounds: usize,
+    seed: u64,
+    ends: Instant,
+    next: AtomicUsize,
+    done: AtomicUsize,
+}
+
+/// What came of a ground.
+struct Sum {
+    races: usize,
+    pairs: usize,
+    seed: u64,
+    seconds: f64,
+    violations: Vec<String>,
+}
+
 /// All grounds, side by side.
 pub(crate) async fn part(options: &Options, report: &mut Report) -> Outcome<()> {
     let part = |base: PathBuf, ground, options| async move { ground_part(&base, ground, &options).await };
-    on_each(options, part, |ground, (races, pairs, violations)| {
-        println!("races {}: {races} of {pairs} pairs, {} violations", ground.name(), violations.len());
+    on_each(options, part, |ground, sum| {
+        let Sum { races, pairs, seed, seconds, violations } = sum;
+        let name = ground.name();
+        let times = races / pairs.max(1);
+        println!(
+            "races {name}: {races} races in {seconds:.0} s, seed {seed}: each of {pairs} pairs at least {times} times, {} violations",
+            violations.len()
+        );
         let part = json!({
-            "part": "races", "ground": ground.name(), "races": races, "pairs": pairs, "violations": violations.len(),
+            "part": "races", "ground": name, "seed": seed, "seconds": seconds, "races": races, "pairs": pairs,
+            "times_each": times, "violations": violations.len(),
         });
         report.add(part, violations);
     })
     .await
 }
 
-async fn ground_part(base: &Path, ground: Ground, options: &Options) -> Outcome<(usize, usize, Vec<String>)> {
+async fn ground_part(base: &Path, ground: Ground, options: &Options) -> Outcome<Sum> {
+    let began = Instant::now();
     let stage = Stage::new(base, (ground, &options.plain), Vec::new()).await?;
     let world = &stage.world;
     world.node.start().await?;
-    let shape = ground.shape(0);
-    let mut object =
-        Object { world, shape, spot: world.node.spot(NAME)?, id: String::new(), cut: String::new() };
-    let (mut races, mut pairs) = (0, 0);
-    let began = std::time::Instant::now();
-    while began.elapsed() < options.lasts && world.violations().is_empty() {
-        pairs = 0;
-        for begin in starts(shape, ground) {
-            for (number, one) in CALLS.iter().enumerate() {
-                for two in &CALLS[number..] {
-                    let copies = [one, two].iter().any(|call| matches!(call, Call::Snapshot | Call::Forget));
-                    if copies && !ground.copies() {
-                        continue;
-                    }
-                    object.race(begin, *one, *two).await?;
-                    (races, pairs) = (races + 1, pairs + 1);
-                }
-            }
-        }
+    let races = Races {
+        world,
+        pairs: pairs(ground),
+        rounds: options.rounds,
+        seed: options.seed,
+        ends: began + options.lasts,
+        next: AtomicUsize::new(0),
+        done: AtomicUsize::new(0),
+    };
+    // Volumes that are raced for side by side.
+    let (a, b, c, d) = tokio::join!(races.run(0), races.run(1), races.run(2), races.run(3));
+    for error in [a, b, c, d].into_iter().filter_map(Result::err) {
+        world.violation(format!("the races could not go on: {error}"));
     }
-    object.reset().await?;
+    report::keep_log(options, world)?;
     world.node.terminate()?;
-    Ok((races, pairs, world.violations()))
+    let (races, pairs) = (races.done.into_inner(), races.pairs.len());
+    let seconds = began.elapsed().as_secs_f64();
+    Ok(Sum { races, pairs, seed: options.seed, seconds, violations: world.violations() })
 }
 
-fn starts(shape: Shape, ground: Ground) -> Vec<State> {
-    let absent = State {
-        exists: false,
-        known: false,
-        staged: false,
-        published: false,
-        size: 0,
-        cut: false,
-        known_cut: false,
-    };
-    let there = State { exists: true, known: true, size: size(shape), ..absent };
-    let staged = State { staged: true, ..there };
-    let published = State { published: true, ..staged };
-    let mut all = vec![absent, there, staged, published];
-    if ground.copies() {
-        all.push(State { cut: true, known_cut: true, ..there });
+/// Every pair of calls from every state.
+fn pairs(ground: Ground) -> Vec<Pair> {
+    let mut all = Vec::new();
+    for begin in starts(ground.shape(0), ground) {
+        for (number, one) in CALLS.iter().enumerate() {
+            let others = CALLS[number..].iter().map(|two| Pair { begin, one: *one, two: *two });
+            all.extend(others.filter(|pair| ground.copies() || !(pair.one.copies() || pair.two.copies())));
+        }
     }
     all
 }
 
-/// What a call answers and does when it has the volume for itself. `None`: OK, else the code of the refusal.
-fn alone(state: State, call: Call, base: i64) -> (Option<Code>, State) {
-    let other = base + 64 * MIB;
-    match call {
-        Call::Create if !state.exists => (None, State { exists: true, known: false, size: base, ..state }),
-        Call::Create => (None, state),
-        Call::CreateOther if !state.exists => {
-            (None, State { exists: true, known: false, size: other, ..state })
+impl Races<'_> {
+    /// Takes races until there are none, or the time is over, or something was violated.
+    async fn run(&self, lane: usize) -> Outcome<()> {
+        let (name, shape) = (format!("raced-{lane}"), self.world.node.ground.shape(0));
+        let spot = self.world.node.spot(&name)?;
+        let cut_name = format!("{name}-cut");
+        let (world, id, cut) = (self.world, String::new(), String::new());
+        let mut object = Object { world, shape, name, cut_name, spot, id, cut };
+        while Instant::now() < self.ends && self.world.violations().is_empty() {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            if number >= self.pairs.len() * self.rounds {
+                break;
+            }
+            let mut chance = Chance::new(self.seed, u64::try_from(number)?);
+            object.race(self.pairs[number % self.pairs.len()], &mut chance).await?;
+            self.done.fetch_add(1, Ordering::Relaxed);
         }
-        Call::CreateOther if state.size >= other => (None, state),
-        Call::CreateOther => (Some(Code::AlreadyExists), state),
-        Call::Delete if !state.known => (None, state),
-        Call::Delete if state.staged || state.published => (Some(Code::FailedPrecondition), state),
-        Call::Delete => (None, State { exists: false, known: false, size: 0, ..state }),
-        Call::Stage | Call::Publish | Call::Expand if !state.known => (Some(Code::NotFound), state),
-        Call::Stage => (None, State { staged: true, ..state }),
-        Call::Publish if !state.staged => (Some(Code::FailedPrecondition), state),
-        Call::Publish => (None, State { published: true, ..state }),
-        Call::Unpublish => (None, State { published: false, ..state }),
-        Call::Unstage if state.published => (Some(Code::FailedPrecondition), state),
-        Call::Unstage => (None, State { staged: false, ..state }),
-        Call::Expand => (None, State { size: state.size.max(base + 4 * MIB), ..state }),
-        Call::Snapshot if state.cut => (None, state),
-        Call::Snapshot if !state.known => (Some(Code::NotFound), state),
-        Call::Snapshot => (None, State { cut: true, known_cut: false, ..state }),
-        Call::Forget if !state.known_cut => (None, state),
-        Call::Forget => (None, State { cut: false, known_cut: false, ..state }),
+        if self.world.violations().is_empty() { object.reset().await } else { Ok(()) }
     }
 }
 
-/// What one answer allows: that the call did its work with this answer, that it did nothing, or either.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Said {
-    Done,
-    Refused(Code),
-    Nothing,
-    Unknown,
-}
-
-impl Said {
-    fn of<T>(answer: &Answer<T>) -> Said {
-        match answer {
-            Answer::Done(_) => Said::Done,
-            Answer::Refused(code, _) => Said::Refused(*code),
-            Answer::Open(Code::Aborted, _) => Said::Nothing,
-            Answer::Open(..) => Said::Unknown,
-        }
+/// A moment, to less than the runtime's millisecond.
+async fn pause(time: Duration) {
+    let began = Instant::now();
+    let whole = Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(0));
+    if !whole.is_zero() {
+        tokio::time::sleep(whole.saturating_sub(Duration::from_millis(1))).await;
     }
-}
-
-/// Whether some order explains both answers and what is there in the end.
-fn explained(begin: State, calls: [(Call, &Said); 2], end: State, base: i64) -> bool {
-    let [first, second] = calls;
-    [[first, second], [second, first]].iter().any(|order| {
-        let mut states = vec![begin];
-        for (call, said) in order {
-            states = states.iter().flat_map(|state| steps(*state, *call, said, base)).collect();
-        }
-        states.contains(&end)
-    })
-}
-
-fn steps(state: State, call: Call, said: &Said, base: i64) -> Vec<State> {
-    let (refused, next) = alone(state, call, base);
-    match (said, refused) {
-        (Said::Done, None) => vec![next],
-        (Said::Refused(code), Some(want)) if *code == want => vec![state],
-        (Said::Done | Said::Refused(_), _) => Vec::new(),
-        (Said::Nothing, _) => vec![state],
-        (Said::Unknown, _) => vec![state, next],
+    while began.elapsed() < time {
+        tokio::task::yield_now().await;
     }
 }
 
 impl Object<'_> {
-    async fn race(&mut self, begin: State, one: Call, two: Call) -> Outcome<()> {
+    async fn race(&mut self, pair: Pair, chance: &mut Chance) -> Outcome<()> {
         self.reset().await?;
-        self.bring_to(begin).await?;
-        let (said_one, said_two) = tokio::join!(self.call(one), self.call(two));
+        self.bring_to(pair.begin).await?;
+        let (first, second) = if chance.percent(50) { (pair.one, pair.two) } else { (pair.two, pair.one) };
+        let later = if chance.percent(25) { Duration::ZERO } else { chance.time(SOONEST, LATEST) };
+        let told = if chance.percent(GIVEN_UP) {
+            let given_up = self.call(first, later.max(SOONEST)).await;
+            [given_up, self.insist(second).await]
+        } else {
+            let late = async {
+                pause(later).await;
+                self.call(second, PATIENT).await
+            };
+            let (one, two) = tokio::join!(self.call(first, PATIENT), late);
+            [one, two]
+        };
+        if told.iter().any(|told| told.said == Said::Unknown) {
+            self.quiet().await;
+        }
         let end = self.look()?;
-        let calls = [(one, &said_one), (two, &said_two)];
-        if !explained(begin, calls, end, size(self.shape)) {
-            self.world.violation(format!("no order explains {calls:?} from {begin:?} to {end:?}"));
+        if !explained(pair.begin, &told, end, size(self.shape)) {
+            self.world.violation(format!(
+                "no order explains {told:?} from {:?} to {end:?}: {}",
+                pair.begin, self.id
+            ));
         }
         Ok(())
+    }
+
+    /// As a caller does who is told that somebody is at it.
+    async fn insist(&self, call: Call) -> Told {
+        let began = Instant::now();
+        loop {
+            let told = self.call(call, PATIENT).await;
+            if told.said != Said::Nothing || began.elapsed() > PATIENT {
+                return told;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Waits until no call that was given up is at work, by calls that change nothing and need what it has.
+    async fn quiet(&self) {
+        let mut other = self.spot.clone();
+        other.target.set_file_name("nowhere");
+        let last = if self.id.ends_with('0') { '1' } else { '0' };
+        let unknown = format!("{}{last}", &self.id[..self.id.len().saturating_sub(1)]);
+        let too_much = |name: &str, from| requests::create(name, (self.shape, TOO_MUCH), from);
+        let origin = Origin::Snapshot(self.cut.clone());
+        self.passes(|| self.wire().unpublish(requests::unpublish(&self.id, &other), PATIENT)).await;
+        self.passes(|| self.wire().create(too_much(&self.name, None), PATIENT)).await;
+        if self.world.node.ground.copies() {
+            self.passes(|| self.wire().create(too_much("nobody", Some(origin.clone())), PATIENT)).await;
+            self.passes(|| self.wire().snapshot(requests::snapshot(&self.cut_name, &unknown), PATIENT)).await;
+        }
+    }
+
+    async fn passes<T, F: Future<Output = Answer<T>>>(&self, call: impl Fn() -> F) {
+        let began = Instant::now();
+        while let Answer::Open(code, message) = call().await {
+            if began.elapsed() > PATIENT {
+                return self.world.violation(format!("still at work after {PATIENT:?}: {code:?} {message}"));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     fn wire(&self) -> &Wire {
         &self.world.node.wire
     }
 
-    async fn call(&self, call: Call) -> Said {
+    async fn call(&self, call: Call, patience: Duration) -> Told {
+        let began = Instant::now();
+        let said = self.say(call, patience).await;
+        Told { call, said, began, ended: Instant::now() }
+    }
+
+    async fn say(&self, call: Call, patience: Duration) -> Said {
         let (wire, base) = (self.wire(), size(self.shape));
         match call {
             Call::Create => {
-                Said::of(&wire.create(requests::create(NAME, (self.shape, base), None), PATIENT).await)
+                Said::of(&wire.create(requests::create(&self.name, (self.shape, base), None), patience).await)
             }
             Call::CreateOther => {
-                let request = requests::create(NAME, (self.shape, base + 64 * MIB), None);
-                Said::of(&wire.create(request, PATIENT).await)
+                let request = requests::create(&self.name, (self.shape, base + 64 * MIB), None);
+                Said::of(&wire.create(request, patience).await)
             }
-            Call::Delete => Said::of(&wire.delete(requests::delete(&self.id), PATIENT).await),
+            Call::Delete => Said::of(&wire.delete(requests::delete(&self.id), patience).await),
             Call::Stage => {
-                Said::of(&wire.stage(requests::stage(&self.id, self.shape, &self.spot), PATIENT).await)
+                Said::of(&wire.stage(requests::stage(&self.id, self.shape, &self.spot), patience).await)
             }
-            Call::Unstage => Said::of(&wire.unstage(requests::unstage(&self.id, &self.spot), PATIENT).await),
+            Call::Unstage => Said::of(&wire.unstage(requests::unstage(&self.id, &self.spot), patience).await),
             Call::Publish => {
-                Said::of(&wire.publish(requests::publish(&self.id, self.shape, &self.spot), PATIENT).await)
+                Said::of(&wire.publish(requests::publish(&self.id, self.shape, &self.spot), patience).await)
             }
             Call::Unpublish => {
-                Said::of(&wire.unpublish(requests::unpublish(&self.id, &self.spot), PATIENT).await)
+                Said::of(&wire.unpublish(requests::unpublish(&self.id, &self.spot), patience).await)
             }
             Call::Expand => {
                 let request = csi::ControllerExpandVolumeRequest {
@@ -258,29 +269,31 @@ impl Object<'_> {
                     }),
                     ..Default::default()
                 };
-                Said::of(&wire.expand(request, PATIENT).await)
+                Said::of(&wire.expand(request, patience).await)
             }
-            Call::Snapshot => Said::of(&wire.snapshot(requests::snapshot(CUT, &self.id), PATIENT).await),
-            Call::Forget => Said::of(&wire.forget(requests::forget(&self.cut), PATIENT).await),
+            Call::Snapshot => {
+                Said::of(&wire.snapshot(requests::snapshot(&self.cut_name, &self.id), patience).await)
+            }
+            Call::Forget => Said::of(&wire.forget(requests::forget(&self.cut), patience).await),
         }
+    }
+
+    fn is_mine(&self, record: &Record) -> bool {
+        record.name == self.name || record.name == self.cut_name
     }
 
     /// What is there.
     fn look(&self) -> Outcome<State> {
         let facts = Facts::of(&self.world.node)?;
-        let of = |kind: &str, name: &str| {
-            facts.records.values().filter(|r| r.kind == kind && r.name == name).count()
-        };
-        if of("volume", NAME) > 1
-            || of("snapshot", CUT) > 1
-            || facts.records.values().any(|record| !record.ready)
-        {
-            self.world.violation(format!("a race left {:?}", facts.records));
+        let mine: Vec<_> = facts.records.values().filter(|record| self.is_mine(record)).collect();
+        let of = |kind: &str| mine.iter().filter(|record| record.kind == kind).count();
+        if of("volume") > 1 || of("snapshot") > 1 || mine.iter().any(|record| !record.ready) {
+            self.world.violation(format!("a race left {mine:?}"));
         }
         let named = |kind: &str, name: &str| {
             facts.records.iter().find(|(_, record)| record.kind == kind && record.name == name)
         };
-        let (volume, cut) = (named("volume", NAME), named("snapshot", CUT));
+        let (volume, cut) = (named("volume", &self.name), named("snapshot", &self.cut_name));
         let mounted = |path: &Path| facts.mounts_at(path).len() == 1;
         Ok(State {
             exists: volume.is_some(),
@@ -296,7 +309,7 @@ impl Object<'_> {
     /// Nothing is there.
     async fn reset(&mut self) -> Outcome<()> {
         let facts = Facts::of(&self.world.node)?;
-        for (id, record) in &facts.records {
+        for (id, record) in facts.records.iter().filter(|(_, record)| self.is_mine(record)) {
             if record.kind == "volume" {
                 sure(self.wire().unpublish(requests::unpublish(id, &self.spot), PATIENT).await)?;
                 sure(self.wire().unstage(requests::unstage(id, &self.spot), PATIENT).await)?;
@@ -310,11 +323,12 @@ impl Object<'_> {
 
     /// From nothing to a state; the ids of a volume and a snapshot that are gone stay in use by late calls.
     async fn bring_to(&mut self, state: State) -> Outcome<()> {
-        let request = requests::create(NAME, (self.shape, size(self.shape)), None);
+        let request = requests::create(&self.name, (self.shape, size(self.shape)), None);
         let made = sure(self.wire().create(request, PATIENT).await)?;
         self.id = made.volume.unwrap_or_default().volume_id;
         if self.world.node.ground.copies() {
-            let cut = sure(self.wire().snapshot(requests::snapshot(CUT, &self.id), PATIENT).await)?;
+            let cut =
+                sure(self.wire().snapshot(requests::snapshot(&self.cut_name, &self.id), PATIENT).await)?;
             self.cut = cut.snapshot.unwrap_or_default().snapshot_id;
             if !state.cut {
                 sure(self.wire().forget(requests::forget(&self.cut), PATIENT).await)?;

@@ -86,6 +86,20 @@ impl Report {
     }
 }
 
+/// Where something was violated, keeps what the driver logged, beside the JSON.
+pub(crate) fn keep_log(options: &Options, world: &World) -> Outcome<()> {
+    let Some(file) = options.report.as_ref().filter(|_| !world.violations().is_empty()) else {
+        return Ok(());
+    };
+    if let Some(parent) = file.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let kept = file.with_extension(format!("{}.log", world.node.ground.name()));
+    world.node.copy_log(&kept)?;
+    println!("the driver's log is in {}", kept.display());
+    Ok(())
+}
+
 fn save(file: &Path, whole: &Value) -> Outcome<()> {
     if let Some(parent) = file.parent() {
         std::fs::create_dir_all(parent)?;

@@ -27,6 +27,7 @@ mod model;
 mod mutants;
 mod node;
 mod options;
+mod orders;
 mod page;
 mod races;
 mod random;
@@ -123,6 +124,7 @@ async fn random_part(options: &Options, report: &mut Report) -> Outcome<()> {
             world.violation(format!("the run could not go on: {error}"));
             random::Run::default()
         });
+        report::keep_log(options, &world)?;
         report.add_random(&world, &run, seed, began.elapsed());
     }
     Ok(())

@@ -1,0 +1,167 @@
+//! The sequential model of one volume and its snapshot: what each call does when it has them for itself, and whether some
+//! order of two calls explains their answers and what is there in the end.
+//!
+//! Owns: the states and the orders. Never: makes a call. A call that was over before the other began comes first, also one that its
+//! caller gave up: what takes effect after the opposite was answered has no order.
+
+use std::time::Instant;
+
+use tonic::Code;
+
+use crate::lifecycle::size;
+use crate::node::Ground;
+use crate::requests::Shape;
+use crate::wire::Answer;
+
+pub(crate) const MIB: i64 = 1 << 20;
+
+/// A volume, as far as races matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) exists: bool,
+    /// Whether it has the id that the callers know; a volume that was made during the race has another.
+    pub(crate) known: bool,
+    pub(crate) staged: bool,
+    pub(crate) published: bool,
+    pub(crate) size: i64,
+    pub(crate) cut: bool,
+    pub(crate) known_cut: bool,
+}
+
+/// A mutating call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Create,
+    CreateOther,
+    Delete,
+    Stage,
+    Unstage,
+    Publish,
+    Unpublish,
+    Expand,
+    Snapshot,
+    Forget,
+}
+
+pub(crate) const CALLS: [Call; 10] = [
+    Call::Create,
+    Call::CreateOther,
+    Call::Delete,
+    Call::Stage,
+    Call::Unstage,
+    Call::Publish,
+    Call::Unpublish,
+    Call::Expand,
+    Call::Snapshot,
+    Call::Forget,
+];
+
+impl Call {
+    /// Whether only pools that copy have it.
+    pub(crate) fn copies(self) -> bool {
+        matches!(self, Call::Snapshot | Call::Forget)
+    }
+}
+
+/// The states in which a race begins.
+pub(crate) fn starts(shape: Shape, ground: Ground) -> Vec<State> {
+    let absent = State {
+        exists: false,
+        known: false,
+        staged: false,
+        published: false,
+        size: 0,
+        cut: false,
+        known_cut: false,
+    };
+    let there = State { exists: true, known: true, size: size(shape), ..absent };
+    let staged = State { staged: true, ..there };
+    let published = State { published: true, ..staged };
+    let mut all = vec![absent, there, staged, published];
+    if ground.copies() {
+        all.push(State { cut: true, known_cut: true, ..there });
+    }
+    all
+}
+
+/// What a call answers and does when it has the volume for itself. `None`: OK, else the code of the refusal.
+fn alone(state: State, call: Call, base: i64) -> (Option<Code>, State) {
+    let other = base + 64 * MIB;
+    match call {
+        Call::Create if !state.exists => (None, State { exists: true, known: false, size: base, ..state }),
+        Call::Create => (None, state),
+        Call::CreateOther if !state.exists => {
+            (None, State { exists: true, known: false, size: other, ..state })
+        }
+        Call::CreateOther if state.size >= other => (None, state),
+        Call::CreateOther => (Some(Code::AlreadyExists), state),
+        Call::Delete if !state.known => (None, state),
+        Call::Delete if state.staged || state.published => (Some(Code::FailedPrecondition), state),
+        Call::Delete => (None, State { exists: false, known: false, size: 0, ..state }),
+        Call::Stage | Call::Publish | Call::Expand if !state.known => (Some(Code::NotFound), state),
+        Call::Stage => (None, State { staged: true, ..state }),
+        Call::Publish if !state.staged => (Some(Code::FailedPrecondition), state),
+        Call::Publish => (None, State { published: true, ..state }),
+        Call::Unpublish => (None, State { published: false, ..state }),
+        Call::Unstage if state.published => (Some(Code::FailedPrecondition), state),
+        Call::Unstage => (None, State { staged: false, ..state }),
+        Call::Expand => (None, State { size: state.size.max(base + 4 * MIB), ..state }),
+        Call::Snapshot if state.cut => (None, state),
+        Call::Snapshot if !state.known => (Some(Code::NotFound), state),
+        Call::Snapshot => (None, State { cut: true, known_cut: false, ..state }),
+        Call::Forget if !state.known_cut => (None, state),
+        Call::Forget => (None, State { cut: false, known_cut: false, ..state }),
+    }
+}
+
+/// What one answer allows: that the call did its work with this answer, that it did nothing, or either.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    Done,
+    Refused(Code),
+    Nothing,
+    Unknown,
+}
+
+impl Said {
+    pub(crate) fn of<T>(answer: &Answer<T>) -> Said {
+        match answer {
+            Answer::Done(_) => Said::Done,
+            Answer::Refused(code, _) => Said::Refused(*code),
+            Answer::Open(Code::Aborted, _) => Said::Nothing,
+            Answer::Open(..) => Said::Unknown,
+        }
+    }
+}
+
+/// A call, what it said, and when its caller began and ended to wait for that.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) call: Call,
+    pub(crate) said: Said,
+    pub(crate) began: Instant,
+    pub(crate) ended: Instant,
+}
+
+/// Whether some order explains both answers and what is there in the end.
+pub(crate) fn explained(begin: State, calls: &[Told; 2], end: State, base: i64) -> bool {
+    let [one, two] = calls;
+    [[one, two], [two, one]].iter().filter(|[first, second]| first.began < second.ended).any(|order| {
+        let mut states = vec![begin];
+        for told in order {
+            states = states.iter().flat_map(|state| steps(*state, told.call, &told.said, base)).collect();
+        }
+        states.contains(&end)
+    })
+}
+
+fn steps(state: State, call: Call, said: &Said, base: i64) -> Vec<State> {
+    let (refused, next) = alone(state, call, base);
+    match (said, refused) {
+        (Said::Done, None) => vec![next],
+        (Said::Refused(code), Some(want)) if *code == want => vec![state],
+        (Said::Done | Said::Refused(_), _) => Vec::new(),
+        (Said::Nothing, _) => vec![state],
+        (Said::Unknown, _) => vec![state, next],
+    }
+}
