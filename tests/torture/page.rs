@@ -84,8 +84,19 @@ fn number(of: &Value, key: &str) -> u64 {
 
 /// What a part counts besides.
 fn others(of: &[&Value]) -> String {
-    let keys =
-        ["covered", "cells", "injected", "races", "pairs", "caught", "planted", "audits", "slots_verified"];
+    let keys = [
+        "covered",
+        "cells",
+        "injected",
+        "kinds",
+        "to_the_end",
+        "races",
+        "pairs",
+        "caught",
+        "planted",
+        "audits",
+        "slots_verified",
+    ];
     let told = keys.iter().filter(|key| of.iter().any(|one| one.get(**key).is_some()));
     let told = told.map(|key| format!("{key} {}", of.iter().map(|one| number(one, key)).sum::<u64>()));
     told.collect::<Vec<_>>().join(", ")
