@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # tests/torture.sh [--short | PART... [OPTION...]]: builds the program as it is and with named steps, and breaks it; see docs/reliability.md.
 #
-# It runs in a mount namespace of its own: whatever happens, no mount stays.
+# It runs in namespaces of its own: whatever happens, no mount and no process stays.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "SKIP torture: it mounts filesystems, which only root may"; exit 0; }
@@ -22,9 +22,38 @@ install -m 755 "$target/debug/rockpool" "$place/rockpool"
 
 ROCKPOOL_COMMIT=$(git describe --always --dirty 2>/dev/null || true)
 export ROCKPOOL_COMMIT
+
+# A test that is killed takes its mounts and processes along, since they are in its namespaces; files and raw devices are not.
+TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/rpt.XXXXXX")
+export TMPDIR
+running=
+# The loop devices on files of ours, and those on files that lie on such a device.
+loops() {
+  losetup -nl -O NAME,MAJ:MIN,BACK-MAJ:MIN,BACK-FILE | awk -v ours="/${TMPDIR##*/}/" '
+    { number[$1] = $2; below[$1] = $3; if (index($4, ours)) mine[$1] }
+    END { for (top in below) for (under in mine) if (below[top] == number[under]) print top; for (one in mine) print one }'
+}
+clear_up() {
+  [ -z "$running" ] || kill -KILL "$running" 2>/dev/null || true
+  wait
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    left=$(loops)
+    [ -n "$left" ] || break
+    for device in $left; do losetup -d "$device" 2>/dev/null || true; done
+    sleep 0.2
+  done
+  rm -rf --one-file-system "$TMPDIR"
+}
+trap clear_up EXIT
+trap 'exit 130' INT TERM HUP
+
 torture() {
-  unshare --mount --propagation private "$test" --plain "$place/rockpool" --armed "$place/rockpool-armed" \
-    --report "torture-results/$(date +%s%N).json" "$@"
+  # Whoever dies of this script, the test and its drivers, nothing below goes on.
+  setpriv --pdeathsig KILL unshare --mount --propagation private --pid --fork --kill-child --mount-proc \
+    "$test" --plain "$place/rockpool" --armed "$place/rockpool-armed" --report "torture-results/$(date +%s%N).json" "$@" &
+  running=$!
+  wait "$running"
+  running=
 }
 if [ "${1:-}" = --short ]; then
   torture random clean --seed 1 --minutes 0.2 --workers 4
