@@ -54,21 +54,19 @@ impl Engine {
     /// becomes ready, so it serves nothing, and every thread may call it.
     ///
     /// # Errors
-    /// As `open`; `Busy` at once for a pool that a driver holds.
+    /// `Busy` at once for a pool that a driver holds. Whatever else keeps one pool from being read is a finding about it, and
+    /// hides no other.
     pub fn examine(pools: Vec<PoolConfig>) -> Result<Engine> {
         let told = (Notes::none(), Fences::none());
         let engine = Engine::new(pools, PathBuf::new(), told, Files::Shared)?;
         for slot in &engine.pools {
-            match crate::pool::examine(&slot.config.setup) {
-                Ok(pool) => {
-                    engine.read(slot, pool.as_ref())?;
-                    slot.set(State::Open(pool.id(), Kept::new(pool)));
-                }
-                Err(error) => {
-                    slot.set(State::Away(chain(&error), None));
-                    refuse_wrong(error)?;
-                }
-            }
+            let read = crate::pool::examine(&slot.config.setup)
+                .and_then(|pool| engine.read(slot, pool.as_ref()).map(|()| pool));
+            match read {
+                Ok(pool) => slot.set(State::Open(pool.id(), Kept::new(pool))),
+                Err(error @ Error::Busy(_)) => return Err(error),
+                Err(error) => slot.set(State::Away(chain(&error), None)),
+            };
         }
         Ok(engine)
     }

@@ -151,6 +151,24 @@ fn a_healthy_pool_has_no_findings_while_a_driver_works_and_while_none_runs() {
 }
 
 #[test]
+fn a_pool_that_cannot_be_opened_hides_no_other() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    let orphan = sibling(&ward.create("one", &["--block", "--size", "8MiB"]));
+    ward.kill();
+    fs::write(ward.image(&orphan), "bytes").unwrap();
+    // The same place under another name and kind: what its marker says is another.
+    let config = fs::read_to_string(place.path("config.toml")).unwrap();
+    let root = ward.pool.root().display().to_string();
+    let wrong = format!("[[pool]]\nname = \"wrong\"\nkind = \"directory\"\npath = \"{root}\"\n");
+    place.configure(&format!("{wrong}\n{config}"));
+    let (codes, exit) = ward.codes();
+    assert_eq!((codes, exit), (vec!["RP-POOL-AWAY".to_owned(), "RP-ORPHAN-OBJECT".to_owned()], 4));
+    assert!(text(&ward.finding("RP-POOL-AWAY"), "what").contains("is of kind `image`"));
+    place.configure(&config);
+}
+
+#[test]
 fn a_pool_is_looked_at_by_its_directory_alone() {
     let place = Place::new();
     std::fs::remove_file(place.path("config.toml")).unwrap();
