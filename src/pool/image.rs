@@ -31,8 +31,8 @@ use std::time::Duration;
 use super::home::Home;
 use super::patience::Patience;
 use super::{
-    Attach, Attached, Exposed, Features, Found, Kind, Label, Offer, Pool, Problem, Setup, Thaw, Usage, kept,
-    whole,
+    Attach, Attached, Exposed, Features, Found, Kind, Label, Offer, Pool, Problem, Setup, Severity, Thaw,
+    Usage, kept, whole,
 };
 use crate::error::{Error, Result};
 use crate::model::{
@@ -358,6 +358,13 @@ impl Pool for ImagePool {
             Some(id) => images.volume_problems(&id),
         });
         problems.unwrap_or_else(|| vec![watch::hung(self.images.home.name())])
+    }
+
+    fn health_of_all(&self, all: &[VolumeId]) -> Vec<(Option<VolumeId>, Problem)> {
+        let of_pool = self.health(None);
+        let usable = of_pool.iter().all(|problem| problem.severity == Severity::Degraded);
+        let own = if usable { self.images.volumes_problems(all) } else { Vec::new() };
+        of_pool.into_iter().map(|problem| (None, problem)).chain(own).collect()
     }
 
     fn exposed(&self) -> Result<Vec<Exposed>> {

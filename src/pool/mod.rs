@@ -462,6 +462,18 @@ pub trait Pool: Send + Sync {
     /// What is wrong with the pool, or with one volume. Never blocks on a hung disk for long.
     fn health(&self, of: Option<&VolumeId>) -> Vec<Problem>;
 
+    /// What is wrong with the pool (`None`), and with each of `all`, without saying of a volume what is wrong with the pool. What
+    /// they share is asked for once, so that thousands of them take no longer than a look at each file.
+    fn health_of_all(&self, all: &[VolumeId]) -> Vec<(Option<VolumeId>, Problem)> {
+        let of_pool = self.health(None);
+        let mut found: Vec<_> = of_pool.iter().cloned().map(|problem| (None, problem)).collect();
+        for id in all {
+            let own = self.health(Some(id)).into_iter().filter(|problem| !of_pool.contains(problem));
+            found.extend(own.map(|problem| (Some(*id), problem)));
+        }
+        found
+    }
+
     /// Every device that shows an object of this pool, be the object deleted.
     fn exposed(&self) -> Result<Vec<Exposed>> {
         Ok(Vec::new())

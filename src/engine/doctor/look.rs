@@ -191,18 +191,12 @@ impl Engine {
 
     /// What the pool's own health says.
     pub(super) fn ailments(&self, slot: &Slot, pool: &dyn Pool) -> Result<Vec<Case>> {
-        let of_pool = pool.health(None);
-        let own = of_pool.iter().filter(|problem| !SEEN_ANYWAY.contains(&problem.reason));
-        let mut cases: Vec<Case> = own.map(|problem| ailment(slot, None, problem)).collect();
-        for volume in self.store.volumes(None, usize::MAX) {
-            if volume.id.pool() == pool.id() {
-                let problems = pool.health(Some(&volume.id));
-                let own = problems.iter().filter(|problem| !of_pool.contains(problem));
-                let own = own.filter(|problem| !SEEN_ANYWAY.contains(&problem.reason));
-                cases.extend(own.map(|problem| ailment(slot, Some(volume.id), problem)));
-            }
-        }
-        Ok(cases)
+        let volumes: Vec<VolumeId> =
+            self.store.volumes(None, usize::MAX).iter().map(|volume| volume.id).collect();
+        let ours: Vec<VolumeId> = volumes.into_iter().filter(|id| id.pool() == pool.id()).collect();
+        let found = pool.health_of_all(&ours).into_iter();
+        let own = found.filter(|(_, problem)| !SEEN_ANYWAY.contains(&problem.reason));
+        Ok(own.map(|(id, problem)| ailment(slot, id, &problem)).collect())
     }
 
     /// What the place of the pool cannot do, and what that costs.

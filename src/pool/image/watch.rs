@@ -2,11 +2,13 @@
 //!
 //! Owns: the words of the problems. Never: changes a volume, or reads its data.
 
+use std::collections::HashMap;
+
 use super::Images;
 use crate::error::{Result, chain};
 use crate::model::{Bytes, VolumeId};
 use crate::os::loopdev::Loop;
-use crate::os::mount::{Here, Place};
+use crate::os::mount::{Here, Mount, Place};
 use crate::os::{file, fs, label, mount};
 use crate::pool::home::FENCED;
 use crate::pool::{Problem, Severity};
@@ -15,6 +17,11 @@ use crate::pool::{Problem, Severity};
 const NEARLY_FULL: u64 = 20;
 /// With more extents than this a snapshot stops the volume's writers for the better part of a second.
 const MANY_EXTENTS: u32 = 100_000;
+/// The smallest block of a filesystem that a pool lies on, in bytes.
+const SMALLEST_BLOCK: u64 = 1024;
+
+/// The mounts of each filesystem, by its device number.
+type Mounts<'a> = HashMap<u64, Vec<&'a Mount>>;
 
 impl Images {
     /// What is wrong with the pool.
@@ -51,20 +58,36 @@ impl Images {
         if of_pool.iter().any(|problem| problem.severity == Severity::Inaccessible) {
             return of_pool;
         }
-        let own = self
-            .check_volume(id)
-            .unwrap_or_else(|error| vec![problem(Severity::Inaccessible, "ImageUnreadable", chain(&error))]);
-        of_pool.into_iter().filter(|problem| problem.reason == FENCED).chain(own).collect()
+        let own = mount::table().and_then(|table| self.check_volume(id, &by_device(&table)));
+        of_pool.into_iter().filter(|problem| problem.reason == FENCED).chain(readable(own)).collect()
     }
 
-    fn check_volume(&self, id: &VolumeId) -> Result<Vec<Problem>> {
-        let volumes = self.home.volumes();
-        let Some(image) = volumes.open_file(id.to_string(), file::Access::ReadOnly)? else {
+    /// What is wrong with each of these volumes, in a pool that can be used.
+    pub(super) fn volumes_problems(&self, all: &[VolumeId]) -> Vec<(Option<VolumeId>, Problem)> {
+        let table = match mount::table() {
+            Ok(table) => table,
+            Err(error) => return vec![(None, problem(Severity::Inaccessible, "PoolFailed", chain(&error)))],
+        };
+        let mounts = by_device(&table);
+        let of_one = |id: &VolumeId| {
+            let id = *id;
+            readable(self.check_volume(&id, &mounts)).into_iter().map(move |problem| (Some(id), problem))
+        };
+        all.iter().flat_map(of_one).collect()
+    }
+
+    fn check_volume(&self, id: &VolumeId, mounts: &Mounts<'_>) -> Result<Vec<Problem>> {
+        let (volumes, name) = (self.home.volumes(), id.to_string());
+        let Some(stat) = volumes.stat(&name)? else {
             let text = format!("volume {id} has a record but no image in the pool");
             return Ok(vec![problem(Severity::DataLoss, "ImageMissing", text)]);
         };
         let mut problems = Vec::new();
-        if let Some(extents) = file::extent_count(&image)?.filter(|extents| *extents > MANY_EXTENTS) {
+        // Each piece holds a block at least, so most images need not be opened to know that they have few.
+        if stat.allocated / SMALLEST_BLOCK > MANY_EXTENTS.into()
+            && let Some(image) = volumes.open_file(&name, file::Access::ReadOnly)?
+            && let Some(extents) = file::extent_count(&image)?.filter(|extents| *extents > MANY_EXTENTS)
+        {
             let text = format!(
                 "the image has {extents} extents: a snapshot stops writers for about {} ms",
                 extents / 140
@@ -74,12 +97,12 @@ impl Images {
         let Some(device) = self.devices.writable_of(id, volumes)? else {
             return Ok(problems);
         };
-        let (shown, real) = (device.size()?, file::stat(&image)?.size);
+        let (shown, real) = (device.size()?, stat.size);
         if shown > real {
             let text = format!("the image has {real} bytes, its device shows {shown}: somebody cut it off");
             problems.push(problem(Severity::DataLoss, "ImageTruncated", text));
         }
-        problems.extend(filesystem_problem(device)?);
+        problems.extend(filesystem_problem(device, mounts.get(&device.device).map_or(&[], Vec::as_slice))?);
         Ok(problems)
     }
 
@@ -98,7 +121,7 @@ impl Images {
         outcome
     }
 
-    fn trim_volume(&self, id: &VolumeId, mount: &mount::Mount) -> Result<()> {
+    fn trim_volume(&self, id: &VolumeId, mount: &Mount) -> Result<()> {
         let Some(image) = self.home.volumes().open_file(id.to_string(), file::Access::ReadOnly)? else {
             return Ok(());
         };
@@ -124,13 +147,24 @@ impl Images {
     }
 }
 
+fn by_device(table: &[Mount]) -> Mounts<'_> {
+    let mut mounts = Mounts::new();
+    table.iter().for_each(|mount| mounts.entry(mount.device).or_default().push(mount));
+    mounts
+}
+
+/// That an image cannot be looked at is a problem like any other.
+fn readable(found: Result<Vec<Problem>>) -> Vec<Problem> {
+    found.unwrap_or_else(|error| vec![problem(Severity::Inaccessible, "ImageUnreadable", chain(&error))])
+}
+
 /// What is wrong with the filesystem that is mounted from a device.
-fn filesystem_problem(device: Loop) -> Result<Option<Problem>> {
+fn filesystem_problem(device: Loop, mounts: &[&Mount]) -> Result<Option<Problem>> {
     let gone = |reason, what: &str| {
         let text = format!("the volume's filesystem {what}; stage the volume again");
         Ok(Some(problem(Severity::Inaccessible, reason, text)))
     };
-    for mount in mount::of_device(device.device)? {
+    for mount in mounts {
         // Older kernels have no word for it: then a filesystem is read-only that was mounted for writing.
         if mount.emergency || (mount.super_read_only && !mount.read_only) {
             return gone("FilesystemReadOnly", "turned read-only after an error");
