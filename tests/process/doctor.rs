@@ -367,6 +367,24 @@ fn an_object_of_the_wrong_size_and_its_record_agree_again() {
 }
 
 #[test]
+fn a_snapshot_that_was_cut_off_is_told() {
+    let place = Place::new();
+    let ward = Ward::new(&place);
+    let one = ward.create("one", &["--block", "--size", "8MiB"]);
+    let cut = place.ask(&["snapshot", "create", "cut", "--volume", &one]);
+    let id = text(&cut, "snapshot_id");
+    let file = ward.pool.root().join("snapshots").join(id);
+    fs::File::options().write(true).open(&file).unwrap().set_len(1 << 20).unwrap();
+    assert_eq!(ward.codes(), (vec!["RP-SIZE-WRONG".to_owned()], 4));
+    assert_eq!(text(&ward.finding("RP-SIZE-WRONG"), "object"), id);
+    assert!(
+        !ward.doctor(&["--repair", "RP-SIZE-WRONG"]).status.success(),
+        "zeros in place of its end are no repair"
+    );
+    assert_eq!(file.metadata().unwrap().len(), 1 << 20);
+}
+
+#[test]
 fn what_was_interrupted_is_told_and_finished() {
     let place = Place::new();
     let mut ward = Ward::new(&place);

@@ -70,6 +70,13 @@ impl Engine {
             Some(Record::Volume(volume)) if volume.phase.is_whole() && volume.size != size => {
                 Some(wrong_size(slot, &volume, size))
             }
+            Some(Record::Snapshot(snapshot)) if snapshot.phase.is_whole() && size < snapshot.size => {
+                let (is, was) = (size.get(), snapshot.size.get());
+                let what =
+                    format!("snapshot {id} has {is} bytes, its record says {was}: somebody cut it off");
+                let by_hand = "bring the file back from a copy, or delete the snapshot: what is restored from it lacks its end";
+                Some(case(Code::SizeWrong, slot, Some(id.to_string()), what, by_hand))
+            }
             Some(_) => None,
         }
     }
