@@ -18,7 +18,7 @@ use crate::csi::admin::finding;
 use crate::engine::{Code, Engine, PoolConfig};
 use crate::error::chain;
 use crate::model::Retention;
-use crate::pool::{self, Quota, Setup};
+use crate::pool::{self, Setup};
 use crate::proto::admin;
 use admin::admin_client::AdminClient;
 use admin::finding::Severity;
@@ -159,17 +159,18 @@ fn offline(pools: Vec<PoolConfig>, endpoint: &Endpoint) -> Outcome<Patient> {
 fn lone(directory: &Path) -> Outcome<PoolConfig> {
     let path = config::directory("--pool", directory).map_err(|error| failed(&error))?;
     let kind = pool::kind_at(&path).map_err(|error| failed(&error))?;
+    let quota = pool::quota_at(&path).map_err(|error| failed(&error))?;
     let setup = Setup {
         name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         kind,
         path,
         file: None,
         device: None,
-        // Nobody says whether its sizes were to be enforced.
-        quota: Quota::None,
+        quota,
         size: None,
     };
-    Ok(PoolConfig { setup, overcommit: 1.0, reserve: 0.05, retain: Retention::NONE })
+    // Nobody says how much may be promised of it, so nothing is too much.
+    Ok(PoolConfig { setup, overcommit: f64::INFINITY, reserve: 0.0, retain: Retention::NONE })
 }
 
 fn failed(error: &crate::error::Error) -> Failure {

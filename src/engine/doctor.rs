@@ -18,8 +18,8 @@ use std::path::PathBuf;
 
 pub use self::code::{Code, Weight};
 use crate::engine::store::Record;
-use crate::engine::{Engine, Key, Slot, recover};
-use crate::error::{Error, Result, chain};
+use crate::engine::{Engine, Key, PoolIndex, Slot, recover};
+use crate::error::{Error, Result, chain, quoted};
 use crate::model::{Bytes, ObjectId, VolumeId};
 use crate::os::fs;
 use crate::pool::{Exposed, Pool};
@@ -220,6 +220,19 @@ impl Engine {
         }
         cases.retain(|case| object.is_none() || case.finding.object.as_deref() == object);
         cases.iter().map(|case| self.repair(slot, code, case)).collect()
+    }
+
+    /// What nobody accounts for in a pool, bytes or a record without the other, in the doctor's words; for the log. To be called
+    /// on its threads. Calls at work are seen as well.
+    ///
+    /// # Errors
+    /// Those of its disk; `Unavailable` where it is away.
+    pub fn orphans(&self, index: PoolIndex) -> Result<Vec<String>> {
+        let slot = &self.pools[index.0];
+        let found = self.differences(slot, slot.open()?.as_ref())?.into_iter().map(|case| case.finding);
+        let alone = [Code::OrphanObject, Code::RecordLost, Code::ObjectMissing, Code::ForeignFile];
+        let told = found.filter(|finding| alone.contains(&finding.code));
+        Ok(told.map(|finding| format!("pool {}: {}", quoted(slot.name()), finding.what)).collect())
     }
 
     /// A pool that is looked at, whether or not it can be used.

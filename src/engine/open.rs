@@ -18,9 +18,9 @@ use crate::engine::store::Store;
 use crate::engine::workers::Workers;
 use crate::engine::{Engine, EngineConfig, Files, PoolConfig, PoolIndex, spare};
 use crate::error::{Error, Result, chain, quoted};
-use crate::model::{ObjectId, PoolId};
+use crate::model::PoolId;
 use crate::os::file::{Kept, real_path};
-use crate::pool::{Found, Pool};
+use crate::pool::Pool;
 
 /// How long the start waits for any pool at all.
 const FIRST: Duration = Duration::from_secs(5);
@@ -160,40 +160,6 @@ impl Engine {
                 tracing::warn!(pool = slot.name(), error = chain(&error), "{what} was left out");
             }
         }
-    }
-
-    /// What lies on a pool without a record, and records without what they describe; for the log and the operator. To be
-    /// called on its threads.
-    ///
-    /// # Errors
-    /// Those of its disk; `Unavailable` where it is away.
-    pub fn orphans(&self, index: PoolIndex) -> Result<Vec<String>> {
-        let slot = &self.pools[index.0];
-        let pool = slot.open()?;
-        let (mut orphans, mut seen) = (Vec::new(), HashSet::new());
-        for found in pool.scan()? {
-            let id = match found {
-                Found::Volume(id, _) => ObjectId::Volume(id),
-                Found::Snapshot(id, _) => ObjectId::Snapshot(id),
-                Found::Debris(_) => continue, // Of a verb that runs now, or that `settle` will finish.
-                Found::Foreign(name) => {
-                    orphans.push(format!("pool {}: {} is not ours", quoted(slot.name()), quoted(&name)));
-                    continue;
-                }
-            };
-            seen.insert(id);
-            if self.store.record(id).is_none() {
-                orphans.push(format!("pool {}: {id} has no record", quoted(slot.name())));
-            }
-        }
-        let lost = self.store.finished(pool.id()).into_iter().filter(|id| !seen.contains(id));
-        orphans
-            .extend(lost.map(|id| format!("pool {}: {id} has a record, but no bytes", quoted(slot.name()))));
-        let groups = self.store.lost_groups(pool.id()).into_iter();
-        orphans.extend(
-            groups.map(|id| format!("pool {}: {id} has members, but no record", quoted(slot.name()))),
-        );
-        Ok(orphans)
     }
 
     /// Begins to open every pool, side by side, and waits until enough is known to serve.

@@ -172,6 +172,9 @@ impl Home {
             root.fence_off(crate::error::chain(&error));
             return Self::enter(setup, root, marker, Some(lock));
         }
+        for name in DIRECTORIES {
+            root.ensure(name, 0o700)?;
+        }
         let home = Self::enter(setup, root, marker, Some(lock))?;
         sweep(&home.root)?;
         if !planted!("debris-kept") {
@@ -236,16 +239,14 @@ impl Home {
 
     fn enter(setup: &Setup, root: Dir, marker: Marker, lock: Option<Lock>) -> Result<Home> {
         let host = if marker.sparse { mounted::host_file(setup, &marker, &root)? } else { None };
-        let changes = lock.is_some() && root.fenced().is_none();
-        let part = |name| if changes { root.ensure(name, 0o700) } else { root.sub(name) };
-        part(RECORDS)?;
+        root.sub(RECORDS)?;
         let home = Home {
             name: setup.name.clone(),
             path: setup.path.clone(),
             identity: root.identity()?,
-            volumes: part(VOLUMES)?,
-            snapshots: part(SNAPSHOTS)?,
-            tmp: part(TMP)?,
+            volumes: root.sub(VOLUMES)?,
+            snapshots: root.sub(SNAPSHOTS)?,
+            tmp: root.sub(TMP)?,
             marker,
             root,
             host,
@@ -427,6 +428,11 @@ pub(super) fn kind_at(path: &Path) -> Result<String> {
     let marker = Marker::read(&Dir::open(path)?)?;
     let none = || Error::Precondition(format!("no pool lies at `{}`: it has no pool.json", path.display()));
     marker.map(|marker| marker.kind).ok_or_else(none)
+}
+
+/// Whether the pool in a directory gives its volumes limits.
+pub(super) fn has_limits(path: &Path) -> Result<bool> {
+    Ok(Dir::open(path)?.stat(PROJECTS)?.is_some())
 }
 
 /// How full the filesystem is on which something lies. What is kept for root alone is not counted at all.

@@ -580,6 +580,14 @@ pub fn kind_at(path: &Path) -> Result<Kind> {
     home::kind_at(path)?.parse()
 }
 
+/// Whether the pool in a directory enforces sizes, as far as it shows.
+///
+/// # Errors
+/// Those of the disk.
+pub fn quota_at(path: &Path) -> Result<Quota> {
+    Ok(if home::has_limits(path)? { Quota::Project } else { Quota::None })
+}
+
 /// A pool as it lies there, seen while a driver may be at work in it.
 #[derive(Debug)]
 pub struct Visit {

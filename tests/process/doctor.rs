@@ -7,7 +7,7 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use crate::harness::{Driver, Place};
+use crate::harness::{Driver, Place, names};
 use crate::life::text;
 use crate::pools::Pool;
 
@@ -145,7 +145,15 @@ fn a_healthy_pool_has_no_findings_while_a_driver_works_and_while_none_runs() {
     assert_eq!(refused.status.code(), Some(1), "{said}");
     assert!(said.contains(&pid) && said.contains("ask it: rockpool ctl doctor"), "{said}");
     ward.kill();
+    let lying = || {
+        let dirs = ["", "volumes", "snapshots", "tmp", "records"].map(|dir| ward.pool.root().join(dir));
+        dirs.map(|dir| (fs::metadata(&dir).unwrap().modified().unwrap(), names(&dir)))
+    };
+    let before = lying();
     assert_eq!(ward.codes(), (Vec::new(), 0));
+    let after = lying();
+    assert_eq!([0, 1, 2, 4].map(|n| &before[n]), [0, 1, 2, 4].map(|n| &after[n]), "a look changes nothing");
+    assert_eq!(before[3].1, after[3].1, "and what it tried among the temporaries is gone");
     ward.start();
     assert_eq!(text(&place.ask(&["snapshot", "get", text(&cut, "snapshot_id")]), "source_volume_id"), one);
 }
@@ -296,8 +304,8 @@ fn a_start_tells_what_nobody_accounts_for_and_removes_nothing() {
     let told = told(&ward);
     assert_eq!(told.len(), 4, "{told:#?}");
     for said in [
-        format!("{orphan} has no record"),
-        format!("{group} has members, but no record"),
+        format!("{orphan} has 8 MiB in the pool and no record"),
+        format!("members of {group} are there, and no record of it"),
         format!("{empty} has a record, but no bytes"),
         "volumes/letter".to_owned(),
     ] {
@@ -472,8 +480,11 @@ fn promises_that_cannot_be_kept_are_told_until_there_is_room() {
     let file = fs::File::create(&intruder).unwrap();
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 200 << 20).unwrap();
     drop(file);
-    let (codes, exit) = ward.codes();
-    assert_eq!((codes, exit), (vec!["RP-CAPACITY-SHORT".to_owned(), "RP-FOREIGN-FILE".to_owned()], 3));
+    let (found, exit) = ward.codes();
+    assert_eq!((found, exit), (vec!["RP-CAPACITY-SHORT".to_owned(), "RP-FOREIGN-FILE".to_owned()], 3));
+    // By its directory alone nobody knows how much may be promised of it.
+    let alone = place.ctl(&["doctor", "--json", "--pool", ward.pool.root().to_str().unwrap()]);
+    assert_eq!(codes(&alone).0, ["RP-FOREIGN-FILE"]);
     fs::remove_file(intruder).unwrap();
     assert_eq!(ward.codes(), (Vec::new(), 0));
 }
