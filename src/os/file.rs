@@ -15,7 +15,8 @@ mod table;
 mod tree;
 
 pub use data::{
-    allocate, extent_count, program_path, random, random_hex, reflink, reflink_works, set_len, sync,
+    allocate, ask_device, extent_count, program_path, random, random_hex, reflink, reflink_works, set_len,
+    sync,
 };
 pub use lock::Lock;
 pub use measure::Measured;

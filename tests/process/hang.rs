@@ -67,7 +67,7 @@ impl Drop for Hang {
 }
 
 /// A call that may take for ever, ended with the test.
-struct Call(Child);
+pub(crate) struct Call(Child);
 
 impl Drop for Call {
     fn drop(&mut self) {
@@ -81,7 +81,7 @@ fn run(command: &mut Command) {
     assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-fn call(place: &Place, words: &[&str]) -> Call {
+pub(crate) fn call(place: &Place, words: &[&str]) -> Call {
     let mut command = Command::new(PROGRAM);
     command.arg("ctl").arg("--endpoint").arg(place.socket()).args(words);
     Call(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
@@ -89,7 +89,7 @@ fn call(place: &Place, words: &[&str]) -> Call {
 
 /// A call that must be answered within a second, with this word in what it says. A slow machine has three tries: a disk
 /// that hangs is no faster at the third.
-fn soon(place: &Place, words: &[&str], said: &str) -> Output {
+pub(crate) fn soon(place: &Place, words: &[&str], said: &str) -> Output {
     let mut took = Vec::new();
     let answered = (0..3).find_map(|_| {
         let begun = Instant::now();

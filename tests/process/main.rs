@@ -9,7 +9,14 @@
 mod authority;
 mod bundle;
 mod canaries;
+#[allow(dead_code, reason = "each program uses a part of it")]
+#[path = "../support/chance.rs"]
+mod chance;
 mod clock;
+#[allow(dead_code, reason = "each program uses a part of it")]
+#[path = "../support/disk.rs"]
+mod disk;
+mod disks;
 mod doctor;
 mod fences;
 mod freeze;

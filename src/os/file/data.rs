@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 
 use rustix::fs::{FallocateFlags, Mode, OFlags};
@@ -86,11 +86,27 @@ impl Dir {
             Err(Errno::INVAL) => return Ok(()),
             Err(e) => return Err(self.failed("open", OsStr::new(name), e)),
         };
-        let mut page = Box::new(Page([0; 4096]));
-        match rustix::io::read(&file, &mut page.0[..]) {
-            Ok(_) | Err(Errno::INVAL) => Ok(()),
-            Err(e) => Err(self.failed("read", OsStr::new(name), e)),
-        }
+        read_past_caches(&file).map_err(|e| self.failed("read", OsStr::new(name), e))
+    }
+}
+
+/// The same with an open device. A process that is killed while it waits for a page of a device's cache closes the device in
+/// its end, waits there again, and keeps everybody else from opening it: waiting for the disk itself keeps nobody.
+pub fn ask_device(device: &File) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::DIRECT | OFlags::CLOEXEC;
+    let asked = match rustix::fs::open(program_path(device), flags, Mode::empty()) {
+        Ok(file) => read_past_caches(&file),
+        Err(Errno::INVAL) => Ok(()),
+        Err(e) => Err(e),
+    };
+    asked.map_err(|e| host("failed to read from a device", e))
+}
+
+fn read_past_caches(file: impl AsFd) -> rustix::io::Result<()> {
+    let mut page = Box::new(Page([0; 4096]));
+    match rustix::io::read(file, &mut page.0[..]) {
+        Ok(_) | Err(Errno::INVAL) => Ok(()),
+        Err(e) => Err(e),
     }
 }
 

@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::os::file;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -62,6 +63,7 @@ pub enum Emptiness {
 
 /// What lies in an open device or image file.
 pub fn probe(file: &File) -> Result<Found> {
+    file::ask_device(file)?;
     let head = read(file, 0, BLOCK)?;
     if let Some(found) = xfs(&head).or_else(|| ext4(&head)) {
         return Ok(found);
