@@ -142,6 +142,9 @@ pub struct Backing {
 
 /// Every loop device of this host that shows a file. One whose file lies on a filesystem that gave up cannot be asked, and is
 /// left out: it must not keep the devices of all others from being found.
+///
+/// Each is opened and asked, be its path as strange as it may: a path passed over would be a second device on one image, and
+/// what is in it destroyed. It is for openings and the doctor; docs/performance.md tells what a thousand cost.
 pub fn all() -> Result<Vec<(Backing, Found)>> {
     let mut all = Vec::new();
     for number in attached_numbers()? {

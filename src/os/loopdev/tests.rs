@@ -219,3 +219,55 @@ fn a_device_on_a_filesystem_that_gave_up_hides_no_other_and_is_let_go() {
     detached.unwrap();
     assert!(gone, "the device was not let go");
 }
+
+/// Many devices on one file, which are taken down, and made no more, whatever the test did.
+struct Crowd {
+    image: Image,
+    attached: Vec<Loop>,
+    before: u32,
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        for device in &self.attached {
+            let _ = device.detach(self.image.device, self.image.inode);
+        }
+        assert!(self.image.is_gone());
+        let Ok(control) = open_node("/dev/loop-control", OFlags::RDWR) else { return };
+        // Of those that were there before, or that somebody has taken meanwhile, none is touched.
+        for device in self.attached.iter().filter(|device| device.number > self.before) {
+            let _ = wire::remove(&control, device.number);
+        }
+    }
+}
+
+/// Each device is opened and asked: no path tells what it shows. This says what that costs.
+#[test]
+#[ignore = "it fills the host with a thousand loop devices for some seconds"]
+fn a_thousand_devices_are_looked_at_in_milliseconds() {
+    let numbers = std::fs::read_dir("/sys/block").unwrap().flatten();
+    let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("loop")?.parse().ok());
+    let before = numbers.max().unwrap_or(0);
+    let mut crowd = Crowd { image: Image::new(), attached: Vec::new(), before };
+    let one = Image::new();
+    let _attached = attach(&one.file, AUTO).unwrap();
+    let looks = || {
+        let mut took: Vec<Duration> = (0..9)
+            .map(|_| {
+                let begun = std::time::Instant::now();
+                assert_eq!(one.find().len(), 1);
+                begun.elapsed()
+            })
+            .collect();
+        took.sort();
+        took[4]
+    };
+    let alone = looks();
+    for _ in 0..1000 {
+        let attached = attach(&crowd.image.file, HELD).unwrap();
+        crowd.attached.push(attached.device);
+    }
+    let crowded = looks();
+    println!("a look at all loop devices took {alone:?}, and {crowded:?} with 1000 more attached");
+    assert!(crowded < Duration::from_secs(1), "{crowded:?}");
+}
