@@ -273,8 +273,8 @@ impl Engine {
         self.identify(slot, pool.id())?;
         self.store.open(pool.id(), pool.home())?;
         step!("open: records read");
-        self.clocks.open(pool.id(), pool.home(), self.store.last_retained(pool.id()));
         self.learn_names(pool);
+        self.clocks.open(pool.id(), pool.home(), self.store.last_retained(pool.id()));
         slot.budget(pool).map(drop)
     }
 

@@ -359,7 +359,11 @@ impl Store {
             Phase::Retained { until, kept, .. } => until.before(kept),
             Phase::Creating | Phase::Ready | Phase::Growing { .. } | Phase::Deleting => Age::default(),
         };
-        self.retained(Some(pool)).iter().map(since).max().unwrap_or_default()
+        let index = self.lock();
+        let read = index.objects.values().map(|entry| &entry.record);
+        // What cannot be read was deleted all the same.
+        let all = read.chain(index.quarantined.values().filter_map(|bad| bad.copy.as_ref()));
+        all.filter(|record| record.id().pool() == pool).map(since).max().unwrap_or_default()
     }
 
     /// Why the record of this id cannot be read, where that is so.
