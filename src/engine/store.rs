@@ -320,6 +320,17 @@ impl Store {
         snapshots.filter(|snapshot| snapshot.group == Some(*group)).map(|snapshot| snapshot.id).collect()
     }
 
+    /// The group without a record that a snapshot on record is a member of, or that has such members itself.
+    pub(crate) fn without_group(&self, id: ObjectId) -> Option<GroupId> {
+        let group = match id {
+            ObjectId::Volume(_) => return None,
+            ObjectId::Snapshot(snapshot) => self.snapshot(&snapshot)?.group?,
+            ObjectId::Group(group) => group,
+        };
+        let is_lost = self.group(&group).is_none() && !self.members_of(&group).is_empty();
+        is_lost.then_some(group)
+    }
+
     /// The groups of a pool that have members on record, and no record of their own.
     pub(crate) fn lost_groups(&self, pool: PoolId) -> BTreeSet<GroupId> {
         let index = self.lock();

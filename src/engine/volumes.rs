@@ -81,13 +81,10 @@ impl Engine {
                 bad.why
             ));
         }
-        if let ObjectId::Snapshot(id) = id
-            && let Some(group) = self.store.snapshot(&id).and_then(|cut| cut.group)
-            && let Some(bad) = self.store.quarantined(ObjectId::Group(group))
-        {
+        if let Some(group) = self.store.without_group(id) {
             return Error::Unavailable(format!(
-                "the record of group snapshot {group}, of which {id} is a member, cannot be read and is quarantined: {}",
-                bad.why
+                "the record of {group} cannot be read or is gone, and nobody can use its members before it is rebuilt: see \
+                 `rockpool ctl doctor`"
             ));
         }
         // Every field that names an object ends in the same word, be it `source_volume_id` or `volume_id`.
