@@ -382,7 +382,10 @@ fn configure(control: &File, file: &File, want: Attach) -> Result<(Loop, File)> 
 /// A limit of 0 on discards stays with the number when its file goes, and the kernel refuses to raise it again: only a
 /// device that is made anew is without it.
 fn free_device(control: &File, discard: Discard) -> Result<Loop> {
-    let device = Loop::new(wire::free(control).map_err(|e| host("failed to find a free loop device", e))?);
+    // Whatever the kernel calls it, a host without a free device is no disk without room.
+    let failed =
+        |e: Errno| Error::Host { what: "failed to find a free loop device".to_owned(), source: e.into() };
+    let device = Loop::new(wire::free(control).map_err(failed)?);
     if discard == Discard::Forbid || !device.lost_discard() {
         return Ok(device);
     }
