@@ -43,6 +43,7 @@ use crate::os::file::{self, Dir, Stat};
 use crate::os::fs::{self, FsKind};
 use crate::os::label;
 use devices::Devices;
+use watch::Foreign;
 
 /// What a reserved image carries: nothing else says at attach that its space must stay taken.
 const RESERVED: &str = "trusted.rockpool.reserved";
@@ -64,7 +65,7 @@ struct Images {
     features: Features,
     devices: Devices,
     /// What others take on the filesystem, as of the last look: a look costs one stat per object.
-    foreign: Mutex<Bytes>,
+    foreign: Mutex<Option<Foreign>>,
 }
 
 impl ImagePool {
@@ -78,7 +79,7 @@ impl ImagePool {
         let features = features(&home)?;
         let devices = Devices::find(home.volumes())?;
         let images = Images { home, features, devices, foreign: Mutex::default() };
-        images.look_for_foreign()?;
+        images.foreign(&images.home.space()?)?;
         Ok(ImagePool { images: Arc::new(images), patience: Patience::new(PATIENCE) })
     }
 }
@@ -204,7 +205,7 @@ impl Pool for ImagePool {
     fn usage(&self) -> Result<Usage> {
         self.images.home.present()?;
         let space = self.images.home.space()?;
-        let foreign = *self.images.foreign.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let foreign = self.images.foreign(&space)?;
         Ok(Usage { total: space.total, free: space.free, foreign })
     }
 

@@ -182,3 +182,17 @@ fn what_is_to_be_kept_is_kept_on_a_full_pool_or_not_deleted_at_all() {
         }
     }
 }
+
+#[test]
+fn a_pool_that_was_opened_full_has_room_when_others_made_some() {
+    let mut rig = Rig::image_on(&EXT4, 320);
+    fill(&rig, blocks);
+    rig.restart();
+    assert!(matches!(rig.engine().create_volume(&wanted("a", BLOCK, 10)), Err(Error::Full(_))));
+    fs::remove_dir_all(rig.setup.path.join("filler")).unwrap();
+    let begun = std::time::Instant::now();
+    while let Err(error) = rig.engine().create_volume(&wanted("a", BLOCK, 10)) {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{error:?}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}

@@ -3,6 +3,8 @@
 //! Owns: the words of the problems. Never: changes a volume, or reads its data.
 
 use std::collections::HashMap;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 use super::Images;
 use crate::error::{Result, chain};
@@ -10,7 +12,7 @@ use crate::model::{Bytes, VolumeId};
 use crate::os::loopdev::Loop;
 use crate::os::mount::{Here, Mount, Place};
 use crate::os::{file, fs, label, mount};
-use crate::pool::home::FENCED;
+use crate::pool::home::{FENCED, Space};
 use crate::pool::{Problem, Severity};
 
 /// A pool with less than one part in so many free is nearly full.
@@ -22,6 +24,26 @@ const SMALLEST_BLOCK: u64 = 1024;
 
 /// The mounts of each filesystem, by its device number.
 type Mounts<'a> = HashMap<u64, Vec<&'a Mount>>;
+/// A filesystem takes less than one part in so many for itself.
+const MUCH: u64 = 16;
+/// No oftener is it counted what others take.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// What others take of a pool's filesystem.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Foreign {
+    bytes: Bytes,
+    /// What everybody took together.
+    used: Bytes,
+    at: Instant,
+}
+
+impl Foreign {
+    fn may_be_gone(&self, now: &Space) -> bool {
+        let much = self.bytes.get() > now.total.get() / MUCH;
+        much && now.used < self.used && self.at.elapsed() > AGAIN
+    }
+}
 
 impl Images {
     /// What is wrong with the pool.
@@ -132,8 +154,18 @@ impl Images {
         if file::stat(&root)?.device == mount.device { fs::trim(&root).map(drop) } else { Ok(()) }
     }
 
+    /// What others take. Where they have taken much and the filesystem has become emptier since the last look, they may
+    /// have gone: then it is counted anew, so that a pool they had filled has room again.
+    pub(super) fn foreign(&self, now: &Space) -> Result<Bytes> {
+        let last = *self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        match last {
+            Some(last) if !last.may_be_gone(now) => Ok(last.bytes),
+            Some(_) | None => self.look_for_foreign(),
+        }
+    }
+
     /// Counts anew what others take: what is used, less what all objects here take.
-    pub(super) fn look_for_foreign(&self) -> Result<()> {
+    pub(super) fn look_for_foreign(&self) -> Result<Bytes> {
         let mut own = 0_u64;
         for place in [self.home.volumes(), self.home.snapshots(), self.home.tmp()] {
             for name in place.names()? {
@@ -141,9 +173,11 @@ impl Images {
                 own = own.saturating_add(place.stat(&name)?.map_or(0, |stat| stat.allocated));
             }
         }
-        let foreign = self.home.space()?.used.less(Bytes::new(own));
-        *self.foreign.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = foreign;
-        Ok(())
+        let used = self.home.space()?.used;
+        let bytes = used.less(Bytes::new(own));
+        let looked = Foreign { bytes, used, at: Instant::now() };
+        *self.foreign.lock().unwrap_or_else(PoisonError::into_inner) = Some(looked);
+        Ok(bytes)
     }
 }
 
