@@ -15,7 +15,7 @@ mod options;
 mod place;
 mod raw;
 #[cfg(test)]
-pub(super) mod scene;
+pub(crate) mod scene;
 mod shared;
 mod table;
 #[cfg(test)]

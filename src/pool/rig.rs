@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::prepare::{Place, Request, prepare, unmount};
+use super::prepare::{Place, Request, prepare};
 use super::{Kind, Quota, Setup};
 use crate::model::{
     Access, Allocation, Bytes, Filesystem, FsUuid, Phase, PoolId, Snapshot, SnapshotId, Source, Time, Volume,
     VolumeId,
 };
-use crate::os::{mount, process};
+use crate::os::mount::scene::clear;
+use crate::os::process;
 
 /// A pool on a loop device, and a place for mounts.
 pub(super) struct Rig {
@@ -35,18 +36,7 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        // Whatever a failed test left mounted below, the last first.
-        let below = |mount: &mount::Mount| mount.point.starts_with(self.dir.path());
-        let mounts = mount::table().unwrap_or_default();
-        for mount in mounts.iter().rev().filter(|mount| below(mount) && mount.point != self.setup.path) {
-            let _ = process::run("umount", &[&mount.point], "failed to clean up");
-        }
-        if let Err(error) = unmount(&self.setup) {
-            eprintln!("failed to unmount the test's pool: {error}");
-        }
-        for mount in mount::table().unwrap_or_default().iter().rev().filter(|mount| below(mount)) {
-            let _ = process::run("umount", &[&mount.point], "failed to clean up");
-        }
+        clear(self.dir.path());
     }
 }
 

@@ -189,7 +189,7 @@ mod tests {
     async fn what_is_too_much_is_unavailable_and_never_a_full_node() {
         let hung =
             service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
-        let mut calls = CallLayer::new(SMALL).layer(hung);
+        let mut calls = CallLayer::new(Limits { longest: Duration::from_secs(60), ..SMALL }).layer(hung);
         let first = calls.call(request());
         let (code, message) = status(calls.clone().call(request()).await.unwrap());
         assert_eq!(code, Code::Unavailable);

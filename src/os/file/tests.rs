@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::Duration;
 
+use crate::os::mount::scene::clear;
 use crate::os::process::run;
 
 fn scratch() -> (tempfile::TempDir, Dir) {
@@ -41,7 +42,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = run("umount", &[self.path.path()], "failed to unmount the test's image");
+        clear(self.path.path());
     }
 }
 
@@ -142,13 +143,13 @@ fn a_full_disk_keeps_the_old_file_and_says_full() {
     let path = tempfile::tempdir().unwrap();
     let at = path.path().to_str().unwrap();
     run("mount", &["-t", "tmpfs", "-o", "size=64k", "tmpfs", at], "failed to mount a tmpfs").unwrap();
-    struct Unmount<'a>(&'a str);
+    struct Unmount<'a>(&'a Path);
     impl Drop for Unmount<'_> {
         fn drop(&mut self) {
-            let _ = run("umount", &[self.0], "failed to unmount a tmpfs");
+            clear(self.0);
         }
     }
-    let _unmount = Unmount(at);
+    let _unmount = Unmount(path.path());
     let dir = Dir::open(path.path()).unwrap();
     dir.replace("record", b"old").unwrap();
     let error = dir.replace("record", &[0; 128 << 10]).unwrap_err();
@@ -326,7 +327,7 @@ fn a_tree_with_a_mount_in_it_is_refused() {
     // Of the same filesystem, so that st_dev does not tell.
     run("mount", &[OsStr::new("--bind"), source.as_os_str(), at.as_os_str()], "failed to bind").unwrap();
     let refused = dir.remove_tree("tree");
-    run("umount", &[&at], "failed to unmount").unwrap();
+    clear(&at);
     assert!(matches!(refused, Err(Error::Precondition(_))), "{refused:?}");
     assert!(source.join("keep").exists());
     assert_eq!(dir.remove_tree("tree").unwrap(), Removal::Now);

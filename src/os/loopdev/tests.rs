@@ -34,7 +34,7 @@ impl Image {
 
     /// Waits for what the kernel finishes a moment after the last close.
     fn is_gone(&self) -> bool {
-        (0..200).any(|_| {
+        (0..4000).any(|_| {
             std::thread::sleep(Duration::from_millis(5));
             self.find().is_empty()
         })
@@ -210,7 +210,7 @@ fn a_device_on_a_filesystem_that_gave_up_hides_no_other_and_is_let_go() {
     let backs = device.backs(there.device, there.inode);
     let detached = device.detach(there.device, there.inode);
     // All is taken down before anything can fail.
-    let gone = (0..200).any(|_| {
+    let gone = (0..4000).any(|_| {
         std::thread::sleep(Duration::from_millis(5));
         run("umount", &[at]).is_ok()
     });

@@ -4,6 +4,7 @@ use std::os::unix::fs::FileExt;
 
 use super::*;
 use crate::os::file::allocate;
+use crate::os::mount::scene::clear;
 use crate::os::process::run;
 
 const MIB: u64 = 1 << 20;
@@ -33,7 +34,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = run("umount", &[self.path.path()], "failed to unmount the test's image");
+        clear(self.path.path());
     }
 }
 
@@ -109,7 +110,7 @@ fn a_directory_holds_no_more_than_its_limit(root: &Dir) {
 
 /// Whether nothing is charged any more, in a while: xfs frees what was unlinked in the background.
 fn is_empty_soon(root: &Dir) -> bool {
-    (0..200).any(|_| {
+    (0..600).any(|_| {
         std::thread::sleep(std::time::Duration::from_millis(50));
         let used = usage(root, 77).unwrap();
         (used.bytes, used.limit) == (0, None)

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "the test makes its own files and runs programs")]
 
 use super::*;
+use crate::os::mount::scene::clear;
 use crate::pool::home::Home;
 use crate::pool::rig::{Rig, run};
 
@@ -31,7 +32,7 @@ fn nothing_is_mounted_over_what_is_there() {
     run("mount", &["-t".as_ref(), "tmpfs".as_ref(), "none".as_ref(), rig.setup.path.as_path()]);
     assert!(matches!(Home::open(&rig.setup), Err(Error::Unavailable(_))));
     assert!(matches!(unmount(&rig.setup), Err(Error::Precondition(_))));
-    run("umount", &[rig.setup.path.as_path()]);
+    clear(&rig.setup.path);
     drop(Home::open(&rig.setup).unwrap());
 }
 

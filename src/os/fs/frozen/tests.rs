@@ -15,6 +15,16 @@ fn child(frozen: &Frozen) -> Pid {
     frozen.freezer.as_ref().unwrap().pid
 }
 
+/// Waits until it has ended, though nobody has asked for its exit code yet.
+fn await_end(pid: Pid) {
+    let begun = Instant::now();
+    let stat = || std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).unwrap();
+    while !stat().contains(") Z ") {
+        assert!(begun.elapsed() < LIMIT * 6, "the child is still there: {}", stat());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 fn is_gone(pid: Pid) -> bool {
     !std::path::Path::new(&format!("/proc/{}", pid.as_raw_pid())).exists()
 }
@@ -52,8 +62,8 @@ fn one_that_cannot_be_frozen_leaves_none_frozen() {
 fn the_limit_thaws_and_spoils_the_cut() {
     let mut scene = Scene::new();
     let (_tree, root) = mounted_xfs(&mut scene);
-    let mut frozen = begin(&root, Duration::from_millis(200)).unwrap();
-    std::thread::sleep(Duration::from_millis(400));
+    let mut frozen = begin(&root, Duration::from_secs(2)).unwrap();
+    await_end(child(&frozen));
     assert_eq!(thaw(&root).unwrap(), Thawed::WasNot);
     let late = frozen.thaw();
     assert!(matches!(late, Err(Error::Unavailable(_))), "{late:?}");
