@@ -121,6 +121,13 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_counts_what_passes() {
+        let begun = Instant::now().checked_sub(std::time::Duration::from_secs(90)).unwrap();
+        let clock = Clock { base: Age::new(1000), begun, noted: None };
+        assert!((1090..1190).contains(&clock.now().seconds()), "{:?}", clock.now());
+    }
+
+    #[test]
     fn a_lost_or_torn_clock_starts_where_the_records_say_and_not_earlier() {
         let (dir, home, pool) = home();
         for torn in [None, Some(""), Some("{\"seconds\":"), Some("{\"seconds\":-5}"), Some("[]")] {
