@@ -116,6 +116,11 @@ impl Engine {
         }
     }
 
+    /// Whether a look at any pool is not over yet.
+    pub fn is_looking(&self) -> bool {
+        self.pools.iter().any(|slot| slot.workers.is_looking())
+    }
+
     /// Regular upkeep of every pool that is here, each on its own threads. To be called by the hour or so.
     pub fn tend(self: &Arc<Self>) {
         self.each("upkeep", |engine, index| {

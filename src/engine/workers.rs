@@ -161,6 +161,11 @@ impl Workers {
         Table::here() == self.shared.table
     }
 
+    /// Whether a look is not over yet.
+    pub(crate) fn is_looking(&self) -> bool {
+        self.shared.lock().looking.is_some()
+    }
+
     /// For how long a look has not been answered, where that is so.
     pub(crate) fn silence(&self) -> Option<Duration> {
         self.shared.lock().silence()

@@ -17,7 +17,9 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
-use rig::{BLOCK, EXT4, MIB, Rig, XFS, capability, device_size, put, read_block, run, wanted, write_block};
+use rig::{
+    BLOCK, EXT4, MIB, Rig, XFS, capability, device_size, put, read_block, run, soon, wanted, write_block,
+};
 use rockpool::engine::{Asked, CreateGroup, CreateSnapshot, Mode, NodeExpand, NodeExpansion, Range, Writes};
 use rockpool::error::Error;
 use rockpool::model::{Bytes, Source, Volume};
@@ -541,15 +543,12 @@ fn a_pool_without_a_free_block_still_deletes() {
     assert!(rig.engine().volumes(None, 10).is_empty());
     fs::remove_file(rig.setup.path.join("filler")).unwrap();
     // xfs gives the blocks of a removed file back a little later.
-    let mut made = rig.engine().create_volume(&wanted("a", EXT4, 64));
-    for _ in 0..100 {
-        if made.is_ok() {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        made = rig.engine().create_volume(&wanted("a", EXT4, 64));
-    }
-    made.unwrap();
+    let mut made = Ok(());
+    let is_made = soon(|| {
+        made = rig.engine().create_volume(&wanted("a", EXT4, 64)).map(drop);
+        made.is_ok()
+    });
+    assert!(is_made, "{made:?}");
 }
 
 #[test]

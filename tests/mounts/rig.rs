@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rockpool::engine::{
     Asked, Capability, CreateVolume, Engine, EngineConfig, Files, Mode, PoolConfig, Publish, Range, Stage,
@@ -124,18 +125,19 @@ impl Rig {
         self.engine().orphans(self.engine().indexes().next().unwrap()).unwrap()
     }
 
-    /// Looks after the pool once, as the driver does every few seconds.
+    /// Looks after the pool once, as the driver does every few seconds, to the end.
     pub(crate) fn look(&self) {
-        self.engine.as_ref().unwrap().reconnect();
-        // It is looked at by a thread of its own.
-        std::thread::sleep(std::time::Duration::from_millis(700));
+        let engine = self.engine.as_ref().unwrap();
+        // One that has begun before may not have seen what the test did since.
+        assert!(soon(|| !engine.is_looking()));
+        engine.reconnect();
+        assert!(soon(|| !engine.is_looking()));
     }
 
     /// Looks for the pool until it is back.
     pub(crate) fn reconnect(&self) {
-        let engine = self.engine.as_ref().unwrap();
         let back = soon(|| {
-            engine.reconnect();
+            self.look();
             self.ailment().is_none()
         });
         assert!(back, "{:?}", self.ailment());
@@ -225,7 +227,7 @@ impl Rig {
     pub(crate) fn reboot(&mut self) {
         self.stop();
         for mount in self.mounts().iter().rev() {
-            run("umount", &[&mount.point]);
+            assert!(unmounted(&mount.point), "{:?} is busy", mount.point);
         }
         for entry in fs::read_dir(self.setup.path.join("volumes")).into_iter().flatten().flatten() {
             let image = entry.metadata().unwrap();
@@ -241,12 +243,9 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         self.engine = None;
-        let mut mounts = self.mounts();
-        mounts.reverse();
-        for mount in mounts {
-            // The point may be stacked or bound; a failure shows in the check for leaks.
-            unmounted(&mount.point);
-        }
+        let mut stay: Vec<_> = self.mounts().into_iter().rev().map(|mount| mount.point).collect();
+        let is_busy = |point: &PathBuf| !unmounted(point);
+        stay.retain(is_busy);
         for entry in fs::read_dir(self.setup.path.join("volumes")).into_iter().flatten().flatten() {
             let Ok(image) = entry.metadata() else { continue };
             for found in rockpool::os::loopdev::find(image.dev(), image.ino()).unwrap_or_default() {
@@ -254,9 +253,9 @@ impl Drop for Rig {
             }
         }
         if self.setup.kind == Kind::Image || self.dir.path().join("disk").exists() {
-            unmounted(&self.setup.path);
-            unmounted(&self.dir.path().join("pools"));
+            stay.extend([self.setup.path.clone(), self.dir.path().join("pools")].into_iter().filter(is_busy));
         }
+        assert!(stay.is_empty() || std::thread::panicking(), "what the test mounted stays: {stay:?}");
     }
 }
 
@@ -264,8 +263,9 @@ fn mount_disk(disk: &Path, point: &Path) {
     run("mount", &[Path::new("-oloop"), disk, point]);
 }
 
-/// Unmounts what may be mounted there.
-fn unmounted(point: &Path) -> bool {
+/// Unmounts what may be mounted there, and says whether it is gone: a program that another test is just starting keeps it busy
+/// for a moment.
+pub(crate) fn unmounted(point: &Path) -> bool {
     let gone =
         |point: &Path| mount::table().is_ok_and(|table| table.iter().all(|mount| mount.point != point));
     soon(|| {
@@ -274,14 +274,18 @@ fn unmounted(point: &Path) -> bool {
     })
 }
 
-/// Whether something is true within two seconds.
-fn soon(condition: impl Fn() -> bool) -> bool {
-    (0..100).any(|_| {
-        condition() || {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-            false
+/// Whether something comes true, on a busy machine as well.
+pub(crate) fn soon(mut condition: impl FnMut() -> bool) -> bool {
+    let begun = Instant::now();
+    loop {
+        if condition() {
+            return true;
         }
-    })
+        if begun.elapsed() > Duration::from_secs(30) {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 pub(crate) fn capability(asked: Asked, mode: Mode) -> Capability {

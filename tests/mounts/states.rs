@@ -9,7 +9,7 @@ use rockpool::error::{Error, Result};
 use rockpool::model::{Bytes, Source, Volume};
 use rockpool::os::loopdev;
 
-use crate::rig::{BLOCK, EXT4, Rig, put, run, wanted, write_block};
+use crate::rig::{BLOCK, EXT4, Rig, put, run, unmounted, wanted, write_block};
 
 const PLAIN_EXT4: [&str; 4] = ["mkfs.ext4", "-q", "-E", "lazy_itable_init=1"];
 const PLAIN_XFS: [&str; 2] = ["mkfs.xfs", "-q"];
@@ -266,7 +266,7 @@ fn another_pool_at_its_place_is_not_touched_and_the_right_one_is_used_when_it_is
     assert!(why.contains("`p`"), "{why}");
     assert_eq!(snapshot_of(&other.setup.path), before);
     other.create("b", BLOCK, 10);
-    run("umount", &[&rig.setup.path]);
+    assert!(unmounted(&rig.setup.path));
     rig.mount_again();
     rig.reconnect();
     rig.engine().delete_volume(&volume.id).unwrap();
