@@ -431,7 +431,7 @@ fn unmount_below(dir: &Path) {
         let mut points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
         let Some(last) = points.rfind(|point| point.starts_with(dir)) else { return };
         // A test that failed may still hold something inside; then only the lazy way is left.
-        let how = if started.elapsed() > Duration::from_secs(5) { "-l" } else { "-n" };
+        let how = if started.elapsed() > Duration::from_secs(20) { "-l" } else { "-n" };
         let done = Command::new("umount").arg(how).arg(last).output().unwrap();
         if !done.status.success() {
             sleep(Duration::from_millis(5));

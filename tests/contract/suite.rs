@@ -495,12 +495,16 @@ pub(crate) fn deleted_data_is_not_readable_by_the_next_volume(on: &Ground) {
 
 /// Calls `write` in a thread, and `release` when it has been blocked for a while; says whether it went on then.
 fn blocked_until(write: impl FnOnce() + Send + 'static, release: impl FnOnce()) -> bool {
+    let (begin, begun) = channel();
     let (done, finished) = channel();
     let writer = std::thread::spawn(move || {
+        begin.send(()).unwrap();
         write();
         let _ = done.send(());
     });
-    let blocked = finished.recv_timeout(Duration::from_millis(300)) == Err(RecvTimeoutError::Timeout);
+    begun.recv().unwrap();
+    // Who has begun and is only slow has written long before.
+    let blocked = finished.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout);
     release();
     finished.recv_timeout(Duration::from_secs(20)).unwrap();
     writer.join().unwrap();
