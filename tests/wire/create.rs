@@ -64,6 +64,11 @@ async fn bad_creates_are_refused_by_field_and_value() {
             &["volume_capabilities[0].mount.mount_flags[0] `suid`"],
         ),
         (
+            |r| r.volume_capabilities = vec![with_group("1000")],
+            Code::InvalidArgument,
+            &["volume_capabilities[0].mount.volume_mount_group `1000`", "VOLUME_MOUNT_GROUP is not offered"],
+        ),
+        (
             |r| {
                 r.volume_capabilities = vec![with_flags(&["logbsize=64k"])];
                 r.parameters = map(&[("csi.storage.k8s.io/fstype", "ext4")]);

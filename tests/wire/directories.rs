@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rockpool::engine::PoolConfig;
 use rockpool::pool::prepare::{Place, Request, prepare};
 use rockpool::pool::{Kind, Quota};
 use rockpool::proto::csi::*;
@@ -14,12 +15,51 @@ struct Mounting(Driver);
 
 impl Drop for Mounting {
     fn drop(&mut self) {
-        let mut points = mounts_below(self.0.directory.path());
-        points.reverse();
-        for point in points {
-            let _ = rustix::mount::unmount(&point, rustix::mount::UnmountFlags::DETACH);
+        detach_below(self.0.directory.path());
+    }
+}
+
+/// The driver's threads may end a moment after the driver: what they hold goes with them.
+fn detach_below(directory: &Path) {
+    for point in mounts_below(directory).into_iter().rev() {
+        if let Err(error) = rustix::mount::unmount(&point, rustix::mount::UnmountFlags::DETACH) {
+            assert!(std::thread::panicking(), "{point:?} stays mounted: {error}");
         }
     }
+}
+
+/// A filesystem of its own for a pool, which can be made read-only.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    fn new() -> Disk {
+        let disk = Disk(tempfile::tempdir().unwrap());
+        let image = disk.0.path().join("image");
+        std::fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
+        std::fs::create_dir(disk.path()).unwrap();
+        run("mkfs.ext4", &["-q".as_ref(), &image]);
+        run("mount", &["-oloop".as_ref(), &image, &disk.path()]);
+        disk
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("pool")
+    }
+
+    fn remount(&self, how: &str) {
+        run("mount", &[format!("-oremount,{how}").as_ref(), &self.path()]);
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        detach_below(self.0.path());
+    }
+}
+
+fn run(program: &str, words: &[&Path]) {
+    let done = std::process::Command::new(program).args(words).output().unwrap();
+    assert!(done.status.success(), "{program} {words:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
 fn mounts_below(directory: &Path) -> Vec<PathBuf> {
@@ -32,17 +72,21 @@ async fn started() -> Mounting {
     let directories = |below: &Path| {
         let path = below.join("pool");
         std::fs::create_dir(&path).unwrap();
-        let (name, mount_parent) = ("dirs".to_owned(), below.to_owned());
-        let request = Request {
-            name,
-            kind: Kind::Directory,
-            place: Place::Directory(path),
-            quota: Quota::None,
-            mount_parent,
-        };
-        vec![sim("fast", POOL), pool(prepare(&request).unwrap())]
+        pools_in(path)
     };
     Mounting(Driver::with(directories).await)
+}
+
+/// The pool `fast` in memory, and `dirs` in this directory.
+fn pools_in(directory: PathBuf) -> Vec<PoolConfig> {
+    let request = Request {
+        name: "dirs".to_owned(),
+        kind: Kind::Directory,
+        mount_parent: directory.clone(),
+        place: Place::Directory(directory),
+        quota: Quota::None,
+    };
+    vec![sim("fast", POOL), pool(prepare(&request).unwrap())]
 }
 
 fn on_dirs(name: &str) -> CreateVolumeRequest {
@@ -160,6 +204,34 @@ async fn a_staged_volume_is_guarded_and_retries_are_told_from_changes() {
         node.node_unstage_volume(unstage.clone()).await.unwrap();
     }
     assert!(mounts_below(&root).is_empty());
+    driver.delete(&volume.volume_id).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_is_read_only_refuses_what_changes_it_and_is_read_on() {
+    let disk = Disk::new();
+    let driver = Driver::with(|_| pools_in(disk.path())).await;
+    let volume = driver.create(on_dirs("v")).await.unwrap();
+    let on_the_pool = GetCapacityRequest { parameters: map(&[("pool", "dirs")]), ..Default::default() };
+    assert!(driver.capacity(on_the_pool.clone()).await.unwrap().available_capacity > 0);
+
+    disk.remount("ro");
+    let words = &["`dirs`", "read-only"];
+    driver.refused(driver.create(on_dirs("w")), Code::FailedPrecondition, words).await;
+    driver.refused(driver.delete(&volume.volume_id), Code::FailedPrecondition, words).await;
+    let expand = ControllerExpandVolumeRequest {
+        volume_id: volume.volume_id.clone(),
+        capacity_range: Some(CapacityRange { required_bytes: 8 * MIB, limit_bytes: 0 }),
+        ..Default::default()
+    };
+    let mut controller = driver.controller.clone();
+    driver.refused(controller.controller_expand_volume(expand), Code::FailedPrecondition, words).await;
+    assert_eq!(driver.capacity(on_the_pool.clone()).await.unwrap().available_capacity, 0);
+    assert_eq!(driver.volumes().await, std::slice::from_ref(&volume));
+    assert_eq!(driver.create(on_dirs("v")).await.unwrap(), volume, "what is there is an answer");
+    driver.volume("elsewhere").await;
+
+    disk.remount("rw");
     driver.delete(&volume.volume_id).await.unwrap();
 }
 

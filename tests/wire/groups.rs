@@ -41,15 +41,17 @@ async fn look_up(driver: &Driver, id: &str, members: &[String]) -> Result<Volume
 async fn a_group_is_cut_found_and_deleted_as_one() {
     let driver = Driver::start().await;
     let (v, w) = (driver.volume("v").await.volume_id, driver.volume("w").await.volume_id);
-    let made = create_group(&driver, cut("g", &[&v, &w])).await.unwrap();
+    let made = create_group(&driver, cut("both-of-them", &[&v, &w])).await.unwrap();
     assert!(made.ready_to_use && made.creation_time.is_some());
     assert!(made.snapshots.iter().all(|member| member.group_snapshot_id == made.group_snapshot_id));
-    assert_eq!(create_group(&driver, cut("g", &[&w, &v])).await.unwrap(), made);
+    assert_eq!(create_group(&driver, cut("both-of-them", &[&w, &v])).await.unwrap(), made);
     let members: Vec<_> = made.snapshots.iter().rev().map(|member| member.snapshot_id.clone()).collect();
     assert_eq!(look_up(&driver, &made.group_snapshot_id, &members).await.unwrap(), made);
     assert_eq!(driver.snapshots().await.len(), 2);
 
-    driver.refused(create_group(&driver, cut("g", &[&v])), Code::AlreadyExists, &["g"]).await;
+    driver
+        .refused(create_group(&driver, cut("both-of-them", &[&v])), Code::AlreadyExists, &["both-of-them"])
+        .await;
     let id = &made.group_snapshot_id;
     let foreign = vec![members[0].clone(), "../x".to_owned()];
     for wrong in [&[][..], &members[..1], &foreign] {

@@ -214,6 +214,11 @@ pub(crate) fn with_flags(flags: &[&str]) -> VolumeCapability {
     capability(AccessType::Mount(MountVolume { mount_flags, ..Default::default() }), 1)
 }
 
+pub(crate) fn with_group(group: &str) -> VolumeCapability {
+    let volume_mount_group = group.to_owned();
+    capability(AccessType::Mount(MountVolume { volume_mount_group, ..Default::default() }), 1)
+}
+
 pub(crate) fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
 }

@@ -86,6 +86,11 @@ async fn bad_stages_are_refused_and_leave_the_directory_empty() {
             &["mount_flags[0]"],
         ),
         (
+            |r| r.volume_capability = Some(with_group("1000")),
+            Code::InvalidArgument,
+            &["volume_capability.mount.volume_mount_group `1000`"],
+        ),
+        (
             |r| r.volume_capability = Some(with_flags(&["nosuch=s3cret"])),
             Code::InvalidArgument,
             &["volume_capability.mount.mount_flags[0]", "noatime"],
@@ -192,6 +197,11 @@ async fn bad_publishes_are_refused_and_leave_no_target() {
         (|r| r.target_path = "x".into(), Code::InvalidArgument, &["target_path `x`", "absolute"]),
         (|r| r.volume_capability = None, Code::InvalidArgument, &["volume_capability is missing"]),
         (|r| r.volume_capability = Some(with_flags(&["a,b"])), Code::InvalidArgument, &["mount_flags[0]"]),
+        (
+            |r| r.volume_capability = Some(with_group("1000")),
+            Code::InvalidArgument,
+            &["volume_mount_group `1000`"],
+        ),
         (|r| r.staging_target_path.clear(), Code::FailedPrecondition, &["staging_target_path is missing"]),
         (|r| r.staging_target_path = "x".into(), Code::InvalidArgument, &["staging_target_path `x`"]),
         (|_| (), Code::FailedPrecondition, &["staging_target_path", "not staged"]),

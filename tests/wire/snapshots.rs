@@ -70,13 +70,14 @@ async fn a_snapshot_stays_the_same_and_outlives_its_volume() {
     let driver = Driver::start().await;
     let volume = driver.volume("v").await;
     let other = driver.volume("w").await;
-    let made = driver.snapshot("s", &volume.volume_id).await.unwrap();
+    let made = driver.snapshot("cut-one", &volume.volume_id).await.unwrap();
     assert!(made.ready_to_use && made.creation_time.is_some());
     assert_eq!((made.size_bytes, &made.source_volume_id), (GIB, &volume.volume_id));
     assert_eq!(made.accessible_topology, [place(NODE)]);
-    driver.refused(driver.snapshot("s", &other.volume_id), Code::AlreadyExists, &["s"]).await;
+    let again = driver.snapshot("cut-one", &other.volume_id);
+    driver.refused(again, Code::AlreadyExists, &["cut-one", &volume.volume_id]).await;
     driver.delete(&volume.volume_id).await.unwrap();
-    assert_eq!(driver.snapshot("s", &volume.volume_id).await.unwrap(), made);
+    assert_eq!(driver.snapshot("cut-one", &volume.volume_id).await.unwrap(), made);
     let restore =
         CreateVolumeRequest { volume_content_source: from_snapshot(&made.snapshot_id), ..create("restored") };
     let restored = driver.create(restore.clone()).await.unwrap();
