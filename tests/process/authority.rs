@@ -3,9 +3,8 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
 
-use crate::harness::Place;
+use crate::harness::{LONG, Place};
 
 /// The first words of an HTTP/2 connection.
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
@@ -37,7 +36,7 @@ fn probe(socket: &Path, authority: Option<&str>) -> Fate {
     field("content-type", "application/grpc");
     field("te", "trailers");
     let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
     stream.write_all(PREFACE).unwrap();
     let length = u32::try_from(block.len()).unwrap().to_be_bytes();
     stream.write_all(&[&length[1..], &[1, 4, 0, 0, 0, 1], &block].concat()).unwrap();

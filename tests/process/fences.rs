@@ -1,6 +1,5 @@
 //! A disk that fails at fsync, under the real driver: strace answers its system calls with EIO.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,13 +7,11 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{Driver, Place};
+use crate::harness::{Driver, LONG, Place, eventually, skipped};
 use crate::pools::Pool;
 
 const UNAVAILABLE: Option<i32> = Some(24);
 const INTERNAL: Option<i32> = Some(23);
-/// A pool whose disk is mended is looked for every five seconds.
-const BACK: Duration = Duration::from_secs(30);
 
 /// A tracer that lets go when this is dropped.
 struct Tracer(Child);
@@ -38,7 +35,7 @@ impl Tracer {
         };
         let begun = Instant::now();
         while !threads().all(traced) {
-            assert!(begun.elapsed() < Duration::from_secs(10), "strace does not attach");
+            assert!(begun.elapsed() < LONG, "strace does not attach");
             std::thread::sleep(Duration::from_millis(5));
         }
         tracer
@@ -58,12 +55,7 @@ fn traces() -> bool {
     if traced.is_ok_and(|status| status.success()) {
         return true;
     }
-    let thread = std::thread::current();
-    let line = format!(
-        "\nSKIP rust::{}: needs strace and a kernel that lets it trace\n",
-        thread.name().unwrap_or_default()
-    );
-    std::io::stderr().write_all(line.as_bytes()).unwrap();
+    skipped("needs strace and a kernel that lets it trace");
     false
 }
 
@@ -94,20 +86,14 @@ fn shown(pool: &Pool<'_>, place: &Place) -> Value {
     serde_json::from_slice(&shown.stdout).unwrap()
 }
 
-/// The files of the pool's objects and their records.
+/// The files of the pool's objects and their records, without those that are just being written: every few seconds the driver
+/// writes one to see whether it can.
 fn objects(root: &Path) -> Vec<PathBuf> {
     let parts = ["volumes", "tmp", "records"].map(|part| std::fs::read_dir(root.join(part)).unwrap());
     let mut all: Vec<_> = parts.into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+    all.retain(|path| !path.file_name().unwrap().to_str().unwrap().starts_with(".new."));
     all.sort();
     all
-}
-
-fn eventually(what: &str, mut look: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !look() {
-        assert!(begun.elapsed() < BACK, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 /// A driver with the pool `fast` in a file and `toy` in memory.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::harness::{Driver, PROGRAM, Place, until};
+use crate::harness::{Driver, LONG, PROGRAM, Place, eventually, in_time, until};
 
 /// A pool in a file, on a filesystem that can be made to hang, and one that has nothing to do with it.
 struct Pools<'a> {
@@ -87,17 +87,13 @@ pub(crate) fn call(place: &Place, words: &[&str]) -> Call {
     Call(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
 }
 
-/// A call that must be answered within a second, with this word in what it says. A slow machine has three tries: a disk
-/// that hangs is no faster at the third.
+/// A call that must be answered within a second, with this word in what it says. What the program itself takes here is no part
+/// of that.
 pub(crate) fn soon(place: &Place, words: &[&str], said: &str) -> Output {
-    let mut took = Vec::new();
-    let answered = (0..3).find_map(|_| {
-        let begun = Instant::now();
-        let done = place.ctl(words);
-        took.push(begun.elapsed());
-        (begun.elapsed() < Duration::from_secs(1)).then_some(done)
-    });
-    let done = answered.unwrap_or_else(|| panic!("{words:?} took {took:?}"));
+    let begun = Instant::now();
+    assert!(place.ctl(&["plugin", "info"]).status.success());
+    let here = begun.elapsed().min(Duration::from_secs(2));
+    let done = in_time(Duration::from_secs(1) + here, || place.ctl(words));
     let all = String::from_utf8_lossy(&[&done.stdout[..], &done.stderr].concat()).into_owned();
     assert!(all.contains(said), "{words:?}: {all}");
     done
@@ -108,6 +104,13 @@ fn states(driver: &Driver) -> Vec<char> {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", driver.child.id())).unwrap();
     let stats = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
     stats.filter_map(|stat| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())).collect()
+}
+
+/// How many threads the pool `stuck` has.
+fn threads(driver: &Driver) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", driver.child.id())).unwrap();
+    let names = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    names.filter(|name| name.trim() == "stuck").count()
 }
 
 /// What the process itself has open, apart from what its pools' threads have.
@@ -137,11 +140,7 @@ fn a_disk_that_hangs_keeps_nothing_else_waiting_not_even_after_a_kill() {
     let mut second;
     let hang = pools.hang();
     let _expand = call(&place, &["volume", "expand", a, "--size", "32MiB"]);
-    let begun = Instant::now();
-    while !states(&driver).contains(&'D') {
-        assert!(begun.elapsed() < Duration::from_secs(20), "no thread hangs: {:?}", states(&driver));
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    eventually("a thread hangs", || states(&driver).contains(&'D'));
     soon(&place, &["plugin", "probe"], "");
     assert!(soon(&place, &create("c", ON_FINE), "").status.success());
     soon(&place, &["volume", "delete", a], "ABORTED");
@@ -152,7 +151,8 @@ fn a_disk_that_hangs_keeps_nothing_else_waiting_not_even_after_a_kill() {
             call(&place, &["volume", "create", &format!("w{n}"), "--size", "16MiB", ON_STUCK[0], ON_STUCK[1]])
         })
         .collect();
-    std::thread::sleep(Duration::from_millis(500));
+    // One looks, eight work; the last is started when all before have work.
+    eventually("all threads are taken", || threads(&driver) == 9);
     soon(&place, &["volume", "delete", a], "ABORTED");
     soon(&place, &["plugin", "probe"], "");
     assert!(soon(&place, &create("d", ON_FINE), "").status.success());
@@ -173,7 +173,7 @@ fn a_disk_that_hangs_keeps_nothing_else_waiting_not_even_after_a_kill() {
     second = place.start();
     assert!(place.ctl(&create("f", ON_FINE)).status.success(), "{}", second.log());
     let served = killed.elapsed();
-    assert!(served < Duration::from_secs(4), "{served:?} after the kill:\n{}", second.log());
+    assert!(served < Duration::from_secs(10), "{served:?} after the kill:\n{}", second.log());
     println!("the other pool was served {} ms after the kill", served.as_millis());
     assert!(driver.child.try_wait().unwrap().is_none(), "the first driver has ended: nothing hung");
     assert_eq!(room(ON_STUCK), 0, "nor is there room in one that was never open");
@@ -188,10 +188,8 @@ fn a_disk_that_hangs_keeps_nothing_else_waiting_not_even_after_a_kill() {
     );
 
     drop(hang);
-    driver.ends_within(Duration::from_secs(20));
-    until(&mut second, "the pool is back", Duration::from_secs(30), || {
-        place.ctl(&["volume", "delete", a]).status.success()
-    });
+    driver.ends();
+    until(&mut second, "the pool is back", LONG, || place.ctl(&["volume", "delete", a]).status.success());
     soon(&place, &["plugin", "probe"], "");
 }
 
@@ -201,9 +199,11 @@ fn a_pool_that_hangs_at_the_start_says_so_and_the_others_serve() {
     let pools = Pools::new(&place);
     let mut driver;
     let hang = pools.hang();
-    let begun = Instant::now();
     driver = place.start();
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    let log = driver.log();
+    let took: u64 =
+        log.split_once("start_ms=").unwrap().1.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(took < 5000, "as long as it waits where no pool works: {log}");
     assert!(states(&driver).contains(&'D'), "nothing hangs: {}", driver.log());
     assert!(
         soon(&place, &["volume", "create", "a", "--size", "16MiB", ON_FINE[0], ON_FINE[1]], "")
@@ -216,7 +216,7 @@ fn a_pool_that_hangs_at_the_start_says_so_and_the_others_serve() {
     assert!(said.contains("`stuck`") && said.contains("being opened"), "{said}");
     soon(&place, &["volume", "list"], "UNAVAILABLE");
     drop(hang);
-    until(&mut driver, "the pool is open", Duration::from_secs(30), || {
+    until(&mut driver, "the pool is open", LONG, || {
         place.ctl(&["volume", "create", "b", "--size", "16MiB", ON_STUCK[0], ON_STUCK[1]]).status.success()
     });
     let made = place.ask(&["volume", "create", "b", "--size", "16MiB", ON_STUCK[0], ON_STUCK[1]]);
@@ -231,7 +231,7 @@ fn the_files_of_a_pool_close_with_its_driver() {
         let mut driver = place.start();
         assert!(place.ctl(&["plugin", "probe"]).status.success(), "{}", driver.log());
         driver.signal(Signal::TERM);
-        assert!(driver.ends_within(Duration::from_secs(5)).success());
+        assert!(driver.ends().success());
     }
     assert!(Path::new(&place.path("pools")).exists());
 }

@@ -1,5 +1,6 @@
 //! A driver in directories of its own, ended and removed with its test.
 
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -11,8 +12,8 @@ use tempfile::TempDir;
 use crate::host;
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_rockpool");
-/// What must go at the end of a test has so long, on a busy machine as well.
-const CLEARED: Duration = Duration::from_secs(30);
+/// What has to happen has so long, on a busy machine as well.
+pub(crate) const LONG: Duration = Duration::from_secs(30);
 
 /// Directories for one driver, and its pool file with a pool in memory.
 pub(crate) struct Place {
@@ -62,9 +63,7 @@ impl Place {
         let child = command.stderr(log).spawn().unwrap();
         let mut driver = Driver { child, log: self.path("log") };
         let socket = self.socket();
-        until(&mut driver, "the socket answers", Duration::from_secs(20), || {
-            UnixStream::connect(&socket).is_ok()
-        });
+        until(&mut driver, "the socket answers", LONG, || UnixStream::connect(&socket).is_ok());
         driver
     }
 
@@ -73,7 +72,7 @@ impl Place {
         let log = self.path("refusal");
         let child = command.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
         let mut driver = Driver { child, log };
-        let status = driver.ends_within(Duration::from_secs(30));
+        let status = driver.ends();
         assert!(!status.success(), "{}", driver.log());
         driver.log()
     }
@@ -116,7 +115,7 @@ impl Drop for Place {
             if left.is_empty() {
                 return;
             }
-            if begun.elapsed() > CLEARED {
+            if begun.elapsed() > LONG {
                 return complain(&format!("what the test mounted stays: {left:?}"));
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -133,6 +132,10 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    pub(crate) fn ends(&mut self) -> ExitStatus {
+        self.ends_within(LONG)
     }
 
     pub(crate) fn ends_within(&mut self, limit: Duration) -> ExitStatus {
@@ -157,7 +160,7 @@ impl Drop for Driver {
         let _ = self.child.kill();
         let killed = Instant::now();
         while self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
-            if killed.elapsed() > CLEARED {
+            if killed.elapsed() > LONG {
                 return complain(&format!("driver {} has not ended since it was killed", self.child.id()));
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -183,6 +186,35 @@ pub(crate) fn until(driver: &mut Driver, what: &str, limit: Duration, mut look: 
         assert!(begun.elapsed() < limit, "in vain: {what}:\n{}", driver.log());
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+pub(crate) fn eventually(what: &str, mut look: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !look() {
+        assert!(begun.elapsed() < LONG, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Does what must be done within a time. A slow machine has three tries: what waits for the wrong thing is no faster at the third.
+pub(crate) fn in_time<T>(limit: Duration, mut attempt: impl FnMut() -> T) -> T {
+    let mut took = Vec::new();
+    for _ in 0..3 {
+        let begun = Instant::now();
+        let done = attempt();
+        if begun.elapsed() < limit {
+            return done;
+        }
+        took.push(begun.elapsed());
+    }
+    panic!("it took {took:?}, not {limit:?}");
+}
+
+/// Says that the running test is skipped. Past the test harness, which hides what a passing test says.
+pub(crate) fn skipped(why: &str) {
+    let thread = std::thread::current();
+    let line = format!("\nSKIP rust::{}: {why}\n", thread.name().unwrap_or_default());
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
 pub(crate) fn names(dir: &Path) -> Vec<String> {

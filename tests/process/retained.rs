@@ -4,10 +4,10 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{PROGRAM, Place};
+use crate::harness::{PROGRAM, Place, skipped};
 use crate::life::text;
 use crate::pools::Pool;
 
@@ -34,7 +34,7 @@ fn the_admin_socket_is_private_and_can_be_left_out() {
     let retained = place.ctl_at(&csi, &csi, &["retained", "list"]);
     assert_eq!(retained.status.code(), Some(22), "operators are not served where CSI is: {retained:?}");
     driver.signal(Signal::TERM);
-    assert!(driver.ends_within(Duration::from_secs(5)).success());
+    assert!(driver.ends().success());
     assert!(!place.admin_socket().exists());
     let _driver = place.start_with(place.command().env("ROCKPOOL_ADMIN_ENDPOINT", "off"));
     assert_eq!(place.refused(&["retained", "list"]).0, 24);
@@ -73,7 +73,7 @@ fn what_is_deleted_is_gone_for_csi_survives_a_restart_and_comes_back_whole() {
     let list = kept(&place);
     assert_eq!((list.len(), text(&list[0], "id"), text(&list[0], "name")), (1, old, "one"));
     let left = list[0]["seconds_left"].as_i64().unwrap();
-    assert!((7 * DAY - 120..=7 * DAY).contains(&left), "{left}");
+    assert!((7 * DAY - 600..=7 * DAY).contains(&left), "{left}");
     assert_eq!(place.refused(&["volume", "get", old]).0, 15);
     let (code, said) = place.refused(&["retained", "restore", old]);
     assert!(code == 16 && said.contains("name `one` is taken") && said.contains("--name"), "{code}: {said}");
@@ -131,8 +131,8 @@ fn a_class_has_the_last_word_and_bad_values_are_named() {
     let list = kept(&place);
     let left: Vec<_> =
         list.iter().map(|one| (one["kind"].clone(), one["seconds_left"].as_i64().unwrap())).collect();
-    assert!(left[0].0 == "snapshot" && (1700..=1800).contains(&left[0].1), "{left:?}");
-    assert!(left[1].0 == "volume" && (3500..=3600).contains(&left[1].1), "{left:?}");
+    assert!(left[0].0 == "snapshot" && (1500..=1800).contains(&left[0].1), "{left:?}");
+    assert!(left[1].0 == "volume" && (3000..=3600).contains(&left[1].1), "{left:?}");
     let (code, said) = place.refused(&create("bad", "retainDeleted=soon"));
     assert!(
         code == 13 && said.contains("parameters[retainDeleted] `soon`: want") && said.contains("7d"),
@@ -170,6 +170,9 @@ fn a_group_is_kept_and_restored_with_all_its_members() {
 
 #[test]
 fn a_clock_that_jumps_by_ten_years_purges_nothing() {
+    if !Command::new("unshare").args(["--time", "--fork", "true"]).status().is_ok_and(|done| done.success()) {
+        return skipped("needs a kernel with time namespaces, and unshare of util-linux 2.36");
+    }
     let place = Place::new();
     let pool = Pool::init(&place);
     pool.set("retainDeleted = \"7d\"");
@@ -193,9 +196,16 @@ fn a_clock_that_jumps_by_ten_years_purges_nothing() {
     later.args(told.get_args()).env_clear();
     later.envs(told.get_envs().filter_map(|(key, value)| Some((key, value?))));
     later.env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin");
-    let _driver = place.start_with(&mut later);
+    let mut unshare = place.start_with(&mut later);
+    // It looks for what to purge when it starts. On a machine that is slow enough this shows less, but nothing wrong.
     std::thread::sleep(Duration::from_secs(2));
     let list = kept(&place);
     let left = list.first().unwrap()["seconds_left"].as_i64().unwrap();
-    assert!((7 * DAY - 120..=7 * DAY).contains(&left), "{left}");
+    assert!((7 * DAY - 600..=7 * DAY).contains(&left), "{left}");
+    // The driver is a child of the program that made its namespace, and not to be left behind.
+    let pid = unshare.child.id();
+    let child = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let child = Pid::from_raw(child.trim().parse().unwrap()).unwrap();
+    kill_process(child, Signal::TERM).unwrap();
+    assert!(unshare.ends().success());
 }
