@@ -94,6 +94,28 @@ impl Engine {
         Ok(mounts)
     }
 
+    /// The same where the pool is not here to be asked: what shows the same as the staging mount does.
+    pub(super) fn published_as_staged(&self, id: &VolumeId, staging: &Path) -> Result<Vec<Seat>> {
+        let mut published = Vec::new();
+        for path in [staging.to_owned(), staging.join(STAGED_DEVICE)] {
+            let Ok(place) = self.place("staging_target_path", &path) else { continue };
+            let Here::Mounted(staged) = place.look()? else { continue };
+            if !self.is_ours(id, &place, &staged)? {
+                continue;
+            }
+            let of = if path == staging { Of::Filesystem(staged.device) } else { Of::LoopNode(staged.rdev) };
+            let (seats, at) = (mount::seats(of)?, self.as_in_table(&path));
+            let Some(root) = seats.iter().find(|seat| seat.point == at).map(|seat| seat.root.clone()) else {
+                continue;
+            };
+            let shows = |seat: &Seat| {
+                seat.point != at && seat.point.starts_with(&self.real_root) && seat.root.starts_with(&root)
+            };
+            published.extend(seats.into_iter().filter(shows));
+        }
+        Ok(published)
+    }
+
     /// A path below the kubelet root as the mount table spells it, where that root is reached through a symlink.
     fn as_in_table(&self, path: &Path) -> PathBuf {
         path.strip_prefix(&self.kubelet_root)
@@ -123,11 +145,18 @@ impl Engine {
     }
 
     /// Whether what is mounted at a place is this volume: the pool says so, or, where it is away, our note.
+    ///
+    /// # Errors
+    /// `Unavailable` where neither can tell: the driver was killed between a mount and its note, and the pool is away since.
     pub(super) fn is_ours(&self, id: &VolumeId, place: &Place, mounted: &Mounted) -> Result<bool> {
         if self.notes.about(place.path(), mounted).is_some_and(|note| note.volume == *id) {
             return Ok(true);
         }
-        let (Some(volume), Ok(pool)) = (self.store.volume(id), self.pool(id.pool())) else {
+        if self.slot_of(id.pool()).is_none() && self.complete().is_ok() {
+            return Ok(false); // Of a pool that nobody has here.
+        }
+        let pool = self.pool(id.pool())?;
+        let Some(volume) = self.store.volume(id) else {
             return Ok(false);
         };
         Ok(self.faces(pool.as_ref(), &volume)?.iter().any(|face| face.shows(mounted)))

@@ -154,13 +154,16 @@ impl Engine {
         if !self.is_ours(&volume.id, place, mounted)? {
             return Err(Error::Precondition(format!("target_path {path}: something else is mounted there")));
         }
-        let difference = match self.notes.about(place.path(), mounted) {
+        let note = self.notes.about(place.path(), mounted);
+        let difference = match &note {
             Some(note) => note.wish.difference(wish),
             None => ((read_only == ReadOnly::Yes) != mounted.read_only && volume.access != Access::Block)
                 .then_some("another readonly"),
         };
         match difference {
-            None => Ok(()),
+            None if note.is_some() => Ok(()),
+            // The driver was killed before it noted this, which an unpublish must find where the pool is away.
+            None => self.notes.write(volume.id, place.path(), mounted, wish.clone()),
             Some(what) => {
                 Err(Error::Conflict(format!("volume {} is published at {path} with {what}", volume.id)))
             }

@@ -119,9 +119,11 @@ impl Engine {
         let _claim = self.store.claim(&[Key::Object(ObjectId::Volume(*id))], &[])?;
         let volume = self.store.volume(id);
         let pool = self.pool(id.pool());
-        if let (Some(volume), Ok(pool)) = (&volume, &pool)
-            && let Some(target) = self.published(pool.as_ref(), volume, staging)?.first()
-        {
+        let published = match (&volume, &pool) {
+            (Some(volume), Ok(pool)) => self.published(pool.as_ref(), volume, staging)?,
+            (_, _) => self.published_as_staged(id, staging)?,
+        };
+        if let Some(target) = published.first() {
             let point = quoted(&target.point.to_string_lossy());
             return Err(Error::Precondition(format!(
                 "volume {id} is still published at {point}; unpublish it first"
@@ -210,8 +212,11 @@ impl Engine {
                 volume.id
             )));
         }
-        let note = self.notes.about(place.path(), mounted);
-        match note.and_then(|note| note.wish.difference(wish)) {
+        let Some(note) = self.notes.about(place.path(), mounted) else {
+            // The driver was killed before it noted this, which an unstage must find where the pool is away.
+            return self.notes.write(volume.id, place.path(), mounted, wish.clone());
+        };
+        match note.wish.difference(wish) {
             None => Ok(()),
             Some(what) => {
                 Err(Error::Conflict(format!("volume {} is staged at {path} with {what}", volume.id)))

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rockpool::engine::{CapacityQuery, CreateSnapshot, CreateVolume, Publish, Range, Writes};
+use rockpool::engine::{Asked, CapacityQuery, CreateSnapshot, CreateVolume, Publish, Range, Writes};
 use rockpool::error::{Error, Result};
 use rockpool::model::{Bytes, Source, Volume};
 use rockpool::os::loopdev;
@@ -323,4 +323,61 @@ fn a_record_of_a_newer_release_is_left_as_it_is_and_the_others_serve() {
     assert!(rig.object(&volume.id).exists());
     assert_eq!(fs::read_to_string(&record).unwrap(), newer);
     rig.engine().delete_volume(&other.id).unwrap();
+}
+
+#[test]
+fn what_is_published_is_not_unstaged_though_a_start_found_no_pool() {
+    for (mut rig, asked) in
+        [(Rig::image(), EXT4), (Rig::image(), BLOCK), (Rig::directory(), Asked::Mount(None))]
+    {
+        let volume = rig.create("a", asked, 64);
+        rig.publish("a", &volume, asked);
+        rig.stop();
+        let marker = rig.setup.path.join("pool.json");
+        let hidden = rig.setup.path.join("hidden");
+        fs::rename(&marker, &hidden).unwrap();
+        rig.restart();
+        let refused = rig.engine().unstage(&volume.id, &rig.staging("a"));
+        assert!(matches!(&refused, Err(Error::Precondition(_))), "{asked:?}: {refused:?}");
+        rig.engine().unpublish(&volume.id, &rig.target("a")).unwrap();
+        rig.engine().unstage(&volume.id, &rig.staging("a")).unwrap();
+        assert!(rig.mounts().is_empty());
+        fs::rename(&hidden, &marker).unwrap();
+        rig.reconnect();
+        assert!(rig.has_loops(&volume.id, 0), "{asked:?}: its device stays");
+        rig.engine().delete_volume(&volume.id).unwrap();
+    }
+}
+
+#[test]
+fn a_mount_that_a_killed_driver_did_not_note_goes_as_soon_as_it_is_known_whose_it_is() {
+    for asked in [EXT4, BLOCK] {
+        for retried in [true, false] {
+            let mut rig = Rig::image();
+            let volume = rig.create("a", asked, 64);
+            rig.publish("a", &volume, asked);
+            rig.stop();
+            for note in fs::read_dir(rig.dir.path().join("state/mounts")).unwrap() {
+                fs::remove_file(note.unwrap().path()).unwrap();
+            }
+            rig.restart();
+            if retried {
+                rig.publish("a", &volume, asked);
+            }
+            rig.stop();
+            let (marker, hidden) = (rig.setup.path.join("pool.json"), rig.setup.path.join("hidden"));
+            fs::rename(&marker, &hidden).unwrap();
+            rig.restart();
+            let unpublished = rig.engine().unpublish(&volume.id, &rig.target("a"));
+            if !retried {
+                assert!(matches!(&unpublished, Err(Error::Unavailable(_))), "{asked:?}: {unpublished:?}");
+                fs::rename(&hidden, &marker).unwrap();
+                rig.reconnect();
+                rig.engine().unpublish(&volume.id, &rig.target("a")).unwrap();
+            }
+            rig.engine().unstage(&volume.id, &rig.staging("a")).unwrap();
+            assert!(rig.mounts().is_empty(), "{asked:?}: {unpublished:?}");
+            let _ = fs::rename(&hidden, &marker);
+        }
+    }
 }
