@@ -62,7 +62,7 @@ impl Engine {
             }
             let record = Record::Group(found);
             claim.extend(&without(keys(&record), &name))?;
-            let pool = self.writable(record.id().pool())?;
+            let pool = self.writable_for(&record)?;
             self.settle(&claim, pool.as_ref(), &record)?;
             let belongs_in = sources.first().map_or(pool.id(), VolumeId::pool);
             refuse_elsewhere(pool.id(), belongs_in, &want.name)?;
@@ -94,10 +94,9 @@ impl Engine {
             return self.known_gone(ObjectId::Group(*id));
         };
         refuse_mismatch(&group, members)?;
-        let pool = self.writable(id.pool())?;
-        claim
-            .extend(&without(keys(&Record::Group(Arc::clone(&group))), &Key::Object(ObjectId::Group(*id))))?;
         let record = Record::Group(Arc::clone(&group));
+        let pool = self.writable_for(&record)?;
+        claim.extend(&without(keys(&record), &Key::Object(ObjectId::Group(*id))))?;
         let deleting = record.in_phase(Phase::Deleting);
         match group.phase {
             Phase::Retained { .. } => return Ok(()),

@@ -89,6 +89,13 @@ impl Engine {
         }
     }
 
+    /// The pool of a record that is to be changed. A record that is not whole is work that is not over, whatever the pool
+    /// is like now.
+    pub(super) fn writable_for(&self, record: &Record) -> Result<Arc<dyn Pool>> {
+        let pool = self.writable(record.id().pool());
+        if record.phase().is_whole() { pool } else { pool.map_err(Error::unfinished) }
+    }
+
     /// Settles, as the undo of a verb that failed with `cause`, and answers what the caller may conclude: the cause
     /// itself when nothing is left, otherwise that the outcome is open.
     pub(super) fn undo(&self, claim: &Claim, pool: &dyn Pool, record: &Record, cause: Error) -> Error {

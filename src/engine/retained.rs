@@ -118,7 +118,7 @@ impl Engine {
 
     fn purge_claimed(&self, mut claim: Claim, record: &Record) -> Result<()> {
         let id = record.id();
-        let pool = self.writable(id.pool())?;
+        let pool = self.writable_for(record)?;
         match record.phase() {
             Phase::Retained { .. } => {
                 let deleting = record.in_phase(Phase::Deleting);

@@ -50,9 +50,10 @@ impl Engine {
                 return already(found, want);
             }
             claim.extend(&[Key::Object(ObjectId::Snapshot(found.id))])?;
-            let pool = self.writable(found.id.pool())?;
             let lay_in = found.id.pool();
-            self.settle(&claim, pool.as_ref(), &Record::Snapshot(found))?;
+            let record = Record::Snapshot(found);
+            let pool = self.writable_for(&record)?;
+            self.settle(&claim, pool.as_ref(), &record)?;
             refuse_elsewhere(lay_in, want.source.pool(), &want.name)?;
         }
         self.store.refuse_quarantined(&name)?;
@@ -95,8 +96,8 @@ impl Engine {
                 "snapshot_id {id} is a member of group {group}; delete the group with DeleteVolumeGroupSnapshot"
             )));
         }
-        let pool = self.writable(id.pool())?;
         let record = Record::Snapshot(Arc::clone(&snapshot));
+        let pool = self.writable_for(&record)?;
         let deleting = record.in_phase(Phase::Deleting);
         match snapshot.phase {
             Phase::Retained { .. } => return Ok(()),

@@ -149,8 +149,9 @@ impl Engine {
             self.store.named(&name).filter(|found| found.phase() != Phase::Ready)
         {
             claim.extend(&[Key::Object(ObjectId::Volume(found.id))])?;
-            let pool = self.writable(found.id.pool())?;
-            match self.settle(&claim, pool.as_ref(), &Record::Volume(found)) {
+            let record = Record::Volume(found);
+            let pool = self.writable_for(&record)?;
+            match self.settle(&claim, pool.as_ref(), &record) {
                 // A growth that is over without success is no matter of who asks for the volume itself.
                 Ok(()) | Err(Error::Full(_) | Error::Corrupt(_)) => {}
                 Err(error) => return Err(error),
@@ -203,8 +204,8 @@ impl Engine {
         let Some(volume) = self.store.volume(id) else {
             return self.known_gone(ObjectId::Volume(*id));
         };
-        let pool = self.writable(id.pool())?;
         let record = Record::Volume(Arc::clone(&volume));
+        let pool = self.writable_for(&record)?;
         let deleting = record.in_phase(Phase::Deleting);
         match volume.phase {
             Phase::Retained { .. } => return Ok(()),
@@ -242,10 +243,11 @@ impl Engine {
             ));
         }
         let slot = self.slot_of(id.pool()).ok_or_else(|| self.absent(ObjectId::Volume(*id)))?;
-        let (pool, budget) = slot.ready()?;
         if let Phase::Growing { to } = volume.phase {
+            let pool = self.writable_for(&Record::Volume(Arc::clone(&volume)))?;
             volume = self.grow(&claim, pool.as_ref(), &volume, to)?;
         }
+        let (pool, budget) = slot.ready()?;
         let size = range.settle(volume.size, volume.size)?;
         if size > volume.size {
             slot.refuse_beyond(pool.as_ref(), size, budget)?;

@@ -236,7 +236,7 @@ fn a_pool_whose_marker_is_spoilt_keeps_nobody_from_starting() {
 }
 
 /// Changes a record as an interrupted driver would have left it, with the right checksum.
-fn rewrite(record: &Path, from: &str, to: &str) {
+pub(crate) fn rewrite(record: &Path, from: &str, to: &str) {
     let text = fs::read_to_string(record).unwrap();
     let (head, body) = text.split_once("\"body\":").unwrap();
     assert!(head.contains("checksum") && body.contains(from));

@@ -9,6 +9,7 @@ use rockpool::error::{Error, Result};
 use rockpool::model::{Bytes, Source, Volume};
 use rockpool::os::loopdev;
 
+use crate::mishaps::rewrite;
 use crate::rig::{BLOCK, EXT4, Rig, put, run, unmounted, wanted, write_block};
 
 const PLAIN_EXT4: [&str; 4] = ["mkfs.ext4", "-q", "-E", "lazy_itable_init=1"];
@@ -380,4 +381,33 @@ fn a_mount_that_a_killed_driver_did_not_note_goes_as_soon_as_it_is_known_whose_i
             let _ = fs::rename(&hidden, &marker);
         }
     }
+}
+
+#[test]
+fn what_a_crash_left_is_not_over_while_its_pool_is_read_only() {
+    let mut rig = Rig::image();
+    let phases =
+        [("made", "\"creating\""), ("gone", "\"deleting\""), ("grown", "{\"growing\":{\"to\":83886080}}")];
+    let volumes = phases.map(|(name, phase)| (rig.create(name, BLOCK, 64), phase));
+    rig.stop();
+    for (volume, phase) in &volumes {
+        rewrite(&rig.setup.path.join("records").join(volume.id.to_string()), "\"ready\"", phase);
+    }
+    run("mount", &[Path::new("-oremount,ro"), &rig.setup.path]);
+    rig.restart();
+    let [made, gone, grown] = volumes.map(|(volume, _)| volume);
+    let range = Range { required: Some(Bytes::MIB.times(80)), limit: None };
+    for (call, outcome) in [
+        ("create", rig.engine().create_volume(&wanted("made", BLOCK, 64)).map(drop)),
+        ("delete of it", rig.engine().delete_volume(&made.id)),
+        ("delete", rig.engine().delete_volume(&gone.id)),
+        ("expand", rig.engine().expand_volume(&grown.id, &range, None).map(drop)),
+    ] {
+        assert!(matches!(&outcome, Err(Error::Unavailable(_))), "{call}: {outcome:?}");
+    }
+    run("mount", &[Path::new("-oremount,rw"), &rig.setup.path]);
+    rig.reconnect();
+    rig.engine().create_volume(&wanted("made", BLOCK, 64)).unwrap();
+    rig.engine().delete_volume(&gone.id).unwrap();
+    assert_eq!(rig.engine().expand_volume(&grown.id, &range, None).unwrap().0.size, Bytes::MIB.times(80));
 }
