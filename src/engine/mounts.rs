@@ -103,7 +103,7 @@ impl Engine {
             if !self.is_ours(id, &place, &staged)? {
                 continue;
             }
-            let of = if path == staging { Of::Filesystem(staged.device) } else { Of::LoopNode(staged.rdev) };
+            let of = if path == staging { Of::Filesystem(staged.device) } else { Of::Loop(staged.rdev) };
             let (seats, at) = (mount::seats(of)?, self.as_in_table(&path));
             let Some(root) = seats.iter().find(|seat| seat.point == at).map(|seat| seat.root.clone()) else {
                 continue;

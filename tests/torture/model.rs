@@ -75,6 +75,11 @@ impl Slot {
         }
     }
 
+    /// Whether this may be there, seen where nobody knows whether it is on the disk: nothing follows from it.
+    pub(crate) fn may_show(&self, found: Content) -> bool {
+        self.clone().accepts(found)
+    }
+
     /// As a copy made now has it.
     fn copied(&self) -> Slot {
         match self.allowed.last() {
@@ -217,6 +222,11 @@ impl Volume {
     pub(crate) fn power_cut(&mut self) {
         self.note("power cut".to_owned());
         self.rebooted();
+        self.unsynced_lost();
+    }
+
+    /// Of what was not synced anything may be there.
+    pub(crate) fn unsynced_lost(&mut self) {
         for slot in &mut self.slots.0 {
             slot.power_cut();
         }

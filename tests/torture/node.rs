@@ -111,7 +111,8 @@ impl Node {
         if self.ground == Ground::ImageOnExt4 {
             let disk = std::fs::OpenOptions::new().create(true).append(true).open(self.disk())?;
             disk.set_len(3 << 30)?;
-            run(Command::new("mkfs.ext4").args(["-q", "-F", "-b", "4096"]).arg(self.disk()))?;
+            // Few inodes, so that they can run out.
+            run(Command::new("mkfs.ext4").args(["-q", "-F", "-b", "4096", "-N", "4096"]).arg(self.disk()))?;
             std::fs::create_dir_all(self.dir.join("pool"))?;
             self.mount_ext4()?;
             init.arg("--directory").arg(self.dir.join("pool"));
@@ -148,7 +149,7 @@ impl Node {
         self.disk.as_ref().map(Disk::toll).unwrap_or_default()
     }
 
-    fn config(&self) -> PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         self.dir.join("pools.toml")
     }
 
@@ -231,6 +232,11 @@ impl Node {
         }
     }
 
+    /// Connects to the driver, if it serves already.
+    pub(crate) async fn connect(&self) -> bool {
+        self.wire.connect(&self.socket()).await.is_ok()
+    }
+
     /// Waits for a driver that was spawned.
     pub(crate) async fn until_ready(&self) -> Outcome<Start> {
         let began = Instant::now();
@@ -238,7 +244,7 @@ impl Node {
             if let Some(end) = self.ended()? {
                 return Ok(end);
             }
-            if self.wire.connect(&self.socket()).await.is_ok() && self.wire.ready().await {
+            if self.connect().await && self.wire.ready().await {
                 return Ok(Start::Ready);
             }
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::Outcome;
 use crate::node::Ground;
 
-const USAGE: &str = "usage: torture PART... --plain FILE --armed FILE [--seed N] [--minutes N] [--grounds NAME,...] [--workers N] [--only TEXT] [--rounds N] [--nodes N] [--power-cuts PERCENT] [--lost-writes PERCENT] [--report FILE]
+const USAGE: &str = "usage: torture PART... --plain FILE --armed FILE [--seed N] [--minutes N] [--grounds NAME,...] [--workers N] [--only TEXT] [--rounds N] [--nodes N] [--power-cuts PERCENT] [--lost-writes PERCENT] [--adversities PERCENT] [--only-faults NAME,...] [--report FILE]
 parts: random, exhaustive, syscalls, races, mutants, clean, page; see docs/reliability.md";
 
 /// As typed.
@@ -29,6 +29,10 @@ pub(crate) struct Options {
     pub(crate) power_cuts: usize,
     /// In so many of a hundred power cuts the disk loses what was not flushed; with 0 it is a plain file.
     pub(crate) lost_writes: usize,
+    /// So many of what is left are adversities, see `adversity.rs`.
+    pub(crate) adversities: usize,
+    /// Only the adversities of these names, and no other fault.
+    pub(crate) only_faults: String,
     /// Only what has this in its name.
     pub(crate) only: String,
     pub(crate) report: Option<PathBuf>,
@@ -52,6 +56,8 @@ impl Options {
             nodes: 4,
             power_cuts: 10,
             lost_writes: 50,
+            adversities: 10,
+            only_faults: String::new(),
             only: String::new(),
             report: None,
             page: PathBuf::from("docs/reliability.md"),
@@ -75,6 +81,8 @@ impl Options {
                 "--workers" => options.workers = value.parse()?,
                 "--power-cuts" => options.power_cuts = value.parse()?,
                 "--lost-writes" => options.lost_writes = value.parse()?,
+                "--adversities" => options.adversities = value.parse()?,
+                "--only-faults" => options.only_faults = value,
                 "--only" => options.only = value,
                 "--page" => options.page = PathBuf::from(value),
                 "--runs" => options.runs = PathBuf::from(value),

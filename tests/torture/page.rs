@@ -73,6 +73,7 @@ fn figures(runs: &[Value]) -> String {
         );
     }
     text.push_str(&recoveries(&parts));
+    text.push_str(&faults(&parts));
     text.push_str(&answers(&parts));
     text.push_str(&mutants(&parts));
     text
@@ -115,6 +116,28 @@ fn recoveries(parts: &[&Value]) -> String {
         let count: u64 = times.iter().map(|time| number(time, "count")).sum();
         let (p50, p99, max) = (worst("p50"), worst("p99"), worst("max"));
         let _ = writeln!(text, "| {ground} | {count} | {p50:.0}, {p99:.0}, {max:.0} |");
+    }
+    text
+}
+
+/// What else was done to the nodes, and how long the pool took to be usable again, by itself, once it was over.
+fn faults(parts: &[&Value]) -> String {
+    let mut met: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
+    for faults in parts.iter().filter_map(|part| part["faults"].as_object()) {
+        for (name, times) in faults {
+            met.entry(name).or_default().push(times);
+        }
+    }
+    if met.is_empty() {
+        return String::new();
+    }
+    let mut text = "\n| fault | times | with a kill in the middle | usable again after, ms: p50, max (of the worst run) |\n|---|---|---|---|\n"
+        .to_owned();
+    for (name, of) in met {
+        let sum = |key: &str| of.iter().map(|one| number(one, key)).sum::<u64>();
+        let worst = |key: &str| of.iter().filter_map(|one| one["back_ms"][key].as_f64()).fold(0.0, f64::max);
+        let (times, kills) = (sum("times"), sum("kills"));
+        let _ = writeln!(text, "| {name} | {times} | {kills} | {:.0}, {:.0} |", worst("p50"), worst("max"));
     }
     text
 }

@@ -3,6 +3,7 @@
 //! Owns: who works when. Workers hold the turnstile for one act; after a fault the supervisor takes it alone, starts the driver,
 //! and audits before anybody goes on.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use tokio::sync::RwLock;
 use tokio::task::JoinSet;
 
 use crate::Outcome;
+use crate::adversity::{self, Met};
 use crate::chance::Chance;
 use crate::content::Sync;
 use crate::disk::Loss;
@@ -25,7 +27,7 @@ use crate::world::World;
 const DOUBT: Duration = Duration::from_secs(30);
 
 /// How a run goes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) workers: usize,
@@ -34,6 +36,10 @@ pub(crate) struct Plan {
     pub(crate) power_cuts: usize,
     /// In so many of a hundred power cuts the disk loses what was not flushed.
     pub(crate) lost_writes: usize,
+    /// So many of the others are adversities.
+    pub(crate) adversities: usize,
+    /// Only these, by name, and no other fault.
+    pub(crate) only: String,
     pub(crate) least: Duration,
     pub(crate) most: Duration,
 }
@@ -43,6 +49,7 @@ pub(crate) struct Plan {
 pub(crate) struct Run {
     pub(crate) recoveries: Vec<Duration>,
     pub(crate) reboots: Vec<Duration>,
+    pub(crate) adversities: BTreeMap<&'static str, Met>,
 }
 
 /// Runs until the time is over or something was violated.
@@ -65,7 +72,7 @@ pub(crate) async fn run(world: &Arc<World>, plan: Plan) -> Outcome<Run> {
             }
         });
     }
-    let supervised = supervise(world, plan, &turnstile, &mut run).await;
+    let supervised = supervise(world, &plan, &turnstile, &mut run).await;
     over.store(true, Ordering::Relaxed);
     while workers.join_next().await.is_some() {}
     supervised?;
@@ -79,14 +86,21 @@ pub(crate) async fn open_budget(world: &World) {
     world.budget.store(u64::try_from(available).unwrap_or(0), Ordering::Relaxed);
 }
 
-async fn supervise(world: &Arc<World>, plan: Plan, turnstile: &RwLock<()>, run: &mut Run) -> Outcome<()> {
+async fn supervise(world: &Arc<World>, plan: &Plan, turnstile: &RwLock<()>, run: &mut Run) -> Outcome<()> {
     let mut chance = Chance::new(plan.seed, 1);
+    let adversities = adversity::table(plan.lasts);
     let began = Instant::now();
     while began.elapsed() < plan.lasts && world.violations().is_empty() {
         tokio::time::sleep(chance.time(plan.least, plan.most)).await;
         if let Some(end) = world.node.ended()? {
             world.violation(format!("the driver ended by itself: {end:?}: {}", world.node.log_end()));
             return Ok(());
+        }
+        if (!plan.only.is_empty() || chance.percent(plan.adversities))
+            && let Some(adversity) = adversity::pick(&adversities, world, &plan.only, &mut chance)
+        {
+            adversity::meet(world, adversity, (turnstile, &mut chance, run)).await?;
+            continue;
         }
         let fault = match chance.percent(plan.power_cuts) {
             true => power_cut(world, plan, &mut chance),
@@ -108,7 +122,7 @@ async fn supervise(world: &Arc<World>, plan: Plan, turnstile: &RwLock<()>, run: 
     Ok(())
 }
 
-fn power_cut(world: &World, plan: Plan, chance: &mut Chance) -> Fault {
+fn power_cut(world: &World, plan: &Plan, chance: &mut Chance) -> Fault {
     if !chance.percent(plan.lost_writes) {
         return Fault::PowerCut;
     }
@@ -132,7 +146,7 @@ pub(crate) async fn after(world: &World, fault: Fault) -> Outcome<()> {
     Ok(())
 }
 
-async fn verify_some(world: &World, chance: &mut Chance) {
+pub(crate) async fn verify_some(world: &World, chance: &mut Chance) {
     for mut volume in world.all_volumes().await {
         if volume.published == Is::Yes && chance.percent(50) {
             world.verify(&mut volume).await;

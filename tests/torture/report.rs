@@ -61,7 +61,7 @@ impl Report {
             "writes": { "lost": toll.lost, "kept": toll.kept, "torn": toll.torn },
             "audits": count(&world.counts.audits), "slots_written": count(&world.counts.written),
             "slots_verified": count(&world.counts.verified), "answers": calls,
-            "recovery_ms": spread(&run.recoveries), "reboot_ms": spread(&run.reboots),
+            "recovery_ms": spread(&run.recoveries), "reboot_ms": spread(&run.reboots), "faults": faults(run),
             "violations": violations.len(),
         });
         self.add(part, violations);
@@ -98,6 +98,22 @@ pub(crate) fn keep_log(options: &Options, world: &World) -> Outcome<()> {
     world.node.copy_log(&kept)?;
     println!("the driver's log is in {}", kept.display());
     Ok(())
+}
+
+/// The adversities by name.
+fn faults(run: &Run) -> Value {
+    let told = run.adversities.iter().map(|(name, met)| {
+        println!(
+            "    {:4} x {name}, {} with a kill, back p50 {:.0} max {:.0} ms",
+            met.times,
+            met.kills,
+            percentile(&met.back, 0.5),
+            percentile(&met.back, 1.0)
+        );
+        let told = json!({ "times": met.times, "kills": met.kills, "back_ms": spread(&met.back) });
+        ((*name).to_owned(), told)
+    });
+    Value::Object(told.collect())
 }
 
 fn save(file: &Path, whole: &Value) -> Outcome<()> {

@@ -6,12 +6,14 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test makes its own files and runs programs")]
 
+mod adversity;
 mod attempts;
 mod audit;
 mod breaks;
 #[path = "../support/chance.rs"]
 mod chance;
 mod content;
+mod damage;
 #[allow(dead_code, reason = "each program uses a part of it")]
 #[path = "../support/disk.rs"]
 mod disk;
@@ -23,17 +25,21 @@ mod grounds;
 mod host;
 mod lifecycle;
 mod lives;
+mod meanwhile;
 mod model;
 mod mutants;
 mod node;
 mod options;
 mod orders;
 mod page;
+mod places;
 mod races;
 mod random;
 mod report;
 #[path = "../support/requests.rs"]
 mod requests;
+mod room;
+mod straits;
 mod syscalls;
 mod usage;
 mod wire;
@@ -104,8 +110,11 @@ async fn random_part(options: &Options, report: &mut Report) -> Outcome<()> {
         let extent = Extent { volumes: options.workers * 4, snapshots: options.workers };
         let world = if lossy { World::on_disk } else { World::new };
         let world = Arc::new(world(dir.path(), (*ground, &options.plain), extent, seed)?);
+        straits::give_a_clock(&world)?;
         let plan = Plan {
             seed,
+            adversities: options.adversities,
+            only: options.only_faults.clone(),
             workers: options.workers,
             lasts: options.lasts,
             power_cuts: options.power_cuts,

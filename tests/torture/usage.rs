@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use tonic::Code;
 
 use crate::content::{self, Content, Sync};
+use crate::meanwhile::Io;
 use crate::model::{Intent, Is, Volume};
 use crate::requests::{self, Shape};
 use crate::wire::{Answer, PATIENT};
@@ -140,6 +141,7 @@ impl World {
     /// Writes a slot, synced in most cases.
     pub(crate) async fn write(&self, volume: &mut Volume, slot: usize, sync: Sync) {
         let seed = self.fresh_seed();
+        let sync = self.node.wire.meanwhile.sync(sync);
         let place = content::place(&volume.spot.target, volume.shape == Shape::Block, slot);
         let job = tokio::task::spawn_blocking(move || content::write(&place, seed, sync));
         let done = tokio::time::timeout(DISK, job).await;
@@ -164,8 +166,11 @@ impl World {
         }
     }
 
-    /// A workload's I/O fails only because its disk's power was cut.
+    /// A workload's I/O fails only because its disk's power was cut, or the pool lets nobody write.
     fn io_error(&self, what: &str, volume: &Volume, error: &std::io::Error) {
+        if self.node.wire.meanwhile.io() == Io::MayFail {
+            return;
+        }
         if !self.node.is_dark() {
             self.violation(format!("a {what} failed: {error}: {}", volume.story()));
         }
@@ -186,7 +191,12 @@ impl World {
 
     fn judge(&self, volume: &mut Volume, slot: usize, found: Content) {
         self.counts.verified.fetch_add(1, Ordering::Relaxed);
-        if !volume.slots.0[slot].accepts(found) {
+        let slots = &mut volume.slots.0;
+        let fits = match self.node.wire.meanwhile.io() {
+            Io::Whole => slots[slot].accepts(found),
+            Io::MayFail => slots[slot].may_show(found),
+        };
+        if !fits {
             let want = volume.slots.0[slot].clone();
             self.violation(format!("slot {slot} holds {found:x?}, not {want:x?}: {}", volume.story()));
             volume.slots.0[slot].torn();

@@ -18,6 +18,7 @@ use csi::group_controller_client::GroupControllerClient;
 use csi::identity_client::IdentityClient;
 use csi::node_client::NodeClient;
 
+use crate::meanwhile::Meanwhile;
 use crate::{Outcome, requests};
 
 /// Nothing takes longer in a driver that lives.
@@ -41,6 +42,7 @@ pub(crate) struct Wire {
     counts: Mutex<BTreeMap<String, BTreeMap<String, u64>>>,
     /// The calls that a patient caller gave up.
     hung: Mutex<Vec<String>>,
+    pub(crate) meanwhile: Meanwhile,
 }
 
 impl Wire {
@@ -56,6 +58,13 @@ impl Wire {
         let Some(channel) = self.channel() else { return false };
         let answer = IdentityClient::new(channel).probe(csi::ProbeRequest {}).await;
         answer.is_ok_and(|answer| answer.into_inner().ready.unwrap_or(true))
+    }
+
+    /// Whether it answers a probe, well or not.
+    pub(crate) async fn serves(&self) -> bool {
+        let Some(channel) = self.channel() else { return false };
+        let answer = IdentityClient::new(channel).probe(csi::ProbeRequest {}).await;
+        answer.map_or_else(|status| status.code() == Code::FailedPrecondition, |_| true)
     }
 
     /// Nothing answers any more.
@@ -101,6 +110,7 @@ impl Wire {
         let Some(channel) = self.channel() else {
             return Answer::Open(Code::Unavailable, "the driver is down".to_owned());
         };
+        let asked = self.meanwhile.asked();
         let Ok(answer) = tokio::time::timeout(patience, call(channel)).await else {
             self.count(method, "gave up");
             self.take_leave().await;
@@ -113,6 +123,7 @@ impl Wire {
         match answer {
             Ok(response) => {
                 self.count(method, "OK");
+                self.meanwhile.done(asked, method);
                 Answer::Done(response.into_inner())
             }
             // Whatever code the client library gives to a connection that broke, it is nobody's answer.
@@ -124,6 +135,9 @@ impl Wire {
                 self.count(method, &format!("{:?}", status.code()));
                 let message = status.message().to_owned();
                 let code = status.code();
+                if code == Code::Unavailable {
+                    self.meanwhile.put_off(asked, method, &message);
+                }
                 let open = [Code::Cancelled, Code::DeadlineExceeded, Code::Unavailable, Code::Aborted]
                     .contains(&code);
                 if open { Answer::Open(code, message) } else { Answer::Refused(code, message) }
