@@ -346,6 +346,8 @@ fn immutable_files_do_not_stop_a_removal() {
     set(tree.as_fd());
     assert!(std::fs::remove_file(path.path().join("tree/file")).is_err());
     assert_eq!(dir.remove_tree("tree").unwrap(), Removal::Now);
+    set(dir.create("alone").unwrap().as_fd());
+    assert_eq!(dir.remove_tree("alone").unwrap(), Removal::Now, "a file that is the whole tree");
 }
 
 #[test]

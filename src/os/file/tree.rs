@@ -144,9 +144,8 @@ fn remove_entry(parent: &OwnedFd, name: &CStr, kind: FileType) -> rustix::io::Re
         | FileType::CharacterDevice
         | FileType::BlockDevice => unlink(AtFlags::empty()),
         // Some filesystems do not tell, and the tree's own name was not read from a directory.
-        FileType::Unknown => match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        FileType::Unknown => match unlink(AtFlags::REMOVEDIR) {
             Err(Errno::NOTDIR) => unlink(AtFlags::empty()),
-            Err(Errno::PERM) => unlink(AtFlags::REMOVEDIR),
             other => other,
         },
     };
