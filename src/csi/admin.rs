@@ -88,7 +88,8 @@ impl Admin for Services {
         let plugin = self.plugin();
         let job = move || {
             let object = Some(object.as_str()).filter(|object| !object.is_empty());
-            plugin.engine.mend(&pool, code, object).map(|done| admin::RepairResponse { done })
+            let mended = plugin.engine.mend(&pool, code, object)?;
+            Ok(admin::RepairResponse { done: mended.done, failed: mended.failed })
         };
         let workers = self.engine()?.workers_named(&request.pool);
         self.lanes.repair.run(&request, || Ok((workers, job))).await

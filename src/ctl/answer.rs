@@ -46,6 +46,11 @@ impl Table {
         self.rows.push(cells.into());
     }
 
+    /// Whether there is anything under the header.
+    fn has_rows(&self) -> bool {
+        self.rows.len() > 1
+    }
+
     /// Aligned text; control characters in a cell are escaped, so that no driver can forge a line.
     pub(crate) fn text(&self) -> String {
         let rows: Vec<Vec<String>> =
@@ -85,6 +90,7 @@ pub(super) struct Answer {
     table: Table,
     json: Value,
     verdict: Verdict,
+    failures: Vec<Failure>,
 }
 
 /// Whether the answer to a yes-or-no question was yes, or how well things are.
@@ -103,12 +109,18 @@ pub(super) enum Verdict {
 impl Answer {
     /// Both forms of one answer.
     pub(super) fn new(table: Table, json: Value) -> Self {
-        Answer { table, json, verdict: Verdict::Yes }
+        Answer { table, json, verdict: Verdict::Yes, failures: Vec::new() }
     }
 
     /// Done, with nothing to tell but what was done.
     pub(super) fn done(what: &str, id: &str) -> Self {
         Answer::new(Table { rows: vec![vec![format!("{what} {id}")]] }, json!({ "done": what, "id": id }))
+    }
+
+    /// What was done of several things, and what failed: both are told, and the exit code is that of the first failure.
+    pub(super) fn of_several(table: Table, mut json: Value, failures: Vec<Failure>) -> Self {
+        json["failed"] = failures.iter().map(|failure| json!(failure.to_string())).collect();
+        Answer { failures, ..Answer::new(table, json) }
     }
 
     /// The same with the answer to a yes-or-no question.
@@ -118,6 +130,9 @@ impl Answer {
 
     /// The exit code of a command that got its answer.
     pub(super) fn exit(&self) -> ExitCode {
+        if let Some(failure) = self.failures.first() {
+            return failure.exit();
+        }
         match self.verdict {
             Verdict::Yes => ExitCode::SUCCESS,
             Verdict::No => ExitCode::FAILURE,
@@ -126,9 +141,15 @@ impl Answer {
         }
     }
 
-    /// Prints it.
+    /// Prints it, and what failed to stderr, a line each.
     pub(super) fn print(&self, format: Format) -> Outcome<()> {
-        print(&self.table, &self.json, format).map_err(|error| Failure::Other(crate::error::chain(&error)))
+        // Where nothing was done, a table has nothing to show.
+        if format == Format::Json || self.failures.is_empty() || self.table.has_rows() {
+            print(&self.table, &self.json, format)
+                .map_err(|error| Failure::Other(crate::error::chain(&error)))?;
+        }
+        self.failures.iter().for_each(Failure::print);
+        Ok(())
     }
 }
 

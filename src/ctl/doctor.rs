@@ -3,6 +3,7 @@
 //! Owns: the two ways to ask: a running driver by its admin socket, or pools that no driver has, under their locks. Never:
 //! opens a pool that a driver holds, mounts one, or mends what was not asked for.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use super::driver;
 use super::failure::{Failure, Outcome};
 use crate::config::{self, Endpoint};
 use crate::csi::admin::finding;
-use crate::engine::{Code, Engine, PoolConfig};
-use crate::error::chain;
+use crate::engine::{Code, Engine, Mended, PoolConfig};
+use crate::error::{chain, quoted};
 use crate::model::Retention;
 use crate::pool::{self, Setup};
 use crate::proto::admin;
@@ -120,30 +121,49 @@ impl Patient {
         }
     }
 
+    /// Mends in every pool where the doctor finds it; one pool that fails keeps no other from being mended.
     async fn repair(&mut self, code: Code, object: Option<&str>) -> Outcome<Answer> {
-        let mut done = Vec::new();
-        match self {
-            Patient::Driver(driver) => {
-                for pool in pools(driver).await? {
-                    let (code, object) = (code.to_string(), object.unwrap_or_default().to_owned());
-                    let request = admin::RepairRequest { pool, code, object };
-                    let answer = driver.repair(request).await.map_err(Failure::of("Repair"))?;
-                    done.extend(answer.into_inner().done);
+        let found = self.findings().await?;
+        let about = object.map_or_else(String::new, |object| format!(" about {object}"));
+        let host = found.iter().find(|one| one.pool.is_empty() && one.code == code.name());
+        if let Some(host) = host {
+            return Err(Failure::Other(format!("{code} is mended by hand: {}", host.repair)));
+        }
+        // One finding may be mended in more ways than by its own code, so the pool has the last word.
+        let here = |one: &&admin::Finding| one.code != Code::PoolAway.name() || code == Code::PoolAway;
+        let pools: BTreeSet<&str> = found.iter().filter(here).map(|one| one.pool.as_str()).collect();
+        let (mut done, mut failures) = (Vec::new(), Vec::new());
+        for pool in pools.into_iter().filter(|pool| !pool.is_empty()) {
+            match self.mend(pool, code, object).await {
+                Ok(mended) => {
+                    done.extend(mended.done);
+                    let failed = mended.failed.into_iter().map(|why| format!("pool {}: {why}", quoted(pool)));
+                    failures.extend(failed.map(Failure::Other));
                 }
-            }
-            Patient::Pools(engine) => {
-                for pool in engine.pools() {
-                    done.extend(engine.mend(&pool.name, code, object).map_err(|error| failed(&error))?);
-                }
+                Err(failure) => failures.push(failure),
             }
         }
-        if done.is_empty() {
-            let about = object.map_or_else(String::new, |object| format!(" about {object}"));
-            return Err(Failure::Other(format!("nothing to repair: {code} finds nothing{about}")));
+        if done.is_empty() && failures.is_empty() {
+            let away = found.iter().filter(|one| one.code == Code::PoolAway.name());
+            let unseen: Vec<_> = away.map(|one| format!("; not looked at: {}", one.what)).collect();
+            let why = format!("nothing to repair: {code} finds nothing{about}{}", unseen.concat());
+            return Err(Failure::Other(why));
         }
         let mut table = Table::new(&["DONE"]);
         done.iter().for_each(|line| table.push([line.clone()]));
-        Ok(Answer::new(table, json!({ "done": done })))
+        Ok(Answer::of_several(table, json!({ "done": done }), failures))
+    }
+
+    async fn mend(&mut self, pool: &str, code: Code, object: Option<&str>) -> Outcome<Mended> {
+        match self {
+            Patient::Driver(driver) => {
+                let (code, object) = (code.to_string(), object.unwrap_or_default().to_owned());
+                let request = admin::RepairRequest { pool: pool.to_owned(), code, object };
+                let answer = driver.repair(request).await.map_err(Failure::of("Repair"))?.into_inner();
+                Ok(Mended { done: answer.done, failed: answer.failed })
+            }
+            Patient::Pools(engine) => engine.mend(pool, code, object).map_err(|error| failed(&error)),
+        }
     }
 }
 

@@ -129,6 +129,15 @@ impl Fix {
     }
 }
 
+/// What became of the findings that were to be mended, a line each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mended {
+    /// What was done.
+    pub done: Vec<String>,
+    /// What was tried in vain.
+    pub failed: Vec<String>,
+}
+
 /// One of the doctor's looks at a pool that is there: what it sees at this moment, calls at work included.
 type Check = fn(&Engine, &Slot, &dyn Pool) -> Result<Vec<Case>>;
 
@@ -200,12 +209,13 @@ impl Engine {
         found
     }
 
-    /// Does what mends the findings of one code in one pool, or the one about `object`; answers what was done. Runs on that
-    /// pool's threads.
+    /// Does what mends the findings of one code in one pool, or the one about `object`; one that fails keeps no other from
+    /// being mended. Runs on that pool's threads.
     ///
     /// # Errors
-    /// `Invalid` where something would be deleted that nobody named; `Precondition` for what has to be done by hand.
-    pub fn mend(&self, pool: &str, code: Code, object: Option<&str>) -> Result<Vec<String>> {
+    /// `Invalid` where something would be deleted that nobody named; that of the only finding, `Precondition` where it has
+    /// to be mended by hand.
+    pub fn mend(&self, pool: &str, code: Code, object: Option<&str>) -> Result<Mended> {
         let slot = self.patient(pool)?;
         let cases = self.cases(slot, check_of(code).as_slice());
         let mut cases: Vec<Case> = cases.into_iter().filter_map(|case| case.under(code)).collect();
@@ -219,7 +229,21 @@ impl Engine {
             )));
         }
         cases.retain(|case| object.is_none() || case.finding.object.as_deref() == object);
-        cases.iter().map(|case| self.repair(slot, code, case)).collect()
+        let mend = |case: &Case| self.repair(slot, code, case);
+        if let [only] = cases.as_slice() {
+            return Ok(Mended { done: vec![mend(only)?], failed: Vec::new() });
+        }
+        let mut mended = Mended::default();
+        for case in &cases {
+            match mend(case) {
+                Ok(done) => mended.done.push(done),
+                Err(error) => mended.failed.push(match &case.finding.object {
+                    Some(object) => format!("{}: {}", quoted(object), chain(&error)),
+                    None => chain(&error),
+                }),
+            }
+        }
+        Ok(mended)
     }
 
     /// What nobody accounts for in a pool, bytes or a record without the other, in the doctor's words; for the log. To be called

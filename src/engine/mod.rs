@@ -43,7 +43,7 @@ use crate::os::mount::MountOption;
 pub use crate::pool::{Features, Offer, Problem, Severity};
 use crate::pool::{Pool, Setup};
 
-pub use self::doctor::{Code, Finding, Weight};
+pub use self::doctor::{Code, Finding, Mended, Weight};
 pub use self::retained::Retained;
 use self::slot::Slot;
 use self::store::Store;

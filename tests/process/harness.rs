@@ -33,6 +33,15 @@ impl Place {
         std::fs::write(self.path("config.toml"), text).unwrap();
     }
 
+    /// One pool more, the first of the file, that is not there.
+    pub(crate) fn miss_a_pool(&self) {
+        let text = std::fs::read_to_string(self.path("config.toml")).unwrap();
+        let nowhere = self.path("nowhere").display().to_string();
+        self.configure(&format!(
+            "[[pool]]\nname = \"away\"\nkind = \"image\"\npath = \"{nowhere}\"\n\n{text}"
+        ));
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

@@ -27,6 +27,7 @@ mod host;
 mod life;
 mod pools;
 mod retained;
+mod several;
 mod start;
 mod wards;
 
