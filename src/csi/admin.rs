@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tonic::{Request, async_trait};
 
-use crate::engine::{Code, Finding, PoolView, Retained, Weight};
+use crate::engine::{Code, Finding, PoolView, Purged, Retained, Weight};
 use crate::error::{Error, Result};
 use crate::model::ObjectId;
 use crate::proto::admin;
@@ -35,7 +35,8 @@ impl Admin for Services {
     ) -> Reply<admin::ListRetainedResponse> {
         let kept = self.engine()?.retained();
         let retained = kept.iter().map(|one| self.plugin.shown_retained(one)).collect();
-        Ok(admin::ListRetainedResponse { retained }.into())
+        let unread = self.plugin.engine.unread().map(|(pool, why)| admin::Unread { pool, why }).collect();
+        Ok(admin::ListRetainedResponse { retained, unread }.into())
     }
 
     async fn restore(&self, request: Request<admin::RestoreRequest>) -> Reply<admin::RestoreResponse> {
@@ -57,7 +58,10 @@ impl Admin for Services {
         let request = noted(request, |r| &r.id);
         let id = object(&request.id)?;
         let plugin = self.plugin();
-        let job = move || plugin.engine.purge(id).map(|()| admin::PurgeResponse {});
+        let job = move || {
+            let absent = plugin.engine.purge(id)? == Purged::Absent;
+            Ok(admin::PurgeResponse { absent })
+        };
         self.lanes.purge.run(&request, self.changing(id, job)).await
     }
 

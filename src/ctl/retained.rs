@@ -6,6 +6,7 @@ use tonic::transport::Channel;
 
 use super::answer::{Answer, Table, moment, size};
 use super::failure::{Failure, Outcome};
+use crate::error::quoted;
 use crate::model::{Age, ObjectId};
 use crate::proto::admin;
 use admin::admin_client::AdminClient;
@@ -35,7 +36,7 @@ pub(super) async fn run(mut driver: AdminClient<Channel>, verb: &Verb) -> Outcom
     match verb {
         Verb::List => {
             let answer = driver.list_retained(admin::ListRetainedRequest {}).await;
-            Ok(list(&answer.map_err(Failure::of("ListRetained"))?.into_inner().retained))
+            Ok(list(answer.map_err(Failure::of("ListRetained"))?.into_inner()))
         }
         Verb::Restore { id, name } => {
             let request = admin::RestoreRequest { id: id.clone(), name: name.clone().unwrap_or_default() };
@@ -43,19 +44,35 @@ pub(super) async fn run(mut driver: AdminClient<Channel>, verb: &Verb) -> Outcom
             let table = Table::of_one([("RESTORED", id.clone()), ("NAME", answer.name.clone())]);
             Ok(Answer::new(table, json!({ "done": "restored", "id": id, "name": answer.name })))
         }
-        Verb::Purge { ids } => {
-            let mut table = Table::new(&["PURGED"]);
-            for id in ids {
-                let request = admin::PurgeRequest { id: id.clone() };
-                driver.purge(request).await.map_err(Failure::of("Purge"))?;
-                table.push([id.clone()]);
-            }
-            Ok(Answer::new(table, json!({ "done": "purged", "ids": ids })))
-        }
+        Verb::Purge { ids } => purge(&mut driver, ids).await,
     }
 }
 
-fn list(retained: &[admin::Retained]) -> Answer {
+/// One after the other; one that fails keeps no other, but a word that is no id all of them: what is purged stays purged.
+async fn purge(driver: &mut AdminClient<Channel>, ids: &[String]) -> Outcome<Answer> {
+    if let Some(bad) = ids.iter().find(|id| id.parse::<ObjectId>().is_err()) {
+        let want = "want ids as `retained list` shows them; nothing was purged";
+        return Err(Failure::Usage(format!("ID {}: {want}", quoted(bad))));
+    }
+    let mut table = Table::new(&["ID", "DONE"]);
+    let (mut purged, mut absent, mut failures) = (Vec::new(), Vec::new(), Vec::new());
+    for id in ids {
+        let (list, done) = match driver.purge(admin::PurgeRequest { id: id.clone() }).await {
+            Ok(answer) if answer.get_ref().absent => (&mut absent, "nothing is there under this id"),
+            Ok(_) => (&mut purged, "purged"),
+            Err(status) => {
+                failures.push(Failure::of("Purge")(status));
+                continue;
+            }
+        };
+        list.push(id);
+        table.push([id.clone(), done.to_owned()]);
+    }
+    Ok(Answer::of_several(table, json!({ "done": "purged", "ids": purged, "absent": absent }), failures))
+}
+
+fn list(answer: admin::ListRetainedResponse) -> Answer {
+    let retained = &answer.retained;
     let mut table =
         Table::new(&["ID", "KIND", "NAME", "POOL", "SIZE", "COUNTS", "DELETED", "KEPT FOR", "CLAIM"]);
     for one in retained {
@@ -74,7 +91,11 @@ fn list(retained: &[admin::Retained]) -> Answer {
         ]);
     }
     let list: Vec<Value> = retained.iter().map(as_json).collect();
-    Answer::new(table, json!({ "retained": list }))
+    let incomplete: Vec<&str> = answer.unread.iter().map(|unread| unread.pool.as_str()).collect();
+    let json = json!({ "retained": list, "incomplete": incomplete });
+    let missing =
+        answer.unread.iter().map(|unread| format!("what is kept there is not known: {}", unread.why));
+    Answer::of_several(table, json, missing.map(Failure::Unreachable).collect())
 }
 
 fn kind(id: &str) -> &'static str {

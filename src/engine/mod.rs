@@ -44,7 +44,7 @@ pub use crate::pool::{Features, Offer, Problem, Severity};
 use crate::pool::{Pool, Setup};
 
 pub use self::doctor::{Code, Finding, Mended, Weight};
-pub use self::retained::Retained;
+pub use self::retained::{Purged, Retained};
 use self::slot::Slot;
 use self::store::Store;
 use self::workers::Workers;
@@ -326,10 +326,17 @@ impl Engine {
     /// # Errors
     /// `Unavailable` with the pool that is missing and why.
     pub fn complete(&self) -> Result<()> {
-        let unread = self.pools.iter().find(|slot| !slot.id().is_some_and(|id| self.store.has_read(id)));
-        unread.map_or(Ok(()), |slot| {
-            let why = slot.trouble().map_or_else(String::new, |error| crate::error::chain(&error));
+        self.unread().next().map_or(Ok(()), |(_, why)| {
             Err(Error::Unavailable(format!("what lies in a pool that is away is not known: {why}")))
+        })
+    }
+
+    /// The pools, by name, whose records were not read since the start, and why. Asks no disk.
+    pub fn unread(&self) -> impl Iterator<Item = (String, String)> {
+        let unread = self.pools.iter().filter(|slot| !slot.id().is_some_and(|id| self.store.has_read(id)));
+        unread.map(|slot| {
+            let why = slot.trouble().map_or_else(String::new, |error| crate::error::chain(&error));
+            (slot.name().to_owned(), why)
         })
     }
 

@@ -36,6 +36,15 @@ pub(super) enum Fate {
     Goes,
 }
 
+/// What a purge did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purged {
+    /// It was there, and is gone.
+    Now,
+    /// It was not there: gone already, or never was.
+    Absent,
+}
+
 /// Something that was deleted and is still kept.
 #[derive(Clone, Debug)]
 pub struct Retained {
@@ -73,9 +82,11 @@ impl Engine {
         let pool = self.writable(id.pool())?;
         let kept = self.store.record(id).filter(|record| matches!(record.phase(), Phase::Retained { .. }));
         let kept = kept.ok_or_else(|| {
-            Error::NotFound(format!(
-                "id `{id}`: nothing is kept under it; want one that `retained list` shows"
-            ))
+            self.kept_by_group(id, "restore").unwrap_or_else(|| {
+                Error::NotFound(format!(
+                    "id `{id}`: nothing is kept under it; want one that `retained list` shows"
+                ))
+            })
         })?;
         let ready = kept.in_phase(Phase::Ready);
         let ready = name.map_or(ready.clone(), |name| ready.named(name));
@@ -100,10 +111,12 @@ impl Engine {
     ///
     /// # Errors
     /// `Precondition` for what is not deleted; `Busy`; `Unavailable` where its pool is away.
-    pub fn purge(&self, id: ObjectId) -> Result<()> {
+    pub fn purge(&self, id: ObjectId) -> Result<Purged> {
         let claim = self.store.claim(&[Key::Object(id)], &[])?;
-        let Some(record) = self.store.record(id) else { return self.known_gone(id) };
-        self.purge_claimed(claim, &record)
+        let Some(record) = self.store.record(id) else {
+            return self.known_gone(id).map(|()| Purged::Absent);
+        };
+        self.purge_claimed(claim, &record).map(|()| Purged::Now)
     }
 
     /// The same for what was kept long enough. Under its claim, for it may have been restored and deleted anew since a list
@@ -136,9 +149,23 @@ impl Engine {
                 self.settle(&claim, pool.as_ref(), record)
             }
             Phase::Creating | Phase::Ready | Phase::Growing { .. } => {
-                Err(Error::Precondition(format!("id `{id}` is not deleted: delete it first, then purge it")))
+                Err(self.kept_by_group(id, "purge").unwrap_or_else(|| {
+                    Error::Precondition(format!("id `{id}` is not deleted: delete it first, then purge it"))
+                }))
             }
         }
+    }
+
+    /// Why `verb` cannot be had for a snapshot whose group is kept as a whole.
+    fn kept_by_group(&self, id: ObjectId, verb: &str) -> Option<Error> {
+        let Record::Snapshot(snapshot) = self.store.record(id)? else { return None };
+        let group = snapshot.group?;
+        let kept = matches!(self.store.group(&group)?.phase, Phase::Retained { .. });
+        kept.then(|| {
+            Error::Precondition(format!(
+                "id `{id}` is kept with its group: {verb} the whole group, `{group}`"
+            ))
+        })
     }
 
     /// Purges what was kept long enough, on each pool's own threads. To be called every minute or so.

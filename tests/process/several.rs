@@ -4,8 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::doctor::Ward;
-use crate::harness::Place;
+use crate::doctor::{Ward, sibling};
+use crate::harness::{Driver, Place};
+use crate::life::text;
 
 /// A file that nobody can remove until the test ends.
 struct Immutable(PathBuf);
@@ -82,7 +83,95 @@ fn what_was_mended_is_told_though_another_could_not_be() {
     assert_eq!(failed.lines().count(), 1, "{failed}");
     assert!(failed.contains("records/.new.0000000000000002") && failed.contains("not permitted"), "{failed}");
     let output = ward.doctor(&["--repair", "RP-STRAY-TEMPORARY", "--json"]);
-    assert!(!output.status.success() && output.stdout.is_empty(), "the only one: its failure is the answer");
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(!output.status.success() && answer["done"] == serde_json::json!([]), "{answer}");
+    assert_eq!(answer["failed"].as_array().unwrap().len(), 1, "{answer}");
     drop(fixed);
     ward.repaired("RP-STRAY-TEMPORARY", None, "removed");
+}
+
+const KEEPING: &str = "[[pool]]\nname = \"toy\"\nkind = \"sim\"\nretainDeleted = \"7d\"\n";
+
+/// A driver that keeps what is deleted, and one deleted volume.
+fn keeping(place: &Place) -> (Driver, String) {
+    place.configure(KEEPING);
+    let driver = place.start();
+    let id = deleted(place, "one");
+    (driver, id)
+}
+
+fn deleted(place: &Place, name: &str) -> String {
+    let words = ["volume", "create", name, "--block", "--size", "8MiB", "--parameter", "pool=toy"];
+    let id = text(&place.ask(&words), "volume_id").to_owned();
+    place.ask(&["volume", "delete", &id]);
+    id
+}
+
+fn kept(place: &Place) -> usize {
+    place.ask(&["retained", "list"])["retained"].as_array().unwrap().len()
+}
+
+#[test]
+fn what_was_purged_is_told_though_another_could_not_be() {
+    let place = Place::new();
+    let (_driver, one) = keeping(&place);
+    let two = deleted(&place, "two");
+    let (code, said) = place.refused(&["retained", "purge", &one, "nonsense", &two]);
+    assert!(code == 2 && said.contains("`nonsense`") && said.contains("nothing was purged"), "{said}");
+    assert_eq!(kept(&place), 2);
+    let live = text(&place.ask(&["volume", "create", "live", "--size", "20MiB"]), "volume_id").to_owned();
+    let output = place.ctl(&["retained", "purge", &one, &live, &two, "-o", "json"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(19) && said.lines().count() == 1, "{said}");
+    assert!(said.contains(&live) && said.contains("is not deleted"), "{said}");
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["ids"], serde_json::json!([one, two]));
+    assert!(answer["failed"][0].as_str().unwrap().contains(&live));
+    assert_eq!(kept(&place), 0);
+}
+
+#[test]
+fn an_id_that_never_was_is_not_called_purged() {
+    let place = Place::new();
+    let (_driver, one) = keeping(&place);
+    let never = sibling(&one);
+    let answer = place.ask(&["retained", "purge", &never]);
+    assert_eq!((&answer["ids"], &answer["absent"]), (&serde_json::json!([]), &serde_json::json!([never])));
+    let said = String::from_utf8(place.ctl(&["retained", "purge", &never]).stdout).unwrap();
+    assert!(said.contains("nothing is there under this id") && !said.contains("purged"), "{said}");
+    assert_eq!(kept(&place), 1);
+}
+
+#[test]
+fn a_member_of_a_kept_group_is_told_by_its_group() {
+    let place = Place::new();
+    let (_driver, _) = keeping(&place);
+    let made = place.ask(&["volume", "create", "live", "--block", "--size", "8MiB"]);
+    let group = place.ask(&["group", "create", "both", "--volume", text(&made, "volume_id")]);
+    let (id, member) = (text(&group, "group_snapshot_id"), text(&group["snapshots"][0], "snapshot_id"));
+    place.ask(&["group", "delete", id]);
+    for verb in ["purge", "restore"] {
+        let (code, said) = place.refused(&["retained", verb, member]);
+        assert!(code == 19 && said.contains(&format!("{verb} the whole group, `{id}`")), "{said}");
+    }
+}
+
+#[test]
+fn a_list_of_what_is_kept_tells_of_the_pool_that_it_lacks() {
+    let place = Place::new();
+    place.configure(KEEPING);
+    place.miss_a_pool();
+    let _driver = place.start();
+    let one = deleted(&place, "one");
+    let output = place.ctl(&["retained", "list", "-o", "json"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(24), "a script must not take it for all there is: {said}");
+    assert!(said.contains("what is kept there is not known") && said.contains("pool `away`"), "{said}");
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&answer["retained"][0]["id"], &answer["incomplete"]),
+        (&one.into(), &serde_json::json!(["away"]))
+    );
+    let table = place.ctl(&["retained", "list"]);
+    assert!(String::from_utf8(table.stdout).unwrap().contains("toy"), "what is known is told");
 }
