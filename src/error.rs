@@ -116,6 +116,12 @@ pub fn quoted(text: &str) -> String {
     format!("`{cut}`")
 }
 
+/// A sentence about a pool that names it, once: most say it themselves.
+pub fn of_pool(name: &str, why: &str) -> String {
+    let pool = format!("pool {}", quoted(name));
+    if why.starts_with(&pool) { why.to_owned() } else { format!("{pool}: {why}") }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -161,8 +167,12 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
-        line.push_str(": ");
-        line.push_str(&cause.to_string());
+        let said = cause.to_string();
+        // Many a library says its cause itself.
+        if !line.contains(&said) {
+            line.push_str(": ");
+            line.push_str(&said);
+        }
         next = cause.source();
     }
     line
@@ -178,6 +188,16 @@ mod tests {
         assert!(matches!(full, Error::Full(_)), "{full:?}");
         let broken = Error::host("failed to write", io::Error::from_raw_os_error(5));
         assert_eq!(chain(&broken), "failed to write: Input/output error (os error 5)");
+    }
+
+    #[test]
+    fn a_cause_and_a_pool_are_named_once() {
+        let cause = io::Error::from_raw_os_error(2);
+        let twice =
+            io::Error::other(Error::Host { what: format!("failed to connect: {cause}"), source: cause });
+        assert_eq!(chain(&twice), "failed to connect: No such file or directory (os error 2)");
+        assert_eq!(of_pool("a", "its disk is gone"), "pool `a`: its disk is gone");
+        assert_eq!(of_pool("a", "pool `a` is away"), "pool `a` is away");
     }
 
     #[test]

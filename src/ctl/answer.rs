@@ -91,6 +91,7 @@ pub(super) struct Answer {
     json: Value,
     verdict: Verdict,
     failures: Vec<Failure>,
+    notes: Vec<String>,
 }
 
 /// Whether the answer to a yes-or-no question was yes, or how well things are.
@@ -109,7 +110,7 @@ pub(super) enum Verdict {
 impl Answer {
     /// Both forms of one answer.
     pub(super) fn new(table: Table, json: Value) -> Self {
-        Answer { table, json, verdict: Verdict::Yes, failures: Vec::new() }
+        Answer { table, json, verdict: Verdict::Yes, failures: Vec::new(), notes: Vec::new() }
     }
 
     /// Done, with nothing to tell but what was done.
@@ -126,6 +127,11 @@ impl Answer {
     /// The same with the answer to a yes-or-no question.
     pub(super) fn with(self, verdict: Verdict) -> Self {
         Answer { verdict, ..self }
+    }
+
+    /// The same with something said beside it, on stderr, a line each.
+    pub(super) fn noting(self, notes: Vec<String>) -> Self {
+        Answer { notes, ..self }
     }
 
     /// The exit code of a command that got its answer.
@@ -148,9 +154,15 @@ impl Answer {
             print(&self.table, &self.json, format)
                 .map_err(|error| Failure::Other(crate::error::chain(&error)))?;
         }
-        self.failures.iter().for_each(Failure::print);
+        self.notes.iter().for_each(|note| say(note));
+        self.failures.iter().for_each(|failure| say(failure));
         Ok(())
     }
+}
+
+/// Prints one line on stderr.
+pub(super) fn say(line: &dyn std::fmt::Display) {
+    eprintln!("rockpool ctl: {line}");
 }
 
 /// Prints one of both.

@@ -56,8 +56,8 @@ fn code(text: &str) -> Result<Code, String> {
 enum Patient {
     /// A running driver.
     Driver(AdminClient<Channel>),
-    /// Pools that no driver has.
-    Pools(Box<Engine>),
+    /// Pools that no driver has, and what is said of those that are passed over.
+    Pools(Box<Engine>, Vec<String>),
 }
 
 pub(super) async fn run(endpoint: &Endpoint, timeout: Duration, asked: &Doctor) -> Outcome<Answer> {
@@ -66,10 +66,11 @@ pub(super) async fn run(endpoint: &Endpoint, timeout: Duration, asked: &Doctor) 
         (None, Some(directory)) => offline(vec![lone(directory)?], endpoint)?,
         (None, None) => Patient::Driver(driver::admin(endpoint, timeout).await?),
     };
-    match asked.repair {
-        None => patient.findings().await.map(|found| findings(&found)),
-        Some(code) => patient.repair(code, asked.object.as_deref()).await,
-    }
+    let answer = match asked.repair {
+        None => findings(&patient.findings().await?),
+        Some(code) => patient.repair(code, asked.object.as_deref()).await?,
+    };
+    Ok(answer.noting(patient.notes()))
 }
 
 /// Findings for the command line, whoever found them.
@@ -94,23 +95,26 @@ pub(super) fn findings(found: &[admin::Finding]) -> Answer {
 /// Everything that is wrong, as a driver tells it.
 pub(super) async fn ask(driver: &mut AdminClient<Channel>) -> Outcome<Vec<admin::Finding>> {
     let mut all = Vec::new();
-    for pool in pools(driver).await?.into_iter().chain([String::new()]) {
+    for pool in driver::list(driver).await?.into_iter().map(|pool| pool.name).chain([String::new()]) {
         let answer = driver.diagnose(admin::DiagnoseRequest { pool }).await;
         all.extend(answer.map_err(Failure::of("Diagnose"))?.into_inner().findings);
     }
     Ok(worst_first(all))
 }
 
-async fn pools(driver: &mut AdminClient<Channel>) -> Outcome<Vec<String>> {
-    let answer = driver.list_pools(admin::ListPoolsRequest {}).await.map_err(Failure::of("ListPools"))?;
-    Ok(answer.into_inner().pools.into_iter().map(|pool| pool.name).collect())
-}
-
 impl Patient {
+    /// What was not looked at, and why.
+    fn notes(self) -> Vec<String> {
+        match self {
+            Patient::Driver(_) => Vec::new(),
+            Patient::Pools(_, notes) => notes,
+        }
+    }
+
     async fn findings(&mut self) -> Outcome<Vec<admin::Finding>> {
         match self {
             Patient::Driver(driver) => ask(driver).await,
-            Patient::Pools(engine) => {
+            Patient::Pools(engine, _) => {
                 let mut all = Vec::new();
                 for pool in engine.pools() {
                     all.extend(engine.diagnose(&pool.name).map_err(|error| failed(&error))?);
@@ -162,21 +166,26 @@ impl Patient {
                 let answer = driver.repair(request).await.map_err(Failure::of("Repair"))?.into_inner();
                 Ok(Mended { done: answer.done, failed: answer.failed })
             }
-            Patient::Pools(engine) => engine.mend(pool, code, object).map_err(|error| failed(&error)),
+            Patient::Pools(engine, _) => engine.mend(pool, code, object).map_err(|error| failed(&error)),
         }
     }
 }
 
 fn offline(pools: Vec<PoolConfig>, endpoint: &Endpoint) -> Outcome<Patient> {
+    let passed = pools.iter().filter(|pool| !pool.setup.kind.lasts()).map(|pool| {
+        let name = quoted(&pool.setup.name);
+        format!("pool {name} is not looked at: it lies in the memory of a driver; ask one that runs")
+    });
+    let notes = passed.collect();
     let engine = Engine::examine(pools).map_err(|error| {
         let hint = format!("if a driver runs there, ask it: rockpool ctl doctor --admin-endpoint {endpoint}");
         Failure::Other(format!("{}; {hint}", chain(&error)))
     })?;
-    Ok(Patient::Pools(Box::new(engine)))
+    Ok(Patient::Pools(Box::new(engine), notes))
 }
 
 /// A pool by its directory alone: its marker says what it is.
-fn lone(directory: &Path) -> Outcome<PoolConfig> {
+pub(super) fn lone(directory: &Path) -> Outcome<PoolConfig> {
     let path = config::directory("--pool", directory).map_err(|error| failed(&error))?;
     let kind = pool::kind_at(&path).map_err(|error| failed(&error))?;
     let quota = pool::quota_at(&path).map_err(|error| failed(&error))?;

@@ -12,6 +12,7 @@ use super::failure::{Failure, Outcome};
 use crate::config::Endpoint;
 use crate::error::chain;
 use crate::proto::admin::admin_client::AdminClient;
+use crate::proto::admin::{ListPoolsRequest, Pool};
 use crate::proto::csi;
 use csi::controller_client::ControllerClient;
 use csi::controller_service_capability::rpc::Type as ControllerRpc;
@@ -146,6 +147,17 @@ impl Driver {
 /// Our own driver's admin service.
 pub(super) async fn admin(endpoint: &Endpoint, timeout: Duration) -> Outcome<AdminClient<Channel>> {
     Ok(AdminClient::new(channel(endpoint, timeout).await?).max_decoding_message_size(ANSWER_LIMIT))
+}
+
+/// The pools of our own driver.
+pub(super) async fn pools(endpoint: &Endpoint, timeout: Duration) -> Outcome<Vec<Pool>> {
+    list(&mut admin(endpoint, timeout).await?).await
+}
+
+/// The same, where there is a connection.
+pub(super) async fn list(driver: &mut AdminClient<Channel>) -> Outcome<Vec<Pool>> {
+    let answer = driver.list_pools(ListPoolsRequest {}).await;
+    Ok(answer.map_err(Failure::of("ListPools"))?.into_inner().pools)
 }
 
 async fn channel(endpoint: &Endpoint, timeout: Duration) -> Outcome<Channel> {

@@ -1,6 +1,6 @@
 //! How a command fails, and with which exit code.
 //!
-//! Owns: the exit codes. Never: prints more than one line for one failure.
+//! Owns: the exit codes. Never: prints.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -47,11 +47,6 @@ impl Failure {
             Failure::Unreachable(_) => Some(Code::Unavailable),
             Failure::Usage(_) | Failure::Other(_) => None,
         }
-    }
-
-    /// Prints it as one line on stderr.
-    pub(super) fn print(&self) {
-        eprintln!("rockpool ctl: {self}");
     }
 
     /// 1 or 2, or 10 + the gRPC code.

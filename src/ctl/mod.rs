@@ -132,7 +132,7 @@ pub fn run(ctl: &Ctl) -> ExitCode {
     match outcome.and_then(|answer| answer.print(ctl.format()).map(|()| answer.exit())) {
         Ok(exit) => exit,
         Err(failure) => {
-            failure.print();
+            answer::say(&failure);
             failure.exit()
         }
     }

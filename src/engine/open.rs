@@ -17,7 +17,7 @@ use crate::engine::slot::{Slot, State};
 use crate::engine::store::Store;
 use crate::engine::workers::Workers;
 use crate::engine::{Engine, EngineConfig, Files, PoolConfig, PoolIndex, spare};
-use crate::error::{Error, Result, chain, quoted};
+use crate::error::{Error, Result, chain, of_pool, quoted};
 use crate::model::PoolId;
 use crate::os::file::{Kept, real_path};
 use crate::pool::Pool;
@@ -51,20 +51,21 @@ impl Engine {
     }
 
     /// Opens pools for one who looks and mends while no driver runs: nothing is mounted, swept away or finished. It never
-    /// becomes ready, so it serves nothing, and every thread may call it.
+    /// becomes ready, so it serves nothing, and every thread may call it. What lies in the memory of a driver is passed over.
     ///
     /// # Errors
     /// `Busy` at once for a pool that a driver holds. Whatever else keeps one pool from being read is a finding about it, and
     /// hides no other.
     pub fn examine(pools: Vec<PoolConfig>) -> Result<Engine> {
         let told = (Notes::none(), Fences::none());
+        let pools = pools.into_iter().filter(|pool| pool.setup.kind.lasts()).collect();
         let engine = Engine::new(pools, PathBuf::new(), told, Files::Shared)?;
         for slot in &engine.pools {
             let read = crate::pool::examine(&slot.config.setup)
                 .and_then(|pool| engine.read(slot, pool.as_ref()).map(|()| pool));
             match read {
                 Ok(pool) => slot.set(State::Open(pool.id(), Kept::new(pool))),
-                Err(error @ Error::Busy(_)) => return Err(error),
+                Err(Error::Busy(why)) => return Err(Error::Busy(of_pool(slot.name(), &why))),
                 Err(error) => slot.set(State::Away(chain(&error), None)),
             };
         }

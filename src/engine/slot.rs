@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::engine::workers::Workers;
 use crate::engine::{Files, PoolConfig};
-use crate::error::{Error, Result, chain, quoted};
+use crate::error::{Error, Result, chain, of_pool, quoted};
 use crate::model::{Bytes, PoolId};
 use crate::os::file::Kept;
 use crate::pool::{Features, Pool};
@@ -99,7 +99,7 @@ impl Slot {
     }
 
     fn away(&self, why: &str) -> Error {
-        Error::Unavailable(format!("pool {}: {why}", quoted(self.name())))
+        Error::Unavailable(of_pool(self.name(), why))
     }
 
     /// Takes a new state; answers the one before.

@@ -60,6 +60,14 @@ impl Kind {
         }
     }
 
+    /// Whether its pools outlast the driver that has them, so that others can look into them.
+    pub fn lasts(self) -> bool {
+        match self {
+            Kind::Image | Kind::Directory => true,
+            Kind::Sim => false,
+        }
+    }
+
     /// What pools of this kind can do at best: the one table behind every advertised capability.
     /// A pool that lacks one of them (no reflink, no quota) says so in [`Pool::features`] and refuses per call.
     pub fn features(self) -> Features {

@@ -144,6 +144,7 @@ fn a_healthy_pool_has_no_findings_while_a_driver_works_and_while_none_runs() {
     let pid = ward.driver.as_ref().unwrap().child.id().to_string();
     assert_eq!(refused.status.code(), Some(1), "{said}");
     assert!(said.contains(&pid) && said.contains("ask it: rockpool ctl doctor"), "{said}");
+    assert_eq!(said.matches("pool `fast`").count(), 1, "{said}");
     ward.kill();
     let lying = || {
         let dirs = ["", "volumes", "snapshots", "tmp", "records"].map(|dir| ward.pool.root().join(dir));

@@ -8,6 +8,21 @@ use crate::doctor::{Ward, sibling};
 use crate::harness::{Driver, Place};
 use crate::life::text;
 
+#[test]
+fn a_pool_in_memory_keeps_nobody_from_looking_at_the_others() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    let one = ward.create("one", &["--block", "--size", "8MiB"]);
+    ward.kill();
+    ward.pool.set("\n[[pool]]\nname = \"toy\"\nkind = \"sim\"");
+    fs::write(ward.pool.root().join("tmp").join(&one), "half").unwrap();
+    let output = ward.doctor(&["--json"]);
+    assert_eq!(crate::doctor::codes(&output), (vec!["RP-STRAY-TEMPORARY".to_owned()], 3));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.lines().count() == 1 && said.contains("pool `toy` is not looked at"), "{said}");
+    ward.repaired("RP-STRAY-TEMPORARY", None, "removed");
+}
+
 /// A file that nobody can remove until the test ends.
 struct Immutable(PathBuf);
 
