@@ -6,18 +6,20 @@
 //! Left out: comments and unknown keys of the pool file (it is written anew from what was understood), secrets (the driver
 //! never keeps one), values of parameters that Rockpool does not know, and the text of records that cannot be read. Names of volumes, snapshots and
 //! claims are users' data: each becomes a checksum, the same name always the same one, unless `--with-names` is given. So does
-//! what the driver's last log lines quote, of which nobody knows for certain that it is no name.
+//! each part of a path at which a volume is mounted, but for what is kubelet's own, and what the driver's last log lines quote,
+//! of which nobody knows for certain that it is no name.
 
 mod lines;
+mod mounts;
 mod tar;
 
-use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
 
+use self::mounts::mounts;
 use self::tar::Tar;
 use super::answer::{Answer, Table};
 use super::failure::{Failure, Outcome};
@@ -28,8 +30,7 @@ use crate::engine::{Engine, PoolConfig};
 use crate::error::{Result, chain};
 use crate::model::{ObjectId, Time};
 use crate::os::file::Dir;
-use crate::os::mount::Of;
-use crate::os::{loopdev, mount, process};
+use crate::os::{loopdev, process};
 use crate::pool::{self, Visit};
 use crate::proto::admin;
 
@@ -70,14 +71,21 @@ pub(super) async fn run(endpoint: &Endpoint, timeout: Duration, asked: &Bundle) 
     let mut tar = Tar::default();
     tar.add("README", README.as_bytes());
     tar.add_json("host.json", &host());
+    let mut notes = Vec::new();
     let pools = match config::read(&asked.config) {
         Ok(pools) => pools,
-        Err(_) => {
-            let note = json!({ "config": "it cannot be read, `rockpool config check` says why" });
-            tar.add_json("pools.json", &note);
-            Vec::new()
+        Err(error) => {
+            notes.push(format!("the pool file cannot be read, --config names another: {}", chain(&error)));
+            let known = driver::pools(endpoint, timeout).await;
+            if known.is_err() {
+                notes.push("no driver tells of its pools either: none is in the bundle".to_owned());
+            }
+            let known = known.unwrap_or_default();
+            tar.add_json("pools.json", &unread(&asked.config, &known));
+            known.iter().filter_map(told).collect()
         }
     };
+    let listed = notes.is_empty();
     let seen: Vec<(PoolConfig, Result<Visit>)> = pools
         .into_iter()
         .map(|pool| {
@@ -85,7 +93,7 @@ pub(super) async fn run(endpoint: &Endpoint, timeout: Duration, asked: &Bundle) 
             (pool, visit)
         })
         .collect();
-    if !seen.is_empty() {
+    if listed {
         tar.add_json("pools.json", &Value::Array(seen.iter().map(shown).collect()));
     }
     for (config, visit) in &seen {
@@ -96,8 +104,13 @@ pub(super) async fn run(endpoint: &Endpoint, timeout: Duration, asked: &Bundle) 
         }
     }
     tar.add_json("loops.json", &loops(&seen));
-    tar.add_json("mounts.json", &mounts(&seen));
+    tar.add_json("mounts.json", &mounts(&seen, asked.with_names));
     let (who, found) = findings(endpoint, timeout, &seen).await;
+    let told = |found: Vec<admin::Finding>| -> Vec<Value> {
+        let told = found.into_iter().map(|one| mounts::finding(one, asked.with_names));
+        told.map(|one| doctor::as_json(&one)).collect()
+    };
+    let found = found.map_or_else(|why| json!(why), |found| Value::Array(told(found)));
     tar.add_json("findings.json", &json!({ "asked": who, "findings": found }));
     if let Some(said) = recent(endpoint, timeout).await {
         let names: Vec<&str> = seen.iter().map(|(config, _)| config.setup.name.as_str()).collect();
@@ -111,21 +124,22 @@ pub(super) async fn run(endpoint: &Endpoint, timeout: Duration, asked: &Bundle) 
     write(&path, &bytes)?;
     let shown = path.display().to_string();
     let table = Table::of_one([("WRITTEN", shown.clone()), ("BYTES", bytes.len().to_string())]);
-    Ok(Answer::new(table, json!({ "path": shown, "bytes": bytes.len() })))
+    Ok(Answer::new(table, json!({ "path": shown, "bytes": bytes.len() })).noting(notes))
 }
 
 const README: &str = "\
 A support bundle of Rockpool.
   host.json      versions of program and kernel, programs that are installed
-  pools.json     the pools of the pool file as understood (no comments, no unknown keys), and how full they are
+  pools.json     the pools of the pool file as understood (no comments, no unknown keys), and how full they are;
+                 without a pool file those of the driver that runs
   pools/NAME/    objects.json: files by id, with sizes; records.json: records
   loops.json     loop devices on those pools
-  mounts.json    mounts of those pools and of their volumes
+  mounts.json    mounts of those pools and of their volumes; of the paths only what is kubelet's own
   findings.json  what `rockpool ctl doctor` says
   logs/          driver.jsonl: the last lines of the driver that runs, whatever they quote as checksums;
                  the ends of the logs that were given by --log, as they are: calls name what they are about
 Not in it: secrets (the driver keeps none), contents of volumes, values of parameters that Rockpool does not know.
-Names of volumes, snapshots and claims are checksums (name:xxxxxxxx) unless --with-names was given.
+Names of volumes, snapshots, claims and pods are checksums (name:xxxxxxxx) unless --with-names was given.
 ";
 
 fn host() -> Value {
@@ -148,6 +162,30 @@ fn os_release() -> Option<String> {
     let text = std::fs::read_to_string("/etc/os-release").ok()?;
     let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
     Some(name.trim_matches('"').to_owned())
+}
+
+/// In place of the pools of the pool file those that the driver has. What is wrong with the file stays out, it quotes it.
+fn unread(file: &Path, known: &[admin::Pool]) -> Value {
+    let why = if file.exists() {
+        "it cannot be read, `rockpool config check` says why"
+    } else {
+        "there is no such file"
+    };
+    let pool = |pool: &admin::Pool| {
+        json!({
+            "name": pool.name, "kind": pool.kind, "path": pool.path, "id": pool.id, "away": pool.away,
+            "promised_bytes": pool.promised_bytes, "budget_bytes": pool.budget_bytes, "retained_bytes": pool.retained_bytes,
+        })
+    };
+    let known: Vec<Value> = known.iter().map(pool).collect();
+    json!({ "config": why, "driver": known })
+}
+
+/// A pool as the driver tells of it, where it can be looked at.
+fn told(pool: &admin::Pool) -> Option<PoolConfig> {
+    let mut config = doctor::lone(Path::new(&pool.path)).ok()?;
+    config.setup.name.clone_from(&pool.name);
+    Some(config)
 }
 
 fn shown((config, visit): &(PoolConfig, Result<Visit>)) -> Value {
@@ -273,50 +311,25 @@ fn loops(seen: &[(PoolConfig, Result<Visit>)]) -> Value {
     Value::Array(shown.collect())
 }
 
-fn mounts(seen: &[(PoolConfig, Result<Visit>)]) -> Value {
-    let grounds = grounds(seen);
-    let volumes: Vec<u64> = loopdev::all()
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|(file, _)| grounds.contains(&file.device))
-        .map(|(_, found)| found.device.device)
-        .collect();
-    let table = match mount::table() {
-        Ok(table) => table,
-        Err(error) => return json!({ "error": chain(&error) }),
-    };
-    let shown = volumes.iter().flat_map(|number| mount::seats(Of::Loop(*number)).unwrap_or_default());
-    let shown: HashSet<u64> = shown.map(|seat| seat.id).collect();
-    let ours = table.iter().filter(|mount| grounds.contains(&mount.device) || shown.contains(&mount.id));
-    let shown = ours.map(|mount| {
-        json!({
-            "id": mount.id, "parent": mount.parent, "device": mount.device, "root": mount.root, "point": mount.point,
-            "type": mount.kind, "source": mount.source, "options": mount.options, "super_options": mount.super_options,
-        })
-    });
-    Value::Array(shown.collect())
-}
-
 /// What the doctor says: of the running driver, else of pools that no driver has.
 async fn findings(
     endpoint: &Endpoint,
     timeout: Duration,
     seen: &[(PoolConfig, Result<Visit>)],
-) -> (&'static str, Value) {
+) -> (&'static str, std::result::Result<Vec<admin::Finding>, String>) {
     if let Ok(mut driver) = driver::admin(endpoint, timeout).await
         && let Ok(found) = doctor::ask(&mut driver).await
     {
-        return ("the driver", Value::Array(found.iter().map(doctor::as_json).collect()));
+        return ("the driver", Ok(found));
     }
     let pools = seen.iter().map(|(config, _)| config.clone()).collect();
     match Engine::examine(pools) {
         Ok(engine) => {
             let of_pool = |pool: crate::engine::PoolView| engine.diagnose(&pool.name).unwrap_or_default();
             let all = engine.pools().into_iter().flat_map(of_pool).chain(engine.diagnose_host());
-            let all: Vec<admin::Finding> = all.map(finding).collect();
-            ("the pools", Value::Array(all.iter().map(doctor::as_json).collect()))
+            ("the pools", Ok(all.map(finding).collect()))
         }
-        Err(error) => ("nobody", json!(chain(&error))),
+        Err(error) => ("nobody", Err(chain(&error))),
     }
 }
 
@@ -327,17 +340,17 @@ async fn recent(endpoint: &Endpoint, timeout: Duration) -> Option<Vec<String>> {
     Some(answer.into_inner().lines)
 }
 
-fn tail(log: &std::path::Path) -> Outcome<Vec<u8>> {
+fn tail(log: &Path) -> Outcome<Vec<u8>> {
     let text = std::fs::read(log);
     let text = text.map_err(|error| Failure::Usage(format!("--log {}: {error}", log.display())))?;
     Ok(text[text.len().saturating_sub(LOG)..].to_vec())
 }
 
 /// Into a new file that only its owner reads.
-fn write(path: &std::path::Path, bytes: &[u8]) -> Outcome<()> {
+fn write(path: &Path, bytes: &[u8]) -> Outcome<()> {
     let failed = |error: crate::error::Error| Failure::Other(chain(&error));
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let dir = Dir::open(parent.unwrap_or(std::path::Path::new("."))).map_err(failed)?;
+    let dir = Dir::open(parent.unwrap_or(Path::new("."))).map_err(failed)?;
     let name =
         path.file_name().ok_or_else(|| Failure::Usage(format!("--to {}: want a file", path.display())))?;
     if dir.stat(name).map_err(failed)?.is_some() {

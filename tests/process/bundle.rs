@@ -1,12 +1,122 @@
 //! `rockpool ctl support-bundle`: what is in it, and what is not.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 
 use crate::doctor::Ward;
 use crate::harness::Place;
+
+/// A volume published as kubelet does, taken away with the test.
+struct Published {
+    staging: PathBuf,
+    target: PathBuf,
+}
+
+impl Published {
+    fn new(place: &Place, id: &str) -> Published {
+        let staging = place.path("kubelet/plugins/kubernetes.io/csi/driver/0123/globalmount");
+        let target = place.path("kubelet/pods/uid-1/volumes/kubernetes.io~csi/pvc-of-the-bank/mount");
+        let published = Published { staging, target };
+        let [staging, target] = [&published.staging, &published.target].map(|path| path.to_str().unwrap());
+        place.ask(&["volume", "stage", id, "--staging", staging]);
+        place.ask(&["volume", "publish", id, "--staging", staging, "--target", target]);
+        published
+    }
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        for path in [&self.target, &self.staging] {
+            let _ = Command::new("umount").arg(path).output();
+        }
+    }
+}
+
+fn unpacked(tar: &Path, into: PathBuf) -> impl Fn(&str) -> Value {
+    std::fs::create_dir(&into).unwrap();
+    let unpacked = Command::new("tar").arg("-xf").arg(tar).arg("-C").arg(&into).output().unwrap();
+    assert!(unpacked.status.success(), "{unpacked:?}");
+    move |name| serde_json::from_slice(&std::fs::read(into.join(name)).unwrap()).unwrap()
+}
+
+fn points(mounts: &Value) -> Vec<String> {
+    let points = mounts.as_array().unwrap().iter().map(|mount| mount["point"].as_str().unwrap().to_owned());
+    points.collect()
+}
+
+#[test]
+fn a_bundle_names_no_volume_by_where_it_is_mounted() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    let one = ward.create("one", &["--size", "32MiB"]);
+    let published = Published::new(&place, &one);
+    let (to, config) = (place.path("bundle.tar"), place.path("config.toml"));
+    let words = ["support-bundle", "--config", config.to_str().unwrap(), "--to", to.to_str().unwrap()];
+    let told = |path: &str| path.contains("/volumes/kubernetes.io~csi/name:") && path.ends_with("/mount");
+    place.ask(&words);
+    let read = unpacked(&to, place.path("live"));
+    let points = points(&read("mounts.json"));
+    assert!(points.iter().any(|point| told(point)), "{points:?}");
+    assert!(points.contains(&ward.pool.root().display().to_string()), "{points:?}");
+    assert!(!points.contains(&"/".to_owned()), "the pool is not on it: {points:?}");
+    // The same where a finding says where it is mounted.
+    ward.kill();
+    std::fs::remove_file(ward.image(&one)).unwrap();
+    let nameless = |tar: &Path| {
+        let whole = std::fs::read(tar).unwrap();
+        for name in ["bank", "uid-1"] {
+            assert!(!whole.windows(name.len()).any(|at| at == name.as_bytes()), "{name}");
+        }
+        std::fs::remove_file(tar).unwrap();
+    };
+    nameless(&to);
+    place.ask(&words);
+    let found = unpacked(&to, place.path("deleted"))("findings.json").to_string();
+    assert!(found.contains("RP-OBJECT-DELETED") && found.contains("mounted at `/"), "{found}");
+    nameless(&to);
+    std::fs::remove_file(ward.record(&one)).unwrap();
+    place.ask(&words);
+    let read = unpacked(&to, place.path("offline"));
+    let found = read("findings.json");
+    let found = found["findings"].as_array().unwrap();
+    let found = found.iter().filter(|one| one["code"] == "RP-LEFTOVER-MOUNT");
+    let found: Vec<_> = found.filter(|one| told(one["object"].as_str().unwrap())).collect();
+    assert!(found.len() == 1 && found[0]["what"].as_str().unwrap().contains("name:"), "{found:?}");
+    nameless(&to);
+    place.ask(&[&words[..], &["--with-names"]].concat());
+    let read = unpacked(&to, place.path("named"));
+    assert!(self::points(&read("mounts.json")).contains(&published.target.display().to_string()));
+}
+
+#[test]
+fn a_bundle_without_a_pool_file_says_so_and_takes_the_pools_of_the_driver() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    let one = ward.create("one", &["--block", "--size", "8MiB"]);
+    let to = place.path("bundle.tar");
+    let nowhere = place.path("nowhere.toml");
+    let words = ["support-bundle", "--config", nowhere.to_str().unwrap(), "--to", to.to_str().unwrap()];
+    for live in [true, false] {
+        if !live {
+            ward.kill();
+        }
+        let output = place.ctl(&words);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && said.contains("nowhere.toml: there is no such file"), "{said}");
+        assert_eq!(said.contains("none is in the bundle"), !live, "{said}");
+        let read = unpacked(&to, place.path(if live { "live" } else { "offline" }));
+        let pools = read("pools.json");
+        assert_eq!(pools["config"], "there is no such file");
+        if live {
+            assert_eq!(pools["driver"][0]["name"], "fast");
+            assert_eq!(read("pools/fast/records.json")[0]["id"], one.as_str());
+        }
+        std::fs::remove_file(&to).unwrap();
+    }
+}
 
 #[test]
 fn a_bundle_tells_what_a_bug_report_needs_without_names() {
@@ -39,12 +149,7 @@ fn a_bundle_tells_what_a_bug_report_needs_without_names() {
         let (code, said) = place.refused(&words);
         assert!(code == 2 && said.contains("it exists"), "{said}");
         let out = place.path(if live { "live" } else { "offline" });
-        std::fs::create_dir(&out).unwrap();
-        let unpacked = Command::new("tar").arg("-xf").arg(&to).arg("-C").arg(&out).output().unwrap();
-        assert!(unpacked.status.success(), "{unpacked:?}");
-        let read = |name: &str| -> Value {
-            serde_json::from_slice(&std::fs::read(out.join(name)).unwrap()).unwrap()
-        };
+        let read = unpacked(&to, out.clone());
         assert_eq!(read("host.json")["rockpool"], env!("CARGO_PKG_VERSION"));
         assert_eq!(read("pools.json")[0]["name"], "fast");
         let records = read("pools/fast/records.json");
