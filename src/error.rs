@@ -116,6 +116,11 @@ pub fn quoted(text: &str) -> String {
     format!("`{cut}`")
 }
 
+/// A path made fit for a message: quoted and escaped, but whole.
+pub fn quoted_path(path: &std::path::Path) -> String {
+    format!("`{}`", path.to_string_lossy().escape_debug())
+}
+
 /// A sentence about a pool that names it, once: most say it themselves.
 pub fn of_pool(name: &str, why: &str) -> String {
     let pool = format!("pool {}", quoted(name));

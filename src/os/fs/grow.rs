@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::ioctl::{self, opcode};
 
 use super::{FsKind, probe};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted_path};
 
 /// ext4 and xfs leave the end of a device alone where a last group could hold little but its own tables: xfs below 64
 /// blocks, ext4 below about 1 600 with our layout.
@@ -162,10 +162,12 @@ fn grow_data(root: BorrowedFd<'_>, wanted: &mut XfsGrow) -> rustix::io::Result<(
 /// statfs hides ext4's own tables, so the superblock is read; the kernel keeps the mounted one in the device's page cache.
 fn ext4_size(root: BorrowedFd<'_>) -> Result<u64> {
     let device = device_below(root)?;
-    let failed = |error| Error::host(format!("failed to read the superblock of {:?}", device), error);
+    let failed =
+        |error| Error::host(format!("failed to read the superblock of {}", quoted_path(&device)), error);
     let mut head = [0; 4096];
     File::open(&device).and_then(|file| file.read_exact_at(&mut head, 0)).map_err(failed)?;
-    probe::size_in(&head).ok_or_else(|| Error::Corrupt(format!("{:?} holds no ext4 superblock", device)))
+    probe::size_in(&head)
+        .ok_or_else(|| Error::Corrupt(format!("{} holds no ext4 superblock", quoted_path(&device))))
 }
 
 /// The device node of the filesystem that `root` lies on, by the name that the kernel gave it.

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::raw;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted_path};
 
 /// Asks statx for the mount id that is never used again (Linux 6.8).
 const UNIQUE_ID: StatxFlags = StatxFlags::from_bits_retain(0x4000);
@@ -79,8 +79,13 @@ pub struct Mounted {
 impl Place {
     /// Finds `path`, which comes from a request, below `root`, which is configured. The parent must exist.
     pub fn walk(root: &Path, path: &Path) -> Result<Place> {
-        let refused =
-            |why: &str| Error::Invalid(format!("{path:?} {why}; it must be an absolute path below {root:?}"));
+        let refused = |why: &str| {
+            Error::Invalid(format!(
+                "{} {why}; it must be an absolute path below {}",
+                quoted_path(path),
+                quoted_path(root)
+            ))
+        };
         if !path.is_absolute() {
             return Err(refused("is not absolute"));
         }
@@ -108,10 +113,13 @@ impl Place {
             Errno::XDEV => refused("leads outside"),
             Errno::NAMETOOLONG => refused("is too long"),
             Errno::NOENT | Errno::NOTDIR => Error::Precondition(format!(
-                "the parent directory of {:?} does not exist; whoever asks for a mount there makes it",
-                path
+                "the parent directory of {} does not exist; whoever asks for a mount there makes it",
+                quoted_path(path)
             )),
-            other => Error::host(format!("failed to open the parent directory of {:?}", path), other.into()),
+            other => Error::host(
+                format!("failed to open the parent directory of {}", quoted_path(path)),
+                other.into(),
+            ),
         })?;
         if name.len() > 255 {
             return Err(refused("is too long"));
@@ -122,7 +130,7 @@ impl Place {
     /// A place that comes from the configuration: symlinks before its last component are followed.
     pub fn trusted(path: &Path) -> Result<Place> {
         let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else {
-            return Err(Error::Invalid(format!("{:?} is no path to mount at", path)));
+            return Err(Error::Invalid(format!("{} is no path to mount at", quoted_path(path))));
         };
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         Ok(Place { parent: open_root(parent)?, name: name.to_owned(), shown: path.to_owned() })
@@ -284,7 +292,7 @@ impl Place {
     }
 
     fn quoted(&self) -> String {
-        format!("{:?}", self.shown)
+        quoted_path(&self.shown)
     }
 
     fn is_not(&self, want: &str) -> Error {
@@ -378,7 +386,9 @@ pub(super) fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {
 fn open_root(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|error| match error {
-        Errno::NOENT | Errno::NOTDIR => Error::Precondition(format!("the directory {path:?} does not exist")),
-        other => Error::host(format!("failed to open the directory {path:?}"), other.into()),
+        Errno::NOENT | Errno::NOTDIR => {
+            Error::Precondition(format!("the directory {} does not exist", quoted_path(path)))
+        }
+        other => Error::host(format!("failed to open the directory {}", quoted_path(path)), other.into()),
     })
 }

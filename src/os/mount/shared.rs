@@ -8,11 +8,13 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
 
 use super::{Place, Tree};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted_path};
 
 /// Whether mounts made below `dir` propagate.
-#[cfg(test)]
-pub(crate) fn is_shared(dir: &Path) -> Result<bool> {
+///
+/// # Errors
+/// Those of a look at it.
+pub fn is_shared(dir: &Path) -> Result<bool> {
     Ok(holder(dir)?.shared)
 }
 
@@ -29,9 +31,10 @@ pub fn ensure_shared(dir: &Path) -> Result<bool> {
     }
     if let Some(hidden) = mounted_below(dir)? {
         return Err(Error::Precondition(format!(
-            "mounts below {:?} do not propagate, and binding it on itself would hide {hidden:?}: make the mount that \
+            "mounts below {} do not propagate, and binding it on itself would hide {}: make the mount that \
              holds it shared (mount --make-shared)",
-            dir
+            quoted_path(dir),
+            quoted_path(&hidden)
         )));
     }
     let tree = Tree::clone_of_path(&resolved(dir)?)?;
@@ -46,7 +49,9 @@ struct Holder {
 }
 
 fn holder(dir: &Path) -> Result<Holder> {
-    let failed = |error: rustix::io::Errno| Error::host(format!("failed to look at {:?}", dir), error.into());
+    let failed = |error: rustix::io::Errno| {
+        Error::host(format!("failed to look at {}", quoted_path(dir)), error.into())
+    };
     let stat = rustix::fs::statx(CWD, dir, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID).map_err(failed)?;
     let mount = super::table()?.into_iter().find(|mount| mount.id == stat.stx_mnt_id);
     let mount = mount.ok_or_else(|| failed(rustix::io::Errno::NOENT))?;
@@ -54,8 +59,9 @@ fn holder(dir: &Path) -> Result<Holder> {
 }
 
 fn set_shared(dir: &Path) -> Result<()> {
-    rustix::mount::mount_change(dir, rustix::mount::MountPropagationFlags::SHARED)
-        .map_err(|error| Error::host(format!("failed to make {:?} a shared mount", dir), error.into()))
+    rustix::mount::mount_change(dir, rustix::mount::MountPropagationFlags::SHARED).map_err(|error| {
+        Error::host(format!("failed to make {} a shared mount", quoted_path(dir)), error.into())
+    })
 }
 
 fn mounted_below(dir: &Path) -> Result<Option<std::path::PathBuf>> {
@@ -67,5 +73,5 @@ fn mounted_below(dir: &Path) -> Result<Option<std::path::PathBuf>> {
 }
 
 fn resolved(dir: &Path) -> Result<std::path::PathBuf> {
-    dir.canonicalize().map_err(|error| Error::host(format!("failed to resolve {:?}", dir), error))
+    dir.canonicalize().map_err(|error| Error::host(format!("failed to resolve {}", quoted_path(dir)), error))
 }

@@ -15,7 +15,7 @@ use rustix::mount::{
 
 use super::options::Parameter;
 use super::{MountOption, Place, raw};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted_path};
 
 /// The most lines of the kernel's mount log that an error repeats.
 const MOST_LOG_LINES: usize = 8;
@@ -71,7 +71,7 @@ pub struct RootStat {
 impl Tree {
     /// The filesystem of `kind` ("ext4", "xfs") on a device; always nosuid and nodev.
     pub fn filesystem(kind: &str, device: &Path, options: &[MountOption]) -> Result<Tree> {
-        let what = || format!("failed to mount the {kind} filesystem of {:?}", device);
+        let what = || format!("failed to mount the {kind} filesystem of {}", quoted_path(device));
         let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
             .map_err(|error| Error::host(format!("{}: the kernel has no {kind}", what()), error.into()))?;
         configure(context.as_fd(), device, options)
@@ -97,7 +97,7 @@ impl Tree {
     pub fn clone_of_path(path: &Path) -> Result<Tree> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, path, flags, Mode::empty())
-            .map_err(|error| Error::host(format!("failed to open {:?}", path), error.into()))?;
+            .map_err(|error| Error::host(format!("failed to open {}", quoted_path(path)), error.into()))?;
         Tree::clone_of(root)
     }
 
@@ -149,8 +149,8 @@ impl Tree {
         move_mount(&self.fd, "", place.parent(), place.name(), flags).map_err(|error| match error {
             // The kernel says "invalid" for a directory on a file and the reverse.
             Errno::NOENT | Errno::NOTDIR | Errno::INVAL => Error::Precondition(format!(
-                "{:?} cannot be mounted on: it is gone, or it is a file where a directory is needed or the reverse",
-                place.path()
+                "{} cannot be mounted on: it is gone, or it is a file where a directory is needed or the reverse",
+                quoted_path(place.path())
             )),
             other => place.failed("mount at", other),
         })
