@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 
 pub use self::endpoint::{Endpoint, LONGEST};
 use crate::engine::PoolConfig;
-use crate::error::{Error, Result, quoted};
+use crate::error::{Error, Result, quoted, quoted_path};
 use crate::os::file::Dir;
 
 /// A pool file larger than this is none.
@@ -57,12 +57,38 @@ pub fn add(file: &Path, pool: &PoolConfig) -> Result<()> {
     Dir::open(directory)?.replace(name, text.as_bytes())
 }
 
+/// Whether a pool file could be written where it is to lie; makes nothing that stays.
+///
+/// # Errors
+/// `Precondition`, naming the flag.
+pub fn refuse_unwritable(file: &Path) -> Result<()> {
+    let (directory, _) = split(file)?;
+    // What is missing will be made.
+    let there = directory.ancestors().find(|above| above.is_dir()).unwrap_or(Path::new("."));
+    Dir::open(there).and_then(|there| there.refuse_unwritable()).map_err(|error| {
+        let why = crate::error::chain(&error);
+        Error::Precondition(format!("--config {} cannot be written: {why}", quoted_path(file)))
+    })
+}
+
+/// The text of a pool file with this one pool.
+///
+/// # Errors
+/// `Invalid` where the pool is none that a file can have.
+pub fn entry(file: &Path, pool: &PoolConfig) -> Result<String> {
+    file::with_entry(file, "", pool)
+}
+
 fn read_text(file: &Path) -> Result<Option<String>> {
     let (directory, name) = split(file)?;
     if !directory.is_dir() {
         return Ok(None);
     }
-    let Some(bytes) = Dir::open(directory)?.read(name, FILE_LIMIT)? else { return Ok(None) };
+    let read = Dir::open(directory).and_then(|directory| directory.read(name, FILE_LIMIT));
+    let read = read.map_err(|error| {
+        Error::Precondition(format!("--config {}: {}", quoted_path(file), crate::error::chain(&error)))
+    })?;
+    let Some(bytes) = read else { return Ok(None) };
     let text = String::from_utf8(bytes);
     text.map(Some).map_err(|_| Error::Invalid(format!("{}: not UTF-8, and so not TOML", file.display())))
 }
@@ -96,6 +122,21 @@ pub(crate) fn absolute(text: &str) -> std::result::Result<PathBuf, &'static str>
 pub fn directory(flag: &str, path: &Path) -> Result<PathBuf> {
     let text = path.to_str().ok_or_else(|| Error::invalid(flag, path.display(), "want UTF-8"))?;
     absolute(text).map_err(|want| Error::invalid(flag, text, want))
+}
+
+/// Kubelet's directory. One that is missing may come with kubelet.
+///
+/// # Errors
+/// `Invalid`, naming the flag, for what is there and is no directory.
+pub fn kubelet_root(path: &Path) -> Result<PathBuf> {
+    const FLAG: &str = "--kubelet-root";
+    let path = directory(FLAG, path)?;
+    match std::fs::metadata(&path) {
+        Ok(found) if found.is_dir() => Ok(path),
+        Ok(_) => Err(Error::invalid(FLAG, path.display(), "want a directory, that is none")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(path),
+        Err(error) => Err(Error::invalid(FLAG, path.display(), format!("want a directory: {error}"))),
+    }
 }
 
 /// The host's name, which is the node's id unless a flag says another.

@@ -139,13 +139,15 @@ impl Init {
         let file = &self.config.config;
         // Before anything is made: a pool that cannot be added would be a pool that nobody uses.
         config::rehearse(file, &self.draft(&request))?;
+        config::refuse_unwritable(file)?;
         let setup = prepare::prepare(&request)?;
         let place = setup.path.display().to_string();
         let pool = PoolConfig { setup, ..self.draft(&request) };
         config::add(file, &pool).map_err(|error| {
             let why = crate::error::chain(&error);
+            let entry = config::entry(file, &pool).unwrap_or_default();
             Error::Precondition(format!(
-                "the pool is made, at {place}, but failed to add it to {}: {why}",
+                "the pool is made, at {place}, but failed to add it to {}: {why}; add it yourself:\n\n{entry}",
                 file.display()
             ))
         })?;

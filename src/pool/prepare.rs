@@ -142,7 +142,10 @@ fn in_file(request: &Request, id: PoolId, new: &NewFile<'_>) -> Result<Setup> {
     absolute("--file", new.path)?;
     let shown = quoted(&new.path.to_string_lossy());
     let (parent, name) = mounted::parent_and_name(new.path)?;
-    let parent = Dir::open(&parent)?;
+    let parent = Dir::open(&parent).map_err(|error| {
+        let why = crate::error::chain(&error);
+        Error::Precondition(format!("--file {shown}: {why}"))
+    })?;
     refuse_existing_file(&parent, &name, &shown)?;
     let free = free_at(parent.path())?;
     if !new.sparse && free < new.size {

@@ -170,3 +170,82 @@ fn a_pool_whose_sizes_are_not_enforced_says_so() {
     let (_, shown) = run(&["pool", "show", "plain"]);
     assert!(shown.contains("away: ") && shown.contains("pool.json"), "{shown}");
 }
+
+/// Something mounted there for a moment, unmounted with the test.
+pub(crate) struct Over(PathBuf);
+
+impl Over {
+    pub(crate) fn new(words: &[&str], at: PathBuf) -> Over {
+        let done = Command::new("mount").args(words).arg(&at).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        Over(at)
+    }
+}
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).output();
+    }
+}
+
+fn init(place: &Place, config: &std::path::Path) -> (Option<i32>, String) {
+    let (file, parent) = (place.path("pool.img"), place.path("pools"));
+    let done = Command::new(PROGRAM)
+        .args(["pool", "init", "fast", "--kind", "image", "--size", "400MiB", "--sparse", "--file"])
+        .arg(file)
+        .arg("--mount-parent")
+        .arg(parent)
+        .arg("--config")
+        .arg(config)
+        .output()
+        .unwrap();
+    (done.status.code(), String::from_utf8([done.stdout, done.stderr].concat()).unwrap())
+}
+
+#[test]
+fn no_pool_is_made_that_cannot_be_written_down() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("etc")).unwrap();
+    let _etc = Over::new(&["-t", "tmpfs", "-o", "ro", "none"], place.path("etc"));
+    for config in ["etc/config.toml", "etc/rockpool/config.toml"] {
+        let config = place.path(config);
+        let (code, said) = init(&place, &config);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(&format!("--config `{}` cannot be written", config.display())), "{said}");
+        assert!(said.contains("read-only"), "{said}");
+        assert!(!place.path("pool.img").exists() && !place.path("pools").exists(), "nothing was made");
+    }
+}
+
+#[test]
+fn a_place_that_is_not_there_is_named_by_its_flag() {
+    let place = Place::new();
+    let file = place.path("none/pool.img");
+    let done = Command::new(PROGRAM)
+        .args(["pool", "init", "fast", "--kind", "image", "--size", "400MiB", "--file"])
+        .arg(&file)
+        .arg("--config")
+        .arg(place.path("config.toml"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(said.contains(&format!("--file `{}`: ", file.display())), "{said}");
+}
+
+#[test]
+fn a_pool_that_could_not_be_written_down_after_all_says_what_to_write() {
+    let place = Place::new();
+    let config = place.path("config.toml");
+    std::fs::write(&config, "").unwrap();
+    // What is mounted on a file keeps it from being replaced.
+    let over = Over::new(&["--bind", config.to_str().unwrap()], config.clone());
+    let (code, said) = init(&place, &config);
+    drop(over);
+    let entry = said.find("[[pool]]").map(|at| said[at..].to_owned());
+    std::fs::write(&config, entry.as_deref().unwrap_or_default()).unwrap();
+    let unmounted =
+        Command::new(PROGRAM).args(["pool", "unmount", "fast", "--config"]).arg(&config).output().unwrap();
+    assert!(code == Some(1) && said.contains("add it yourself"), "{said}");
+    assert!(unmounted.status.success(), "{said}: {unmounted:?}");
+    assert_eq!(place.path("pools").read_dir().map_or(0, Iterator::count), 0);
+}

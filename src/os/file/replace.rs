@@ -52,6 +52,11 @@ impl Dir {
         self.written(name, bytes)?.rename(name)
     }
 
+    /// Whether files can be replaced here: one with a temporary name is made and removed.
+    pub fn refuse_unwritable(&self) -> Result<()> {
+        Temporary::new(self).map(drop)
+    }
+
     /// Steps 1 to 3.
     fn durable(&self, name: &OsStr, bytes: &[u8]) -> Result<Temporary<'_>> {
         let what = |how: &str| format!("failed to make {} durable{how}", self.at(name));
