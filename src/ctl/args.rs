@@ -30,7 +30,11 @@ pub(super) fn map(pairs: &[Pair]) -> BTreeMap<String, String> {
 
 /// Reads a size: `4096`, `20GiB`.
 pub(super) fn bytes(text: &str) -> Result<Bytes, String> {
-    text.parse().map_err(|error: crate::error::Error| error.to_string())
+    let size: Bytes = text.parse().map_err(|error: crate::error::Error| error.to_string())?;
+    if size.get() > i64::MAX.unsigned_abs() {
+        return Err(format!("want at most {} bytes: CSI carries no larger size", i64::MAX));
+    }
+    Ok(size)
 }
 
 /// A size range, absent where neither end is given.
@@ -138,6 +142,14 @@ mod tests {
         assert_eq!(pair("a=b=c"), Ok(("a".into(), "b=c".into())));
         assert_eq!(pair("a="), Ok(("a".into(), String::new())));
         assert!(pair("=b").is_err() && pair("ab").is_err());
+    }
+
+    #[test]
+    fn a_size_is_sent_as_typed_or_refused() {
+        assert_eq!(bytes("9223372036854775807").unwrap().as_i64(), i64::MAX);
+        for text in ["9223372036854775808", "8388608T", "18446744073709551615"] {
+            assert!(bytes(text).unwrap_err().contains("at most 9223372036854775807"), "{text}");
+        }
     }
 
     #[test]

@@ -5,8 +5,8 @@
 
 use crate::engine::slot::Slot;
 use crate::engine::volumes::SLOW;
-use crate::engine::{Asked, Capacity, CapacityQuery, Engine, PoolIndex};
-use crate::error::{Error, Result, chain, quoted};
+use crate::engine::{Asked, Capacity, CapacityQuery, Engine, PoolIndex, Range};
+use crate::error::{Error, Result, chain, of_pool, quoted};
 use crate::model::{Access, Allocation, Bytes};
 use crate::pool::{Features, Kind, Offer, Pool, UNIT};
 
@@ -93,18 +93,24 @@ impl Engine {
         Some(Capacity::within(budget.less(promised), features.smallest(access)))
     }
 
-    /// A lack of room, with the pool that lacks it and what would make some.
-    pub(super) fn named_full(&self, slot: &Slot, error: Error) -> Error {
+    /// A lack of room for `more`, with the pool that lacks it and what would make enough.
+    pub(super) fn named_full(&self, slot: &Slot, more: Bytes, error: Error) -> Error {
         let Error::Full(why) = error else { return error };
         let kept = slot.id().map_or(Bytes::ZERO, |id| self.store.retained_bytes(id));
         let hint = match kept {
-            Bytes::ZERO => String::new(),
+            kept if kept == Bytes::ZERO || more > self.room_without_kept(slot) => String::new(),
             kept => format!(
                 "; {kept} of its promises are deleted and still kept: `rockpool ctl retained list` names them, \
                  `rockpool ctl retained purge ID` gives their space back"
             ),
         };
-        Error::Full(format!("pool {}: {why}{hint}", quoted(slot.name())))
+        Error::Full(of_pool(slot.name(), &format!("{why}{hint}")))
+    }
+
+    /// What could still be promised on a pool if nothing deleted were kept there, as far as is known without asking its disk.
+    pub(super) fn room_without_kept(&self, slot: &Slot) -> Bytes {
+        let (Some(known), Some(id)) = (slot.known(), slot.id()) else { return Bytes::ZERO };
+        known.budget.less(self.store.promised(id).less(self.store.retained_bytes(id)))
     }
 
     /// What the configured kinds can do, whether or not their pools are here: what may be advertised.
@@ -127,7 +133,13 @@ impl Engine {
 
 impl Slot {
     /// What can never fit is out of range; what does not fit now, be it that others fill the place too, is a lack of room.
-    pub(super) fn refuse_beyond(&self, pool: &dyn Pool, size: Bytes, budget: Bytes) -> Result<()> {
+    pub(super) fn refuse_beyond(
+        &self,
+        pool: &dyn Pool,
+        range: &Range,
+        size: Bytes,
+        budget: Bytes,
+    ) -> Result<()> {
         if size <= budget {
             return Ok(());
         }
@@ -137,7 +149,7 @@ impl Slot {
         }
         Err(Error::OutOfRange(format!(
             "capacity_range.required_bytes {} is more than pool {} can ever give: {} bytes",
-            size.get(),
+            range.required.unwrap_or(size).get(),
             quoted(self.name()),
             most.get()
         )))

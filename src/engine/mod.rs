@@ -498,13 +498,14 @@ impl Range {
     /// `OutOfRange` where that is impossible.
     pub fn settle(&self, smallest: Bytes, default: Bytes) -> Result<Bytes> {
         let unit = crate::pool::UNIT;
-        let limit = self.limit.unwrap_or(Bytes::new(i64::MAX.unsigned_abs()));
         let wanted = match (self.required, self.limit) {
             (Some(required), _) => required.max(smallest),
             (None, Some(limit)) => default.min(limit.round_down(unit)).max(smallest),
             (None, None) => default.max(smallest),
         };
-        let size = wanted.checked_round_up(unit).filter(|size| *size <= limit);
+        // Without a limit the pool says what is too much, and how much it can give.
+        let fits = |size: &Bytes| self.limit.is_none_or(|limit| *size <= limit);
+        let size = wanted.checked_round_up(unit).filter(fits);
         size.ok_or_else(|| {
             Error::OutOfRange(format!(
                 "capacity_range: required_bytes {} and limit_bytes {} leave no possible size: sizes are multiples of \

@@ -75,7 +75,9 @@ impl Engine {
             step!("snapshot: ready");
             Ok(ready)
         });
-        cut.map_err(|cause| self.named_full(slot, self.undo(&claim, pool.as_ref(), &creating, cause)))
+        // What a cut takes is known when it is made.
+        let more = Bytes::ZERO;
+        cut.map_err(|cause| self.named_full(slot, more, self.undo(&claim, pool.as_ref(), &creating, cause)))
     }
 
     /// No such snapshot any more; one that never was is `Ok` too, if its pool is here to say so.

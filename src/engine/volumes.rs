@@ -16,6 +16,7 @@
 //!  3. the pool destroys the bytes                   destroy, erase
 //!  4. erase the record                              –
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -173,13 +174,16 @@ impl Engine {
         }
         let origin = self.origin(&want.source)?;
         let volume = self.plan(slot, want, origin.as_ref())?;
+        let size = volume.size;
         let (pool, budget) = slot.ready()?;
         if let Some(origin) = &origin {
             refuse_cut_short(pool.as_ref(), origin.id, origin.holds)?;
         }
         claim.extend(&[Key::Object(ObjectId::Volume(volume.id))])?;
         let creating = Record::Volume(Arc::new(volume));
-        self.store.admit(&claim, creating.clone(), budget).map_err(|error| self.named_full(slot, error))?;
+        self.store
+            .admit(&claim, creating.clone(), budget)
+            .map_err(|error| self.named_full(slot, size, error))?;
         step!("create: recorded");
         let Record::Volume(volume) = &creating else { unreachable!("it was made a volume above") };
         let ready = Arc::new(Volume { phase: Phase::Ready, ..Volume::clone(volume) });
@@ -190,7 +194,9 @@ impl Engine {
         step!("create: ready");
         match made {
             Ok(()) => Ok(ready),
-            Err(cause) => Err(self.named_full(slot, self.undo(&claim, pool.as_ref(), &creating, cause))),
+            Err(cause) => {
+                Err(self.named_full(slot, size, self.undo(&claim, pool.as_ref(), &creating, cause)))
+            }
         }
     }
 
@@ -250,17 +256,18 @@ impl Engine {
         let (pool, budget) = slot.ready()?;
         let size = range.settle(volume.size, volume.size)?;
         if size > volume.size {
-            slot.refuse_beyond(pool.as_ref(), size, budget)?;
+            slot.refuse_beyond(pool.as_ref(), range, size, budget)?;
+            let more = size.less(volume.size);
             let growing = Volume { phase: Phase::Growing { to: size }, ..Volume::clone(&volume) };
             let admitted = self.store.admit(&claim, Record::Volume(Arc::new(growing.clone())), budget);
             if let Err(error) = admitted {
                 let full = matches!(error, Error::Full(_));
                 // Else it is not known what reached the disk of it.
-                return Err(if full { self.named_full(slot, error) } else { error.unfinished() });
+                return Err(if full { self.named_full(slot, more, error) } else { error.unfinished() });
             }
             step!("expand: recorded");
             let grown = self.grow(&claim, pool.as_ref(), &growing, size);
-            volume = grown.map_err(|error| self.named_full(slot, error))?;
+            volume = grown.map_err(|error| self.named_full(slot, more, error))?;
         }
         let left = match volume.access {
             Access::Mount { fs: Filesystem::Ext4 | Filesystem::Xfs } => NodeExpansion::Required,
@@ -288,14 +295,14 @@ impl Engine {
 
     /// The pool that a new volume goes to: the one that has its name, else that of its source, else the one that is asked
     /// for. Without any, the first that can make it and has room, as far as is known without asking a disk; better one
-    /// that works at nothing for long, which may hang.
+    /// that works at nothing for long, which may hang. Where none has room, the one that comes nearest says so.
     ///
     /// # Errors
     /// `Full` where no pool is configured.
     pub fn choose(&self, want: &CreateVolume) -> Result<PoolIndex> {
         let asked = || self.pools.iter().find(|slot| want.pool.as_deref() == Some(slot.name()));
         let chosen = self.right_pool(want).or_else(asked);
-        let chosen = chosen.or_else(|| self.pools.iter().min_by_key(|slot| self.fitness(slot, want)));
+        let chosen = chosen.or_else(|| self.pools.iter().min_by_key(|slot| self.rank(slot, want)));
         let number =
             self.pools.iter().position(|slot| chosen.is_some_and(|chosen| std::ptr::eq(slot, chosen)));
         number.map(PoolIndex).ok_or_else(|| Error::Full("no pool is configured".to_owned()))
@@ -305,6 +312,18 @@ impl Engine {
     fn right_pool(&self, want: &CreateVolume) -> Option<&Slot> {
         let found = self.store.named(&Key::VolumeName(want.name.clone())).map(|found| found.id().pool());
         found.or_else(|| source_pool(&want.source)).and_then(|id| self.slot_of(id))
+    }
+
+    /// How late a pool is asked: by its fitness, and among those without room by what they lack.
+    fn rank(&self, slot: &Slot, want: &CreateVolume) -> (Fitness, Reverse<Bytes>) {
+        let fitness = self.fitness(slot, want);
+        let nearness = match fitness {
+            // The operator's order counts.
+            Fitness::Fit | Fitness::Slow | Fitness::Away => Bytes::ZERO,
+            Fitness::Full => self.room_without_kept(slot),
+            Fitness::Unfit => slot.known().map_or(Bytes::ZERO, |known| known.most),
+        };
+        (fitness, Reverse(nearness))
     }
 
     fn fitness(&self, slot: &Slot, want: &CreateVolume) -> Fitness {
@@ -355,11 +374,11 @@ impl Engine {
             )));
         }
         let size = size(&want.range, features.smallest(access), origin)?;
-        slot.refuse_beyond(pool.as_ref(), size, budget)?;
+        slot.refuse_beyond(pool.as_ref(), &want.range, size, budget)?;
         if self.store.promised(pool.id()).checked_add(size).is_none_or(|sum| sum > budget)
             && want.pool.is_none()
         {
-            return Err(self.named_full(slot, Error::Full(format!("no room for {size} more"))));
+            return Err(self.named_full(slot, size, Error::Full(format!("no room for {size} more"))));
         }
         let fs_uuid = match access {
             Access::Mount { fs: Filesystem::Ext4 | Filesystem::Xfs } => Some(FsUuid::new(random()?)),

@@ -190,3 +190,35 @@ fn a_list_of_what_is_kept_tells_of_the_pool_that_it_lacks() {
     let table = place.ctl(&["retained", "list"]);
     assert!(String::from_utf8(table.stdout).unwrap().contains("toy"), "what is known is told");
 }
+
+#[test]
+fn a_refusal_names_the_pool_that_comes_nearest() {
+    let place = Place::new();
+    let pool = |name, size| {
+        format!(
+            "[[pool]]\nname = \"{name}\"\nkind = \"sim\"\nsize = \"{size}\"\nreserve = 0.0\nretainDeleted = \"7d\"\n"
+        )
+    };
+    place.configure(&(pool("small", "100MiB") + &pool("large", "300MiB")));
+    let _driver = place.start();
+    let create = |name: &'static str, size: &'static str| {
+        ["volume", "create", name, "--block", "--size", size, "--parameter"]
+    };
+    let kept = place.ask(&[&create("kept", "20MiB")[..], &["pool=small"]].concat());
+    place.ask(&["volume", "delete", text(&kept, "volume_id")]);
+    place.ask(&[&create("there", "250MiB")[..], &["pool=large"]].concat());
+    place.ask(&[&create("also", "30MiB")[..], &["pool=small"]].concat());
+    let refused = |size| place.refused(&["volume", "create", "more", "--block", "--size", size]);
+    for size in ["1TiB", "9223372036854775807"] {
+        let (code, said) = refused(size);
+        assert_eq!(code, 21, "{said}");
+        assert!(said.contains("pool `large` can ever give: 314572800 bytes"), "{size}: {said}");
+    }
+    assert!(refused("9223372036854775807").1.contains("required_bytes 9223372036854775807 is more"));
+    let (code, said) = refused("90MiB");
+    assert!(code == 18 && said.contains("pool `small`: no room") && !said.contains("purge"), "{said}");
+    let (code, said) = refused("60MiB");
+    assert!(code == 18 && said.contains("pool `small`: no room") && said.contains("purge"), "{said}");
+    let (code, said) = refused("9223372036854775808");
+    assert!(code == 2 && said.contains("want at most 9223372036854775807 bytes"), "{said}");
+}
