@@ -184,10 +184,14 @@ pub(crate) fn print_text(text: &[u8]) -> crate::error::Result<()> {
     }
 }
 
-/// A size for people; a driver may send anything, so also what cannot be.
+/// A size for people, where CSI's 0 says that it is not known.
 pub(super) fn size(bytes: i64) -> String {
+    if bytes == 0 { "-".to_owned() } else { amount(bytes) }
+}
+
+/// Bytes for people, where 0 is none; a driver may send anything, so also what cannot be.
+pub(super) fn amount(bytes: i64) -> String {
     match u64::try_from(bytes) {
-        Ok(0) => "-".to_owned(),
         Ok(bytes) => Bytes::new(bytes).to_string(),
         Err(_) => format!("{bytes} B"),
     }
@@ -258,6 +262,6 @@ mod tests {
     fn a_driver_may_send_any_size() {
         assert_eq!(size(-5), "-5 B");
         assert_eq!(size(1 << 30), "1 GiB");
-        assert_eq!(size(0), "-");
+        assert_eq!((size(0), amount(0)), ("-".to_owned(), "0 B".to_owned()));
     }
 }

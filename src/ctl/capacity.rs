@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::answer::{Answer, Table, size};
+use super::answer::{Answer, Table, amount};
 use super::args::{Pair, Use, map, pair};
 use super::driver::Driver;
 use super::failure::{Failure, Outcome};
@@ -34,9 +34,9 @@ pub(super) async fn run(driver: &Driver, asked: &Capacity) -> Outcome<Answer> {
     };
     let answer = driver.controller().get_capacity(request).await;
     let room = answer.map_err(Failure::of("GetCapacity"))?.into_inner();
-    let shown = |bytes: Option<i64>| bytes.map(size).unwrap_or_default();
+    let shown = |bytes: Option<i64>| bytes.map(amount).unwrap_or_default();
     let table = Table::of_one([
-        ("AVAILABLE", size(room.available_capacity)),
+        ("AVAILABLE", amount(room.available_capacity)),
         ("LARGEST VOLUME", shown(room.maximum_volume_size)),
         ("SMALLEST VOLUME", shown(room.minimum_volume_size)),
     ]);

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use tonic::Code;
+use tonic::{Code, Status};
 
-use super::answer::{Answer, Table, health, pairs, present, size, word};
+use super::answer::{Answer, Table, amount, health, pairs, present, size, word};
 use super::args::{Pair, Use, bytes, map, pair, range};
 use super::driver::Driver;
 use super::failure::{Failure, Outcome};
@@ -236,14 +236,9 @@ async fn stage(driver: &Driver, asked: &Stage) -> Outcome<Answer> {
         secrets: driver.secrets(),
         volume_context: context(driver, &asked.id, &asked.contexts.volume).await?,
     };
-    let new = !asked.staging.exists();
-    make_directory(&asked.staging)?;
+    let made = make_directories(&asked.staging)?;
     let staged = driver.node().node_stage_volume(request).await;
-    if staged.is_err() && new {
-        // Only an empty directory goes: where the volume is mounted in spite of the error, it stays.
-        let _ = std::fs::remove_dir(&asked.staging);
-    }
-    staged.map_err(Failure::of("NodeStageVolume"))?;
+    staged.map_err(|status| refused("NodeStageVolume", status, &made))?;
     Ok(Answer::done("staged volume", &asked.id))
 }
 
@@ -273,10 +268,9 @@ async fn publish(driver: &Driver, asked: &Publish) -> Outcome<Answer> {
         secrets: driver.secrets(),
         volume_context: context(driver, &asked.id, &asked.contexts.volume).await?,
     };
-    if let Some(parent) = asked.target.parent() {
-        make_directory(parent)?;
-    }
-    driver.node().node_publish_volume(request).await.map_err(Failure::of("NodePublishVolume"))?;
+    let made = asked.target.parent().map_or_else(|| Ok(Vec::new()), make_directories)?;
+    let published = driver.node().node_publish_volume(request).await;
+    published.map_err(|status| refused("NodePublishVolume", status, &made))?;
     Ok(Answer::done("published volume", &asked.id))
 }
 
@@ -293,7 +287,7 @@ async fn stats(driver: &Driver, id: &str, path: &Path, staging: Option<&Path>) -
     let mut list: Vec<Value> = Vec::new();
     for one in &usage {
         let unit = word(one.unit, |known: Unit| known.as_str_name());
-        let amount = |n: i64| if one.unit == i32::from(Unit::Bytes) { size(n) } else { n.to_string() };
+        let amount = |n: i64| if one.unit == i32::from(Unit::Bytes) { amount(n) } else { n.to_string() };
         table.push([unit.clone(), amount(one.total), amount(one.used), amount(one.available)]);
         list.push(json!({ "unit": unit, "total": one.total, "used": one.used, "available": one.available }));
     }
@@ -338,13 +332,28 @@ pub(super) async fn health_of(driver: &Driver, id: &str, asked: &Health) -> Outc
     Ok(health(std::iter::once(&present(found, "volume_health")?)))
 }
 
-/// As kubelet makes them: for root and its group. A relative path is the driver's to refuse.
-fn make_directory(path: &Path) -> Outcome<()> {
+/// As kubelet makes them: for root and its group; answers what was missing, the innermost first. A relative path is the
+/// driver's to refuse.
+fn make_directories(path: &Path) -> Outcome<Vec<PathBuf>> {
     if !path.is_absolute() {
-        return Ok(());
+        return Ok(Vec::new());
     }
+    let missing = path.ancestors().take_while(|above| !above.exists()).map(Path::to_owned).collect();
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path);
-    made.map_err(|error| Failure::Other(format!("failed to make {}: {error}", path.display())))
+    made.map_err(|error| Failure::Other(format!("failed to make {}: {error}", path.display())))?;
+    Ok(missing)
+}
+
+/// A call that was refused, and so the directories that were made for it go again.
+fn refused(call: &'static str, status: Status, made: &[PathBuf]) -> Failure {
+    // After these the driver may still be at it.
+    let open =
+        matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded | Code::Unavailable | Code::Aborted);
+    if !open {
+        // Only empty ones go: where the volume is mounted in spite of the error, all above it stays.
+        let _ = made.iter().try_for_each(std::fs::remove_dir);
+    }
+    Failure::of(call)(status)
 }
 
 fn utf8(path: &Path, flag: &str) -> Outcome<String> {

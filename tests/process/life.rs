@@ -28,6 +28,34 @@ fn a_group_is_made_shown_and_removed_by_its_id_alone() {
 }
 
 #[test]
+fn a_refused_call_leaves_no_directory_behind() {
+    let place = Place::new();
+    let _driver = place.start();
+    let made = place.ask(&["volume", "create", "one", "--size", "20MiB"]);
+    let id = text(&made, "volume_id");
+    let outside = place.path("outside/pod/mount");
+    let outside = outside.to_str().unwrap();
+    let staging = place.path("kubelet/staging");
+    std::fs::create_dir(place.path("kubelet/pods")).unwrap();
+    let inside = place.path("kubelet/pods/uid/mount");
+    for (words, code) in [
+        (["publish", id, "--target", outside, "--staging", staging.to_str().unwrap()].as_slice(), 19),
+        (
+            ["publish", id, "--target", inside.to_str().unwrap(), "--staging", staging.to_str().unwrap()]
+                .as_slice(),
+            19,
+        ),
+        (["stage", id, "--staging", outside].as_slice(), 13),
+    ] {
+        let (found, said) = place.refused(&[&["volume"], words].concat());
+        assert_eq!(found, code, "{said}");
+    }
+    assert!(!place.path("outside").exists(), "what was made for the call goes with it");
+    assert_eq!(crate::harness::names(&place.path("kubelet")), ["pods"], "what was there stays");
+    assert!(crate::harness::names(&place.path("kubelet/pods")).is_empty());
+}
+
+#[test]
 fn a_volume_grows_is_cloned_and_goes() {
     let place = Place::new();
     let _driver = place.start();
