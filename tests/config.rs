@@ -42,6 +42,25 @@ fn setup(name: &str, path: &str) -> Setup {
 }
 
 #[test]
+fn a_pool_cannot_lie_in_another() {
+    let pool = |name: &str, path: &str| {
+        format!("[[pool]]\nname = \"{name}\"\nkind = \"directory\"\npath = \"{path}\"\n")
+    };
+    for (one, other) in [("/x", "/x/y"), ("/x/y/z", "/x")] {
+        let said = refusal(&(pool("a", one) + &pool("b", other)));
+        assert!(
+            said.contains(&format!("path `{other}`: pool `a` is at `{one}`, and one lies in the other")),
+            "{said}"
+        );
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let beside = file(&dir, &(pool("a", "/x/y") + &pool("b", "/x/y2")));
+    assert_eq!(config::read(&beside).unwrap().len(), 2);
+    let said = config::read(dir.path()).unwrap_err().to_string();
+    assert!(said.contains("--config") && said.contains("is not a regular file"), "{said}");
+}
+
+#[test]
 fn a_file_says_what_it_means() {
     let dir = tempfile::tempdir().unwrap();
     let text = r#"
@@ -96,7 +115,7 @@ fn each_mistake_is_named_with_what_would_be_right() {
         (with("reserve = nan"), vec!["reserve `nan`", "from 0.0 to 0.9"]),
         (
             with("retainDeleted = \"soon\""),
-            vec!["[[pool]] 1 `a`: retainDeleted", "soon", "like 30m, 12h or 7d"],
+            vec!["[[pool]] 1 `a`: retainDeleted `soon`: want a text like \"30m\", \"12h\" or \"7d\""],
         ),
         (with("retainDeleted = 7"), vec!["retainDeleted `7`", "s, m, h or d"]),
         (with("retain_deleted = \"7d\""), vec!["retain_deleted", "did you mean `retainDeleted`?"]),

@@ -181,25 +181,27 @@ impl Entry<'_> {
     }
 
     fn retention(&mut self) -> Retention {
+        const WANT: &str = "want a text like \"30m\", \"12h\" or \"7d\": a whole number with s, m, h or d, at most \"3650d\"; \
+                            0 keeps nothing";
         let Some(item) = self.table.get(RETAIN_DELETED) else { return Retention::NONE };
-        let shown = item.to_string();
+        let shown = as_typed(item);
         let meant = match item.as_integer() {
             Some(0) => Some(Retention::NONE),
             Some(_) | None => item.as_str().and_then(|text| text.parse().ok()),
         };
-        meant.or_else(|| self.refuse(RETAIN_DELETED, Some(shown.trim()), Retention::WANT)).unwrap_or_default()
+        meant.or_else(|| self.refuse(RETAIN_DELETED, Some(&shown), WANT)).unwrap_or_default()
     }
 
     fn size(&mut self) -> Option<Bytes> {
         const WANT: &str = "want a number of bytes or a text like \"20GiB\"";
         let item = self.table.get("size")?;
-        let shown = item.to_string();
+        let shown = as_typed(item);
         let size = match (item.as_integer(), item.as_str()) {
             (Some(number), _) => u64::try_from(number).ok().map(Bytes::new),
             (None, Some(text)) => text.parse().ok(),
             (None, None) => None,
         };
-        size.filter(|size| *size > Bytes::ZERO).or_else(|| self.refuse("size", Some(shown.trim()), WANT))
+        size.filter(|size| *size > Bytes::ZERO).or_else(|| self.refuse("size", Some(&shown), WANT))
     }
 
     fn number(&mut self, key: &'static str, default: f64, range: std::ops::RangeInclusive<f64>) -> f64 {
@@ -209,17 +211,17 @@ impl Entry<'_> {
         if let Some(value) = item.as_float().or(whole).filter(|value| range.contains(value)) {
             return value;
         }
-        let shown = item.to_string();
+        let shown = as_typed(item);
         let want = format!("want a number from {:.1} to {:.1}", range.start(), range.end());
-        self.complain(key, Some(shown.trim()), &want);
+        self.complain(key, Some(&shown), &want);
         default
     }
 
     fn text(&mut self, key: &'static str) -> Option<String> {
         let item = self.table.get(key)?;
-        let shown = item.to_string();
+        let shown = as_typed(item);
         let text = item.as_str().map(str::to_owned);
-        text.or_else(|| self.refuse(key, Some(shown.trim()), "want a text in quotes"))
+        text.or_else(|| self.refuse(key, Some(&shown), "want a text in quotes"))
     }
 
     fn refuse<T>(&mut self, key: &str, value: Option<&str>, want: &str) -> Option<T> {
@@ -235,7 +237,12 @@ impl Entry<'_> {
     }
 }
 
-/// Two pools with one name, or in one place.
+/// A value for a message: of a text what is between its quotes.
+fn as_typed(item: &Item) -> String {
+    item.as_str().map_or_else(|| item.to_string().trim().to_owned(), str::to_owned)
+}
+
+/// Two pools with one name, in one place, or one in the other.
 fn repeated(pools: &[PoolConfig], wrong: &mut Vec<String>) {
     for (at, later) in pools.iter().map(|pool| &pool.setup).enumerate() {
         for earlier in pools.iter().take(at).map(|pool| &pool.setup) {
@@ -243,6 +250,16 @@ fn repeated(pools: &[PoolConfig], wrong: &mut Vec<String>) {
             if later.name == earlier.name {
                 wrong.push(format!(
                     "[[pool]] {mine}: name {mine}: another pool has it: want a name of its own"
+                ));
+            }
+            if let (Some(here), Some(there)) = (some(&later.path), some(&earlier.path))
+                && here != there
+                && (here.starts_with(there) || there.starts_with(here))
+            {
+                let (here, there) =
+                    (quoted(&here.display().to_string()), quoted(&there.display().to_string()));
+                wrong.push(format!(
+                    "[[pool]] {mine}: path {here}: pool {other} is at {there}, and one lies in the other: want a place of its own"
                 ));
             }
             let places = [

@@ -1,6 +1,6 @@
 //! `ctl support-bundle`: one file with everything that a bug report needs, and nothing secret.
 //!
-//! Owns: what goes in, and what is left out. Never: needs the driver to run, takes a pool's lock, reads a byte of a volume,
+//! Owns: what goes in, and what is left out. Never: needs the driver to run, reads a byte of a volume,
 //! or overwrites a file.
 //!
 //! Left out: comments and unknown keys of the pool file (it is written anew from what was understood), secrets (the driver
