@@ -146,7 +146,7 @@ impl StandaloneFlags {
             about,
             registration_socket,
             engine: EngineConfig {
-                kubelet_root: config::directory("--kubelet-root", &self.kubelet_root)?,
+                kubelet_root: config::kubelet_root(&self.kubelet_root)?,
                 state_dir,
                 pools: config::read(&self.file.config)?,
                 files: Files::Apart,

@@ -1,12 +1,13 @@
 //! The doctor: what is there, what should be, what differs, and how it is mended.
 //!
-//! Owns: the findings about pools and host (`look`), their names (`code`), and what mends them (`mend`). Never: reports or mends
+//! Owns: the findings about pools (`look`) and host (`host`), their names (`code`), and what mends them (`mend`). Never: reports or mends
 //! what a call is working on just now, or deletes what nobody named.
 //!
 //! A look takes no claim, so it may see the middle of a call. What it suspects is a finding only if the same look shows it
 //! again while its claim is held, and a repair is the same once more: the claim, that one look, and then the act.
 
 mod code;
+mod host;
 mod look;
 mod mend;
 
@@ -21,7 +22,6 @@ use crate::engine::store::Record;
 use crate::engine::{Engine, Key, PoolIndex, Slot, recover};
 use crate::error::{Error, Result, chain, quoted};
 use crate::model::{Bytes, ObjectId, VolumeId};
-use crate::os::fs;
 use crate::pool::{Exposed, Pool};
 
 /// One thing that is not as it should be.
@@ -147,7 +147,11 @@ const CHECKS: [Check; 5] =
 /// The look that finds it; none for what the opening of a pool shows, or the host.
 fn check_of(code: Code) -> Option<Check> {
     match code {
-        Code::PoolAway | Code::PoolReadOnly | Code::ProgramMissing | Code::NoSysResource => None,
+        Code::PoolAway
+        | Code::PoolReadOnly
+        | Code::ProgramMissing
+        | Code::KubeletRoot
+        | Code::NoSysResource => None,
         Code::RecordQuarantined
         | Code::RecordLost
         | Code::ObjectMissing
@@ -191,22 +195,6 @@ impl Engine {
     /// As `diagnose`.
     pub fn unanswered(&self, pool: &str, error: &Error) -> Result<Finding> {
         Ok(look::away(self.patient(pool)?, error).finding)
-    }
-
-    /// What the host lacks.
-    pub fn diagnose_host(&self) -> Vec<Finding> {
-        let mut found: Vec<Finding> = fs::missing_programs().iter().map(missing_program).collect();
-        if !fs::grows_ext4_in_use() {
-            found.push(Finding {
-                code: Code::NoSysResource,
-                pool: None,
-                object: None,
-                what: "this process lacks CAP_SYS_RESOURCE: an ext4 volume in use does not grow before its next stage"
-                    .to_owned(),
-                repair: "run the driver with CAP_SYS_RESOURCE; xfs volumes grow in use without it".to_owned(),
-            });
-        }
-        found
     }
 
     /// Does what mends the findings of one code in one pool, or the one about `object`; one that fails keeps no other from
@@ -308,15 +296,5 @@ impl Case {
     /// What of ours a call could be working on.
     fn subject(&self) -> Option<ObjectId> {
         self.fix.as_ref()?.subject()
-    }
-}
-
-fn missing_program(missing: &fs::Missing) -> Finding {
-    Finding {
-        code: Code::ProgramMissing,
-        pool: None,
-        object: Some(missing.program.to_owned()),
-        what: format!("the program {} is not installed: {}", missing.program, missing.cost),
-        repair: format!("install the package {}", missing.package),
     }
 }

@@ -46,6 +46,9 @@ impl Engine {
         let fences = Fences::open(&config.state_dir)?;
         let engine = Arc::new(Engine::new(config.pools, config.kubelet_root, (notes, fences), config.files)?);
         engine.open_all()?;
+        if let Some(found) = engine.kubelet_trouble() {
+            tracing::warn!(code = found.code.name(), "{}; {}", found.what, found.repair);
+        }
         engine.ready.store(true, Ordering::Release);
         Ok(engine)
     }

@@ -1,10 +1,12 @@
-//! How long a start takes with very many volumes. The figures are those of the profile that the tests were built with.
+//! The start: what it refuses, what it warns of, and how long it takes with very many volumes (the figures are those of the profile
+//! that the tests were built with).
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::harness::{Place, names};
-use crate::pools::Pool;
+use crate::pools::{Over, Pool};
 
 /// Makes `count` block volumes out of one, as a driver would have left them: a record and a sparse image each.
 fn generate(pool: &Path, count: usize) {
@@ -51,6 +53,53 @@ fn ready_with(count: usize) -> Duration {
         ready
     });
     starts.min().unwrap()
+}
+
+/// Whether the doctor complains of kubelet's directory, and how.
+fn of_kubelet(place: &Place) -> Option<String> {
+    let output = place.ctl(&["doctor", "--json"]);
+    let found = crate::doctor::findings(&output).into_iter().find(|one| one["code"] == "RP-KUBELET-ROOT");
+    found.map(|one| {
+        assert_eq!((&one["severity"], &one["pool"]), (&"warning".into(), &"".into()));
+        one["what"].as_str().unwrap().to_owned()
+    })
+}
+
+#[test]
+fn a_kubelet_root_that_is_no_directory_is_refused_before_the_socket() {
+    let place = Place::new();
+    let file = place.path("config.toml");
+    for root in [file.clone(), file.join("below")] {
+        let said = place.refusal(place.command().env("ROCKPOOL_KUBELET_ROOT", &root));
+        let named = format!("--kubelet-root `{}`: want a directory", root.display());
+        assert!(said.contains(&named), "{said}");
+        assert!(!place.path("run").exists(), "nothing was bound");
+    }
+}
+
+#[test]
+fn a_kubelet_root_that_workloads_cannot_see_into_is_told_at_start_and_by_the_doctor() {
+    let place = Place::new();
+    let root = place.path("kubelet");
+    std::fs::remove_dir(&root).unwrap();
+    let driver = place.start();
+    let log = driver.log();
+    assert!(
+        log.contains("WARN") && log.contains("RP-KUBELET-ROOT") && log.contains("does not exist"),
+        "{log}"
+    );
+    assert!(of_kubelet(&place).unwrap().contains("does not exist"));
+    std::fs::create_dir(&root).unwrap();
+    let _over = Over::new(&["--bind", root.to_str().unwrap()], root.clone());
+    let made = |how| assert!(Command::new("mount").arg(how).arg(&root).status().unwrap().success());
+    made("--make-shared");
+    assert_eq!(of_kubelet(&place), None);
+    made("--make-private");
+    let what = of_kubelet(&place).unwrap();
+    assert!(
+        what.contains("reaches no other mount namespace") && what.contains(root.to_str().unwrap()),
+        "{what}"
+    );
 }
 
 #[test]

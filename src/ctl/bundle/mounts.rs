@@ -46,12 +46,12 @@ pub(super) fn mounts(seen: &[(PoolConfig, Result<Visit>)], with_names: bool) -> 
         Err(error) => return json!({ "error": chain(&error) }),
     };
     let shown = volumes.iter().flat_map(|number| mount::seats(Of::Loop(*number)).unwrap_or_default());
-    let shown: HashSet<u64> = shown.map(|seat| seat.id).collect();
+    let of_loops: HashSet<u64> = shown.map(|seat| seat.id).collect();
     let pools: Vec<&Path> = seen.iter().map(|(config, _)| config.setup.path.as_path()).collect();
     let shown = table.iter().filter_map(|mount| {
         let on_ground = grounds.contains(&mount.device);
         let of_pool = on_ground && pools.iter().any(|pool| pool.starts_with(&mount.point));
-        let of_volume = on_ground && shows_volume(mount) || shown.contains(&mount.id);
+        let of_volume = on_ground && shows_volume(mount) || of_loops.contains(&mount.id);
         let point = match (of_pool, of_volume) {
             (true, _) => mount.point.display().to_string(),
             (false, true) => point(&mount.point, with_names),

@@ -49,6 +49,8 @@ pub enum Code {
     Unhealthy,
     /// A program that is needed is not installed.
     ProgramMissing,
+    /// What is mounted below kubelet's directory is not seen by others, or the directory is missing.
+    KubeletRoot,
     /// What Rockpool never made lies in the pool.
     ForeignFile,
     /// No snapshots and clones: the filesystem shares no blocks.
@@ -74,7 +76,7 @@ pub enum Weight {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Code; 24] = [
+    pub const ALL: [Code; 25] = [
         Code::PoolAway,
         Code::PoolFailed,
         Code::PoolReadOnly,
@@ -94,6 +96,7 @@ impl Code {
         Code::ImageFragmented,
         Code::Unhealthy,
         Code::ProgramMissing,
+        Code::KubeletRoot,
         Code::ForeignFile,
         Code::NoReflink,
         Code::NoQuota,
@@ -123,6 +126,7 @@ impl Code {
             Code::ImageFragmented => "RP-IMAGE-FRAGMENTED",
             Code::Unhealthy => "RP-UNHEALTHY",
             Code::ProgramMissing => "RP-PROGRAM-MISSING",
+            Code::KubeletRoot => "RP-KUBELET-ROOT",
             Code::ForeignFile => "RP-FOREIGN-FILE",
             Code::NoReflink => "RP-NO-REFLINK",
             Code::NoQuota => "RP-NO-QUOTA",
@@ -152,7 +156,8 @@ impl Code {
             | Code::PoolNearlyFull
             | Code::ImageFragmented
             | Code::Unhealthy
-            | Code::ProgramMissing => Weight::Warning,
+            | Code::ProgramMissing
+            | Code::KubeletRoot => Weight::Warning,
             Code::ForeignFile | Code::NoReflink | Code::NoQuota | Code::NoDirectIo | Code::NoSysResource => {
                 Weight::Notice
             }
