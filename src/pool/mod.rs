@@ -445,7 +445,7 @@ pub trait Pool: Send + Sync {
     /// which it carries besides. Where the copy does not fit, without what only a retry of the creation is compared with.
     ///
     /// # Errors
-    /// `NotFound` where the object is not there.
+    /// `Corrupt` where the object is not there.
     fn carry(&self, _id: ObjectId, _copy: &Record) -> Result<()> {
         Ok(())
     }

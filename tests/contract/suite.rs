@@ -701,7 +701,7 @@ pub(crate) fn an_object_carries_what_it_is_given_later(on: &Ground) {
         return;
     }
     let absent = on.pool.carry(ObjectId::Volume(on.volume().id), &later);
-    assert!(matches!(absent, Err(Error::NotFound(_))), "{absent:?}");
+    assert!(matches!(absent, Err(Error::Corrupt(_))), "{absent:?}");
     let text = |id| on.pool.label(id).unwrap().unwrap().text.unwrap();
     assert_eq!(Record::decode(&id.to_string(), &text(id)).unwrap().record, later);
     if on.snapshots() {
