@@ -106,6 +106,11 @@ impl Error {
 
 /// A user's text made fit for a message or a log: quoted, escaped, and cut to 128 characters. Where it ends can be told.
 pub fn quoted(text: &str) -> String {
+    format!("`{}`", escaped(text))
+}
+
+/// The same without quotes, for a key that names a field.
+pub fn escaped(text: &str) -> String {
     let mut cut: String = text.chars().take(128).flat_map(char::escape_debug).collect();
     if cut.contains('`') {
         cut = cut.replace('`', "\\`");
@@ -113,7 +118,7 @@ pub fn quoted(text: &str) -> String {
     if text.chars().nth(128).is_some() {
         cut.push('…');
     }
-    format!("`{cut}`")
+    cut
 }
 
 /// A path made fit for a message: quoted and escaped, but whole.

@@ -25,7 +25,7 @@ use crate::engine::retained::Fate;
 use crate::engine::slot::Slot;
 use crate::engine::store::Record;
 use crate::engine::{Asked, CreateVolume, DEFAULT_SIZE, Engine, Key, NodeExpansion, PoolIndex, Range};
-use crate::error::{Error, Result, quoted};
+use crate::error::{Error, Result, escaped, quoted};
 use crate::model::{
     Access, Allocation, Bytes, Filesystem, FsUuid, ObjectId, Phase, Snapshot, Source, Time, Volume, VolumeId,
 };
@@ -534,7 +534,8 @@ fn difference(have: &Volume, want: &CreateVolume) -> Option<String> {
     let key = keys.into_iter().find(|key| have.parameters.get(*key) != want.parameters.get(*key))?;
     let value = |of: Option<&String>| of.map_or("unset".to_owned(), |value| quoted(value));
     Some(format!(
-        "parameters[{key}] {}, not {}",
+        "parameters[{}] {}, not {}",
+        escaped(key),
         value(have.parameters.get(key)),
         value(want.parameters.get(key))
     ))

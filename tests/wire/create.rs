@@ -212,7 +212,9 @@ async fn a_retry_gets_the_same_volume_and_another_request_a_conflict() {
     let range = Some(CapacityRange { required_bytes: 2 * GIB, limit_bytes: 0 });
     let cloned = from_volume(&source.volume_id);
     let elsewhere = near(&["node-2"], &[]);
+    let key = map(&[("csi.storage.k8s.io/a\nb", "c")]);
     for (word, other) in [
+        ("[csi.storage.k8s.io/a\\nb]", CreateVolumeRequest { parameters: key, ..request.clone() }),
         ("parameters", CreateVolumeRequest { parameters: map(&[("pool", "small")]), ..request.clone() }),
         ("block", CreateVolumeRequest { volume_capabilities: vec![block()], ..request.clone() }),
         ("xfs", CreateVolumeRequest { volume_capabilities: vec![mount("xfs")], ..request.clone() }),
