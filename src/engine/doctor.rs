@@ -251,7 +251,7 @@ impl Engine {
     fn patient(&self, name: &str) -> Result<&Slot> {
         self.pools.iter().find(|slot| slot.name() == name).ok_or_else(|| {
             let names: Vec<_> = self.pools.iter().map(|slot| slot.name()).collect();
-            Error::NotFound(format!("pool `{name}`: want one of {}", names.join(", ")))
+            Error::NotFound(format!("pool {}: want one of {}", quoted(name), names.join(", ")))
         })
     }
 

@@ -194,3 +194,10 @@ fn bytes_that_are_back_and_work_that_was_finished_keep_their_records() {
     assert!(matches!(node.repair(Code::Interrupted, &case), Err(Error::Precondition(_))));
     assert!(image.exists() && node.engine().volume(&one).is_ok());
 }
+
+#[test]
+fn a_pool_that_is_not_there_cannot_break_a_line() {
+    let nobody = Engine::examine(Vec::new()).unwrap();
+    let said = nobody.diagnose("a\nb").unwrap_err().to_string();
+    assert!(said.starts_with("pool `a\\nb`: want one of"), "{said}");
+}
