@@ -140,6 +140,26 @@ impl World {
         wrong
     }
 
+    /// What must hold while no driver runs: a filesystem's device goes with its last mount, whoever died. The next start would
+    /// let go of it, but there may be none.
+    pub(crate) async fn audit_dead(&self) -> Outcome<()> {
+        let volumes = self.all_volumes().await;
+        let began = Instant::now();
+        loop {
+            let facts = Facts::of(&self.node)?;
+            let left: Vec<_> = volumes.iter().filter(|volume| is_left_attached(&facts, volume)).collect();
+            if left.is_empty() {
+                return Ok(());
+            }
+            if began.elapsed() > MOMENT {
+                let story = left.iter().map(|volume| volume.story()).collect::<Vec<_>>().join("; ");
+                self.violation(format!("a device without a mount and without a driver: {story}"));
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// One device for what is used, none for what is not.
     fn devices(&self, facts: &Facts, volumes: &[&Volume]) -> Vec<String> {
         let mut wrong = Vec::new();
@@ -155,10 +175,7 @@ impl World {
             if loops.len() > 1 {
                 wrong.push(format!("{} devices on one image: {}", loops.len(), volume.story()));
             }
-            let filesystem = matches!(volume.shape, Shape::Ext4 | Shape::Xfs);
-            let mounted =
-                loops.iter().any(|found| facts.mounts.iter().any(|m| m.device == found.device.device));
-            if filesystem && !loops.is_empty() && !mounted {
+            if is_left_attached(facts, volume) {
                 wrong.push(format!("a device without a mount: {}", volume.story()));
             }
             if volume.shape == Shape::Block && volume.staged == Is::No && !loops.is_empty() {
@@ -306,6 +323,15 @@ impl World {
 fn of_name<'a>(facts: &'a Facts, kind: &str, name: &str) -> Vec<&'a String> {
     let found = facts.records.iter().filter(|(_, record)| record.kind == kind && record.name == name);
     found.map(|(id, _)| id).collect()
+}
+
+/// Whether a volume with a filesystem has a device that no mount uses.
+fn is_left_attached(facts: &Facts, volume: &Volume) -> bool {
+    let loops = volume.id.as_deref().map(|id| facts.writable_loops(id)).unwrap_or_default();
+    let used = |device| facts.mounts.iter().any(|mount| mount.device == device);
+    matches!(volume.shape, Shape::Ext4 | Shape::Xfs)
+        && !loops.is_empty()
+        && !loops.iter().any(|found| used(found.device.device))
 }
 
 /// Whether a mount shows this volume, told by the device and inode behind it.

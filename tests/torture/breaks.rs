@@ -217,6 +217,9 @@ impl Stage {
         }
         node.kill();
         after(&self.world, fault).await?;
+        if fault == Fault::Kill && !self.world.lenient() {
+            self.world.audit_dead().await?;
+        }
         self.around(&Break::Wrapper(Vec::new()));
         self.world.node.start().await?;
         self.world.audit(&mut self.chance).await?;
