@@ -199,7 +199,7 @@ impl Loop {
             Ok(_) | Err(Errno::NXIO) => return Ok(()),
             // The filesystem of its file gave up and tells nothing any more. Who asks knows what it showed, and what it shows
             // now is of no use to anybody.
-            Err(Errno::IO) => {}
+            Err(e) if tells_nothing(e) => {}
             Err(e) => return Err(self.failed("look at", e)),
         }
         match wire::clear(&held) {
@@ -286,7 +286,8 @@ impl Loop {
         let Some(held) = self.hold()? else { return Ok(None) };
         match wire::status(&held) {
             Ok(info) => Ok(Some(info)),
-            Err(Errno::NXIO | Errno::IO) => Ok(None),
+            Err(Errno::NXIO) => Ok(None),
+            Err(e) if tells_nothing(e) => Ok(None),
             Err(e) => Err(self.failed("look at", e)),
         }
     }
@@ -445,6 +446,22 @@ fn open_node(path: &str, flags: OFlags) -> rustix::io::Result<File> {
 
 fn host(what: impl Into<String>, errno: Errno) -> Error {
     Error::host(what, errno.into())
+}
+
+/// What LOOP_GET_STATUS answers where the filesystem of the device's file is dead: a disk that gave up, a server that is gone.
+fn tells_nothing(error: Errno) -> bool {
+    [
+        Errno::IO,
+        Errno::NOTCONN,
+        Errno::CONNABORTED,
+        Errno::STALE,
+        Errno::TIMEDOUT,
+        Errno::HOSTDOWN,
+        Errno::SHUTDOWN,
+        Errno::UCLEAN,
+        Errno::NODEV,
+    ]
+    .contains(&error)
 }
 
 #[cfg(test)]

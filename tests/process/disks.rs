@@ -171,3 +171,34 @@ fn a_disk_that_fails_is_told_of_the_others_serve_and_nothing_is_lost() {
         assert!(done.status.success(), "{failing:?}: {}", String::from_utf8_lossy(&done.stderr));
     }
 }
+
+/// A loop device, detached with its test.
+struct Attached(String);
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("-d").arg(&self.0).output();
+    }
+}
+
+#[test]
+fn a_device_whose_file_is_served_by_nobody_any_more_keeps_no_pool_from_being_made() {
+    let Some(below) = Below::new() else { return };
+    std::fs::File::create(below.disk.file()).unwrap().set_len(16 << 20).unwrap();
+    let shown = Command::new("losetup").args(["-f", "--show"]).arg(below.disk.file()).output().unwrap();
+    assert!(shown.status.success(), "{shown:?}");
+    let device = Attached(String::from_utf8(shown.stdout).unwrap().trim().to_owned());
+    drop(below);
+    let asked = String::from_utf8(Command::new("losetup").arg(&device.0).output().unwrap().stdout).unwrap();
+    assert!(asked.contains("[]:"), "the device still tells which file it shows: {asked}");
+
+    let place = Place::new();
+    std::fs::remove_file(place.path("config.toml")).unwrap();
+    let mut init = pool(&place, "init", "fine");
+    init.args(["--kind", "image", "--size", "400MiB", "--sparse"]).arg("--file").arg(place.path("fine.img"));
+    run(init.arg("--mount-parent").arg(place.path("pools"))).unwrap();
+    let driver = place.start();
+    place.ask(&create("a", ON_FINE));
+    drop(driver);
+    run(&mut pool(&place, "unmount", "fine")).unwrap();
+}
