@@ -212,7 +212,8 @@ async fn a_retry_gets_the_same_volume_and_another_request_a_conflict() {
     let range = Some(CapacityRange { required_bytes: 2 * GIB, limit_bytes: 0 });
     let cloned = from_volume(&source.volume_id);
     let elsewhere = near(&["node-2"], &[]);
-    let key = map(&[("csi.storage.k8s.io/a\nb", "c")]);
+    let mut key = request.parameters.clone();
+    key.insert("csi.storage.k8s.io/a\nb".into(), "c".into());
     for (word, other) in [
         ("[csi.storage.k8s.io/a\\nb]", CreateVolumeRequest { parameters: key, ..request.clone() }),
         ("parameters", CreateVolumeRequest { parameters: map(&[("pool", "small")]), ..request.clone() }),
