@@ -73,9 +73,19 @@ impl Rig {
         Rig::with(dir, kind, place)
     }
 
-    /// Mounts the disk of `image_on`, which is not mounted.
+    /// Mounts the disk of `image_on`, which is not mounted. As long as anybody holds it open, what comes is the filesystem that
+    /// shut down: a program that another test is just starting does so for a moment.
     pub(crate) fn mount_again(&self) {
-        mount_disk(&self.dir.path().join("disk"), &self.setup.path);
+        let (disk, point) = (self.dir.path().join("disk"), &self.setup.path);
+        let works = soon(|| {
+            mount_disk(&disk, point);
+            let probe = point.join("probe");
+            File::create(&probe).and_then(|_| fs::remove_file(probe)).is_ok() || {
+                run("umount", &[Path::new("-l"), point]);
+                false
+            }
+        });
+        assert!(works, "somebody holds what had shut down");
     }
 
     fn with(dir: tempfile::TempDir, kind: Kind, place: Place) -> Rig {
