@@ -7,6 +7,9 @@
 //! after its process was killed: locks, sockets, everything. So the threads that touch a pool have a table that holds that
 //! pool's files and nothing else. A descriptor is a number that means something in its own table only: elsewhere it is
 //! closed, or somebody else's file. [`Kept`] watches over that.
+//!
+//! Nor may a signal meet such a thread: its handler would wake the runtime by a descriptor of the process, which is not the
+//! runtime's here, and the wish to end would be lost. The kernel gives a signal to any thread that does not hold it back.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -51,6 +54,7 @@ impl Table {
     #[expect(unsafe_code, reason = "rustix leaves it to the caller what the descriptors of a table mean")]
     pub fn begin(self) -> Result<()> {
         HERE.set(self);
+        hold_back_signals();
         // SAFETY: this thread has opened nothing that it could use afterwards, and closes nothing but its own copies.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FILES) }
             .map_err(|error| Error::host("failed to get a table of open files", error.into()))?;
@@ -61,6 +65,20 @@ impl Table {
     /// Says that a thread that has this table started the calling one.
     pub fn join(self) {
         HERE.set(self);
+    }
+}
+
+/// Leaves the signals that a runtime waits for to other threads. What the calling thread starts does the same, programs included:
+/// those end by SIGKILL, as at their deadline.
+#[expect(unsafe_code, reason = "rustix has no mask of signals for threads")]
+fn hold_back_signals() {
+    // SAFETY: a set of signals is plain integers and lives across the calls, which take signals that there are.
+    unsafe {
+        let mut held = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut held);
+        libc::sigaddset(&raw mut held, libc::SIGTERM);
+        libc::sigaddset(&raw mut held, libc::SIGINT);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const held, std::ptr::null_mut());
     }
 }
 
@@ -131,6 +149,18 @@ mod tests {
         });
         assert!(ours.metadata().is_ok());
         assert_eq!(Table::here(), Table::PROCESS);
+    }
+
+    #[test]
+    fn a_wish_to_end_meets_no_thread_there() {
+        let held = || {
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+            let mask = u64::from_str_radix(mask.trim(), 16).unwrap();
+            [libc::SIGTERM, libc::SIGINT].map(|signal| (mask >> (signal - 1)) & 1 == 1)
+        };
+        assert_eq!(apart(move || (held(), spawn(held).join().unwrap())), ([true; 2], [true; 2]));
+        assert_eq!(held(), [false; 2], "somebody has to hear it");
     }
 
     #[test]
