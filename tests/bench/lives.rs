@@ -2,7 +2,7 @@
 //!
 //! Whoever is compared takes turns, round by round, so that what else happens on the machine meets both.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::Outcome;
 use crate::client::{SHAPES, Shape, Spot};
@@ -25,7 +25,7 @@ pub(crate) async fn against_floor(options: &Options, report: &mut Report, site: 
             let (mut driver, mut by_hand) = (Vec::new(), Vec::new());
             // The first round of each warms what has to be warm, and is not counted.
             for round in 0..=options.rounds() {
-                let ours = driver_round(options, site, shape, &spots).await?;
+                let ours = driver_round(options.round(), site, shape, &spots).await?;
                 let theirs = floor.round(options.round(), &spots)?;
                 if round > 0 {
                     driver.push(ours);
@@ -53,7 +53,8 @@ pub(crate) async fn against_empty(
     for shape in SHAPES {
         for many in CONCURRENCY {
             report.begin(&format!("lives: {} x{many}, {present} present and none in turns", shape.name()));
-            let (with, without) = in_turns(options, (full, empty), (shape, many)).await?;
+            let (with, without) =
+                in_turns((options.rounds(), options.round()), (full, empty), (shape, many)).await?;
             let name = |what: &str| format!("{} x{many}: {what}", shape.name());
             let hostpath = match shape {
                 // 7 times the 29 of the reference driver.
@@ -80,7 +81,7 @@ pub(crate) async fn against_older(
     for shape in SHAPES {
         for many in CONCURRENCY {
             report.begin(&format!("lives: {} x{many}, this build and the older one in turns", shape.name()));
-            let (ours, theirs) = in_turns(options, (now, older), (shape, many)).await?;
+            let (ours, theirs) = in_turns(options.turns(), (now, older), (shape, many)).await?;
             let name = |what: &str| format!("{} x{many}: {what}", shape.name());
             report.median((part, &name("this build")), ours.clone(), ("lives/s", Target::None));
             report.median((part, &name("the older one")), theirs.clone(), ("lives/s", Target::None));
@@ -92,16 +93,16 @@ pub(crate) async fn against_older(
 
 /// The rates of two drivers, round by round; the first round of each warms what has to be warm, and is not counted.
 async fn in_turns(
-    options: &Options,
+    (turns, lasting): (usize, Duration),
     (one, other): (&Site, &Site),
     (shape, many): (Shape, usize),
 ) -> Outcome<(Vec<f64>, Vec<f64>)> {
     let (here, there) = (one.spots("lives", many)?, other.spots("lives", many)?);
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for round in 0..=options.rounds() {
-        let our_rate = driver_round(options, one, shape, &here).await?;
-        let their_rate = driver_round(options, other, shape, &there).await?;
-        if round > 0 {
+    for turn in 0..=turns {
+        let our_rate = driver_round(lasting, one, shape, &here).await?;
+        let their_rate = driver_round(lasting, other, shape, &there).await?;
+        if turn > 0 {
             ours.push(our_rate);
             theirs.push(their_rate);
         }
@@ -120,10 +121,10 @@ fn beyond_hostpath(shape: Shape, many: usize) -> Target {
 }
 
 /// Lives a second of one round, a caller for each spot.
-async fn driver_round(options: &Options, site: &Site, shape: Shape, spots: &[Spot]) -> Outcome<f64> {
+async fn driver_round(lasting: Duration, site: &Site, shape: Shape, spots: &[Spot]) -> Outcome<f64> {
     let clients = site.clients(spots.len()).await?;
     let began = Instant::now();
-    let ends = began + options.round();
+    let ends = began + lasting;
     let mut all = tokio::task::JoinSet::new();
     for (worker, (client, spot)) in clients.into_iter().zip(spots.iter().cloned()).enumerate() {
         all.spawn(async move {

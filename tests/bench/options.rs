@@ -94,6 +94,14 @@ impl Options {
         }
     }
 
+    /// How often two builds take turns: often and shortly, since this kind of machine changes its pace within seconds.
+    pub(crate) fn turns(&self) -> (usize, Duration) {
+        match self.depth {
+            Depth::Full => (31, Duration::from_millis(500)),
+            Depth::Quick => (1, Duration::from_millis(500)),
+        }
+    }
+
     /// How long one round of lifecycles takes.
     pub(crate) fn round(&self) -> Duration {
         Duration::from_millis(match self.depth {
