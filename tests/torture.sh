@@ -27,10 +27,15 @@ export ROCKPOOL_COMMIT
 TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/rpt.XXXXXX")
 export TMPDIR
 running=
-# The loop devices on files of ours, and those on files that lie on such a device.
+# The loop devices on files of ours, and those on files that lie on such a device. One whose filesystem gave up tells neither:
+# there the name tells whose image it is, which holds the random id of its pool.
 loops() {
-  losetup -nl -O NAME,MAJ:MIN,BACK-MAJ:MIN,BACK-FILE | awk -v ours="/${TMPDIR##*/}/" '
-    { number[$1] = $2; below[$1] = $3; if (index($4, ours)) mine[$1] }
+  local ids
+  ids=$(find "$TMPDIR" -name pool-id -exec cat {} + 2>/dev/null | tr '\n' ' ')
+  losetup -nl -O NAME,MAJ:MIN,BACK-MAJ:MIN,BACK-FILE | awk -v ours="/${TMPDIR##*/}/" -v ids="$ids" '
+    BEGIN { split(ids, pools, " ") }
+    { number[$1] = $2; below[$1] = $3; if (index($4, ours)) mine[$1]
+      for (one in pools) if ($4 ~ /\/volumes\/[^\/]*$/ && index($4, "." pools[one] ".")) mine[$1] }
     END { for (top in below) for (under in mine) if (below[top] == number[under]) print top; for (one in mine) print one }'
 }
 clear_up() {

@@ -13,7 +13,8 @@ use crate::Outcome;
 use crate::chance::Chance;
 use crate::meanwhile::{Allowance, Io};
 use crate::model::{Is, Slot};
-use crate::node::{Fault, Start};
+use crate::node::Fault;
+use crate::program::Start;
 use crate::random::{Run, after, calm, verify_some};
 use crate::requests::{self, Shape};
 use crate::wire::{Answer, PATIENT};
@@ -142,11 +143,11 @@ pub(crate) async fn meet(
         meanwhile.whole();
     }
     tokio::time::sleep(lasts / 2).await;
-    if let Some(end) = node.ended()?.filter(|end| *end != Start::Stopped) {
+    if let Some(end) = node.program.ended()?.filter(|end| *end != Start::Stopped) {
         world.violation(format!(
             "{}: the driver ended by itself: {end:?}: {}",
             adversity.name,
-            node.log_end()
+            node.program.log_end()
         ));
         return Ok(());
     }
@@ -181,7 +182,7 @@ pub(crate) async fn meet(
     grow_on(world).await;
     world.audit(chance).await?;
     verify_some(world, chance).await;
-    node.trim_log();
+    node.program.trim_log();
     Ok(())
 }
 
@@ -233,18 +234,18 @@ async fn come<'a>(
 /// Starts the driver and waits until it answers, well or not: one whose pool is away serves what it can.
 async fn serve(world: &World) -> Outcome<()> {
     let node = &world.node;
-    node.spawn()?;
+    node.program.spawn()?;
     let began = Instant::now();
     while began.elapsed() < BACK {
-        if let Some(end) = node.ended()? {
-            return Err(format!("the driver does not start: {end:?}: {}", node.log_end()).into());
+        if let Some(end) = node.program.ended()? {
+            return Err(format!("the driver does not start: {end:?}: {}", node.program.log_end()).into());
         }
         if node.connect().await && node.wire.serves().await {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    Err(format!("the driver does not answer {BACK:?} after its start: {}", node.log_end()).into())
+    Err(format!("the driver does not answer {BACK:?} after its start: {}", node.program.log_end()).into())
 }
 
 /// Waits until the pool takes changes again; nobody helps it.

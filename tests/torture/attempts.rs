@@ -155,7 +155,7 @@ impl World {
         let over = std::sync::atomic::AtomicBool::new(false);
         let others = async {
             for _ in 0..SECONDS {
-                let mut other = self.node.command()?.spawn()?;
+                let mut other = self.node.program.command()?.spawn()?;
                 tokio::time::sleep(MOMENT).await;
                 other.kill()?;
                 other.wait()?;

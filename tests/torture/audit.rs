@@ -311,7 +311,7 @@ impl World {
 
     /// What the process holds.
     fn process(&self) {
-        let Some(pid) = self.node.pid() else { return };
+        let Some(pid) = self.node.program.pid() else { return };
         let count = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}")).map_or(0, Iterator::count);
         let (descriptors, threads) = (count("fd"), count("task"));
         if descriptors > MOST_DESCRIPTORS || threads > MOST_THREADS {

@@ -12,7 +12,8 @@ use crate::Outcome;
 use crate::chance::Chance;
 use crate::disk::Loss;
 use crate::lives::{Act, Life, VOLUMES};
-use crate::node::{Around, Fault, Ground, Start};
+use crate::node::{Fault, Ground};
+use crate::program::{Around, NOT_RUNNING, Start};
 use crate::random::{after, calm, empty, open_budget};
 use crate::world::{Extent, World};
 
@@ -79,7 +80,7 @@ impl Stage {
             Break::Step(step, _) => set("ROCKPOOL_STEP", step.clone()),
             Break::Wrapper(words) => around.wrapper = words.clone(),
         }
-        self.world.node.around(around);
+        self.world.node.program.around(around);
     }
 
     /// The steps of a life without a fault, in their order.
@@ -104,7 +105,7 @@ impl Stage {
         }
         let (mut struck, mut helped) = (false, false);
         self.around(broken);
-        self.world.node.spawn()?;
+        self.world.node.program.spawn()?;
         if self.world.node.until_ready().await? != Start::Ready {
             struck |= self.recover(broken).await?;
         } else if broken.is_none() {
@@ -144,7 +145,7 @@ impl Stage {
     /// Lives until the step, kills the driver there, and leaves what it left.
     async fn debris(&mut self, step: &str, acts: &mut std::collections::VecDeque<Act>) -> Outcome<()> {
         self.around(&Break::Step(step.to_owned(), Fault::Kill));
-        self.world.node.spawn()?;
+        self.world.node.program.spawn()?;
         let mut fallen = self.world.node.until_ready().await? != Start::Ready;
         while let Some(act) = acts.front().copied().filter(|_| !fallen) {
             fallen = self.falls(act, Fault::Kill).await?;
@@ -173,7 +174,7 @@ impl Stage {
         }
         if act == Act::Restart {
             node.terminate()?;
-            node.spawn()?;
+            node.program.spawn()?;
             return Ok(node.until_ready().await? != Start::Ready);
         }
         let over = AtomicBool::new(false);
@@ -185,7 +186,7 @@ impl Stage {
         let watch = async {
             loop {
                 let last = over.load(Ordering::Relaxed);
-                match node.ended()? {
+                match node.program.ended()? {
                     Some(Start::Stopped) => {
                         node.strike(fault)?;
                         return Outcome::Ok(true);
@@ -205,13 +206,12 @@ impl Stage {
     async fn recover(&mut self, broken: &Break) -> Outcome<bool> {
         let (node, fault) = (&self.world.node, broken.fault());
         let mut ordered = true;
-        match node.ended()? {
+        match node.program.ended()? {
             Some(Start::Stopped) => node.strike(fault)?,
-            Some(Start::Died(how))
-                if how != crate::node::NOT_RUNNING && !matches!(broken, Break::Wrapper(_)) =>
-            {
+            Some(Start::Died(how)) if how != NOT_RUNNING && !matches!(broken, Break::Wrapper(_)) => {
                 ordered = false;
-                self.world.violation(format!("the driver ended by itself with {how}: {}", node.log_end()));
+                self.world
+                    .violation(format!("the driver ended by itself with {how}: {}", node.program.log_end()));
             }
             Some(Start::Died(_) | Start::Ready) | None => {}
         }

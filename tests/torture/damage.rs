@@ -132,7 +132,7 @@ impl<'a> Damage<'a> {
     fn rebuild(&self) -> Outcome<()> {
         let node = &self.world.node;
         for victim in self.victims.iter().filter(|victim| victim.mending == Mending::Rebuilt) {
-            let mut doctor = Command::new(node.command()?.get_program());
+            let mut doctor = Command::new(node.program.command()?.get_program());
             doctor.arg("ctl").arg("--admin-endpoint").arg(node.own("state/admin/admin.sock"));
             doctor.args(["doctor", "--repair", "RP-RECORD-QUARANTINED", "--object", &victim.name.id()]);
             run(&mut doctor)?;

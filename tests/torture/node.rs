@@ -4,26 +4,26 @@
 //! the driver: they survive its death as on a node, and go with the program whatever happens to it. Never: looks inside the pool.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rockpool::os::{fs, mount};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::Outcome;
+use crate::devices::Owner;
 use crate::disk::{Disk, Loss, Toll};
 pub(crate) use crate::ground::Ground;
 use crate::host::{self, run};
+use crate::program::{Program, Start};
 use crate::requests::Spot;
 use crate::wire::Wire;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A power cut waits so long for writes that it can take.
 const STALL: Duration = Duration::from_millis(60);
-/// How a driver ended that was ended by us.
-pub(crate) const NOT_RUNNING: &str = "it does not run";
 
 /// How the driver ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,23 +50,15 @@ impl Fault {
 pub(crate) struct Node {
     pub(crate) ground: Ground,
     pub(crate) wire: Wire,
+    pub(crate) program: Program,
     dir: PathBuf,
-    binary: PathBuf,
-    driver: Mutex<Option<Child>>,
     pool: PathBuf,
-    /// What is set in the driver's environment, and a program that it runs under.
-    around: Mutex<Around>,
+    /// Whose loop devices are the pool's, once there is a pool.
+    owner: Option<Owner>,
     /// What the pool lies on where its writes can get lost.
     disk: Option<Disk>,
     /// Whether that disk has no power.
     dark: AtomicBool,
-}
-
-/// What a driver is started with besides its flags.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Around {
-    pub(crate) environment: Vec<(String, String)>,
-    pub(crate) wrapper: Vec<String>,
 }
 
 impl Node {
@@ -87,23 +79,27 @@ impl Node {
         let mut node = Node {
             ground,
             wire: Wire::default(),
+            program: Program::new(binary, &dir),
             dir,
-            binary: binary.to_owned(),
-            driver: Mutex::default(),
             pool: PathBuf::new(),
-            around: Mutex::default(),
+            owner: None,
             disk,
             dark: AtomicBool::new(false),
         };
         node.make_pool()?;
-        let pools = rockpool::config::read(&node.config())?;
+        let pools = rockpool::config::read(&node.program.config())?;
         node.pool = pools.first().ok_or("the pool file is empty")?.setup.path.clone();
+        let marker: Value = serde_json::from_slice(&std::fs::read(node.pool.join("pool.json"))?)?;
+        let id = marker["id"].as_str().ok_or("the pool's marker has no id")?;
+        node.owner = Some(Owner::of(id));
+        // For the script around this program, in case it is killed.
+        std::fs::write(node.dir.join("pool-id"), format!("{id}\n"))?;
         Ok(node)
     }
 
     fn make_pool(&self) -> Outcome<()> {
-        let mut init = Command::new(&self.binary);
-        init.args(["pool", "init", self.ground.pool(), "--config"]).arg(self.config());
+        let mut init = Command::new(self.program.binary());
+        init.args(["pool", "init", self.ground.pool(), "--config"]).arg(self.program.config());
         match self.ground {
             Ground::ImageOnXfs | Ground::ImageOnExt4 => init.args(["--kind", "image"]),
             Ground::Directory => init.args(["--kind", "directory", "--quota", "none"]),
@@ -149,14 +145,6 @@ impl Node {
         self.disk.as_ref().map(Disk::toll).unwrap_or_default()
     }
 
-    pub(crate) fn config(&self) -> PathBuf {
-        self.dir.join("pools.toml")
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.join("run/csi.sock")
-    }
-
     /// The root of the pool.
     pub(crate) fn pool(&self) -> &Path {
         &self.pool
@@ -180,68 +168,29 @@ impl Node {
         Ok(Spot { staging: base.join("stage"), target: base.join("pod/mount") })
     }
 
-    /// What the next start is done with.
-    pub(crate) fn around(&self, around: Around) {
-        *self.around.lock().unwrap_or_else(PoisonError::into_inner) = around;
-    }
-
-    fn driver(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
-        self.driver.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A driver's command line.
-    pub(crate) fn command(&self) -> Outcome<Command> {
-        let around = self.around.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut words = around.wrapper.iter();
-        let mut command = match words.next() {
-            Some(program) => {
-                let mut command = Command::new(program);
-                command.args(words).arg(&self.binary);
-                command
-            }
-            None => Command::new(&self.binary),
-        };
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
-        command.arg("standalone").arg("--config").arg(self.config());
-        command.arg("--endpoint").arg(format!("unix://{}", self.socket().display()));
-        command.args(["--node-id", "torture"]).arg("--kubelet-root").arg(self.kubelet());
-        command.arg("--state-dir").arg(self.dir.join("state"));
-        command.envs(around.environment.iter().map(|(key, value)| (key, value)));
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        Ok(command)
-    }
-
-    fn log(&self) -> PathBuf {
-        self.dir.join("log")
-    }
-
-    /// Starts the driver.
-    pub(crate) fn spawn(&self) -> Outcome<()> {
-        *self.driver() = Some(self.command()?.spawn()?);
-        Ok(())
-    }
-
     /// Starts the driver and waits; how long it took until it was ready.
     pub(crate) async fn start(&self) -> Outcome<Duration> {
         let began = Instant::now();
-        self.spawn()?;
+        self.program.spawn()?;
         match self.until_ready().await? {
             Start::Ready => Ok(began.elapsed()),
             Start::Stopped => Err("the driver stopped itself at its start".into()),
-            Start::Died(how) => Err(format!("the driver ended with {how}: {}", self.log_end()).into()),
+            Start::Died(how) => {
+                Err(format!("the driver ended with {how}: {}", self.program.log_end()).into())
+            }
         }
     }
 
     /// Connects to the driver, if it serves already.
     pub(crate) async fn connect(&self) -> bool {
-        self.wire.connect(&self.socket()).await.is_ok()
+        self.wire.connect(&self.program.socket()).await.is_ok()
     }
 
     /// Waits for a driver that was spawned.
     pub(crate) async fn until_ready(&self) -> Outcome<Start> {
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
-            if let Some(end) = self.ended()? {
+            if let Some(end) = self.program.ended()? {
                 return Ok(end);
             }
             if self.connect().await && self.wire.ready().await {
@@ -249,72 +198,39 @@ impl Node {
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        Err(format!("the driver is not ready after {PATIENCE:?}: {}", self.log_end()).into())
-    }
-
-    /// Whether the driver has died or stopped itself.
-    pub(crate) fn ended(&self) -> Outcome<Option<Start>> {
-        let mut driver = self.driver();
-        let Some(child) = driver.as_mut() else {
-            return Ok(Some(Start::Died(NOT_RUNNING.to_owned())));
-        };
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(Start::Died(status.to_string())));
-        }
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        Ok((state == Some('T')).then_some(Start::Stopped))
-    }
-
-    /// The pid of the driver.
-    pub(crate) fn pid(&self) -> Option<u32> {
-        self.driver().as_ref().map(Child::id)
+        Err(format!("the driver is not ready after {PATIENCE:?}: {}", self.program.log_end()).into())
     }
 
     /// Ends the driver by SIGKILL, at once.
     pub(crate) fn kill(&self) {
-        if let Some(mut child) = self.driver().take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.program.kill();
         self.wire.cut();
     }
 
     /// Ends it by SIGTERM.
     pub(crate) fn terminate(&self) -> Outcome<()> {
-        let Some(mut child) = self.driver().take() else { return Ok(()) };
-        kill_process(Pid::from_child(&child), Signal::TERM)?;
-        let status = child.wait()?;
+        let ended = self.program.terminate();
         self.wire.cut();
-        if status.success() { Ok(()) } else { Err(format!("SIGTERM ended the driver with {status}").into()) }
+        ended
     }
 
-    /// Detaches every loop device on an image of the pool, by its path: on a disk without power nothing else tells.
+    /// Detaches every loop device on an image of the pool; says which there were.
     fn detach_all(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir("/sys/block").into_iter().flatten().flatten() {
-            let Ok(backing) = std::fs::read_to_string(entry.path().join("loop/backing_file")) else {
-                continue;
-            };
-            if Path::new(backing.trim()).starts_with(self.pool.join("volumes")) {
-                let node = Path::new("/dev").join(entry.file_name());
-                let _ = run(Command::new("losetup").arg("-d").arg(&node));
-                found.push(node.display().to_string());
-            }
-        }
-        found
+        self.owner.as_ref().map(|owner| owner.detach_all(&self.disk())).unwrap_or_default()
     }
 
     /// Does what a fault does to the driver and its disk. After a power cut call [`Node::reboot`] when all is quiet.
     pub(crate) fn strike(&self, fault: Fault) -> Outcome<()> {
-        if let (Fault::LostWrites(_), Some(disk), None) = (fault, &self.disk, self.ended()?) {
+        if let (Fault::LostWrites(_), Some(disk), None) = (fault, &self.disk, self.program.ended()?) {
             tokio::task::block_in_place(|| disk.stall(STALL));
         }
         if fault != Fault::Kill {
             // Stopped first: no answer may go out that a dead machine would not have given.
-            if let Some(pid) = self.pid().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw) {
+            if let Some(pid) =
+                self.program.pid().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw)
+            {
                 kill_process(pid, Signal::STOP)?;
-                while self.ended()?.is_none() {
+                while self.program.ended()?.is_none() {
                     std::thread::sleep(Duration::from_micros(100));
                 }
             }
@@ -350,6 +266,7 @@ impl Node {
                 if left.is_empty() && self.disk.as_ref().is_none_or(|disk| disk.is_free().unwrap_or(false)) {
                     break;
                 }
+                left.push("its disk is held by a loop device".to_owned());
             }
             if began.elapsed() > PATIENCE {
                 return Err(format!("not unmounted after {PATIENCE:?}: {}", left.join("; ")).into());
@@ -360,37 +277,6 @@ impl Node {
         self.dark.store(false, Ordering::Relaxed);
         if self.ground == Ground::ImageOnExt4 { self.mount_ext4() } else { Ok(()) }
     }
-
-    /// The end of the driver's log.
-    pub(crate) fn log_end(&self) -> String {
-        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
-        let lines: Vec<_> = log.lines().collect();
-        lines[lines.len().saturating_sub(12)..].join("\n")
-    }
-
-    /// A copy of all it has logged.
-    pub(crate) fn copy_log(&self, to: &Path) -> Outcome<()> {
-        std::fs::copy(self.log(), to)?;
-        Ok(())
-    }
-
-    /// Forgets the log where it has become long.
-    pub(crate) fn trim_log(&self) {
-        if std::fs::metadata(self.log()).is_ok_and(|log| log.len() > 64 << 20) {
-            let _ = std::fs::OpenOptions::new().write(true).truncate(true).open(self.log());
-        }
-    }
-}
-
-/// How a start came out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Start {
-    /// It serves.
-    Ready,
-    /// It stopped itself at a step.
-    Stopped,
-    /// It is gone, with this status.
-    Died(String),
 }
 
 impl Drop for Node {

@@ -132,7 +132,7 @@ impl Away {
 
     fn take(world: &World) -> Outcome<Away> {
         let pool = world.node.pool().to_owned();
-        let setups = rockpool::config::read(&world.node.config())?;
+        let setups = rockpool::config::read(&world.node.program.config())?;
         let file = setups.first().and_then(|pool| pool.setup.file.clone());
         let table = mount::table()?;
         let mounted = table.iter().rfind(|mount| mount.point == pool);
@@ -244,7 +244,7 @@ impl Other {
         run(Command::new("mount").args(["-o", "loop"]).arg(&new).arg(&point))?;
         let made = match self {
             Other::Pool => {
-                let program = node.command()?.get_program().to_owned();
+                let program = node.program.command()?.get_program().to_owned();
                 let kind = if node.ground == Ground::Directory { "directory" } else { "image" };
                 let mut init = Command::new(program);
                 init.args(["pool", "init", "other", "--kind", kind, "--config"]).arg(node.own("other.toml"));

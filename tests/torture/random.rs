@@ -92,8 +92,8 @@ async fn supervise(world: &Arc<World>, plan: &Plan, turnstile: &RwLock<()>, run:
     let began = Instant::now();
     while began.elapsed() < plan.lasts && world.violations().is_empty() {
         tokio::time::sleep(chance.time(plan.least, plan.most)).await;
-        if let Some(end) = world.node.ended()? {
-            world.violation(format!("the driver ended by itself: {end:?}: {}", world.node.log_end()));
+        if let Some(end) = world.node.program.ended()? {
+            world.violation(format!("the driver ended by itself: {end:?}: {}", world.node.program.log_end()));
             return Ok(());
         }
         if (!plan.only.is_empty() || chance.percent(plan.adversities))
@@ -117,7 +117,7 @@ async fn supervise(world: &Arc<World>, plan: &Plan, turnstile: &RwLock<()>, run:
         }
         world.audit(&mut chance).await?;
         verify_some(world, &mut chance).await;
-        world.node.trim_log();
+        world.node.program.trim_log();
     }
     Ok(())
 }

@@ -95,7 +95,7 @@ pub(crate) fn keep_log(options: &Options, world: &World) -> Outcome<()> {
         std::fs::create_dir_all(parent)?;
     }
     let kept = file.with_extension(format!("{}.log", world.node.ground.name()));
-    world.node.copy_log(&kept)?;
+    world.node.program.copy_log(&kept)?;
     println!("the driver's log is in {}", kept.display());
     Ok(())
 }

@@ -18,7 +18,7 @@ use crate::adversity::{Adversity, Comes, Goes, Trouble};
 use crate::chance::Chance;
 use crate::meanwhile::{Allowance, STRICT};
 use crate::model::Is;
-use crate::node::Around;
+use crate::program::Around;
 use crate::requests::Shape;
 use crate::world::World;
 
@@ -72,7 +72,7 @@ pub(crate) fn table(run: Duration) -> Vec<Adversity> {
 type Imposed<'a> = Outcome<Option<Box<dyn Trouble + 'a>>>;
 
 fn pid(world: &World) -> Outcome<Pid> {
-    let pid = world.node.pid().ok_or("no driver runs")?;
+    let pid = world.node.program.pid().ok_or("no driver runs")?;
     Pid::from_raw(i32::try_from(pid)?).ok_or_else(|| "a driver without a pid".into())
 }
 
@@ -206,7 +206,7 @@ pub(crate) fn give_a_clock(world: &World) -> Outcome<()> {
         ("LD_PRELOAD".to_owned(), text(shim)),
         ("CLOCK_JUMP".to_owned(), text(world.node.own(JUMP_FILE))),
     ];
-    world.node.around(Around { environment, ..Around::default() });
+    world.node.program.around(Around { environment, ..Around::default() });
     Ok(())
 }
 
@@ -240,7 +240,7 @@ struct Second {
 
 impl Second {
     fn at<'a>(world: &World) -> Imposed<'a> {
-        let child = world.node.command()?.stderr(Stdio::piped()).spawn()?;
+        let child = world.node.program.command()?.stderr(Stdio::piped()).spawn()?;
         Ok(Some(Box::new(Second { child: Some(child), began: Instant::now() })))
     }
 

@@ -14,6 +14,7 @@ mod breaks;
 mod chance;
 mod content;
 mod damage;
+mod devices;
 #[allow(dead_code, reason = "each program uses a part of it")]
 #[path = "../support/disk.rs"]
 mod disk;
@@ -33,6 +34,7 @@ mod options;
 mod orders;
 mod page;
 mod places;
+mod program;
 mod races;
 mod random;
 mod report;
