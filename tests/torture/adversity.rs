@@ -104,6 +104,15 @@ pub(crate) fn table(run: Duration) -> Vec<Adversity> {
         .collect()
 }
 
+/// Refuses a name that no adversity has: nothing of what was asked for would come.
+pub(crate) fn check(only: &str, run: Duration) -> Outcome<()> {
+    let all = table(run);
+    let unknown = only.split(',').find(|name| !name.is_empty() && !all.iter().any(|one| one.name == *name));
+    let names = || all.iter().map(|one| one.name).collect::<Vec<_>>().join(", ");
+    unknown
+        .map_or(Ok(()), |name| Err(format!("no adversity is called {name}: want some of {}", names()).into()))
+}
+
 /// One of those that a node is not spared and whose name is wanted.
 pub(crate) fn pick<'a>(
     all: &'a [Adversity],

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rockpool::os::fs;
 use rockpool::os::mount::Mount;
 use rockpool::proto::csi;
+use tonic::Code;
 
 use crate::Outcome;
 use crate::chance::Chance;
@@ -235,7 +236,7 @@ impl World {
     async fn lists(&self, facts: &Facts, chance: &mut Chance) {
         for kind in ["volume", "snapshot"] {
             let size = i32::try_from(1 + chance.below(facts.records.len() + 2)).unwrap_or(1);
-            let Some(listed) = self.list(kind, size).await else { continue };
+            let Some(listed) = self.listed(kind, size).await else { continue };
             let unique: BTreeSet<&String> = listed.iter().collect();
             let ready = facts.records.iter().filter(|(_, record)| record.kind == kind);
             let want: BTreeSet<&String> = ready.map(|(id, _)| id).collect();
@@ -250,27 +251,55 @@ impl World {
         }
     }
 
+    /// Every id of a list while nobody works: a pool that is here is listed. None only where there is no such list, which must
+    /// be said.
+    pub(crate) async fn listed(&self, kind: &str, size: i32) -> Option<Vec<String>> {
+        let began = Instant::now();
+        loop {
+            match self.list(kind, size).await {
+                Answer::Done(ids) => return Some(ids),
+                Answer::Refused(Code::Unimplemented, _)
+                    if kind == "snapshot" && !self.node.ground.copies() =>
+                {
+                    return None;
+                }
+                Answer::Open(..) if began.elapsed() < PATIENT => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                other @ (Answer::Refused(..) | Answer::Open(..)) => {
+                    self.violation(format!("no list of {kind}s while nobody works: {other:?}"));
+                    return None;
+                }
+            }
+        }
+    }
+
     /// Every id of a list, in its order.
-    pub(crate) async fn list(&self, kind: &str, max_entries: i32) -> Option<Vec<String>> {
+    pub(crate) async fn list(&self, kind: &str, max_entries: i32) -> Answer<Vec<String>> {
         let mut ids = Vec::new();
         let mut starting_token = String::new();
         loop {
-            let (page, next) = if kind == "volume" {
+            let page = if kind == "volume" {
                 let request = csi::ListVolumesRequest { max_entries, starting_token };
-                let Answer::Done(page) = self.node.wire.list(request, PATIENT).await else { return None };
-                let ids = page.entries.into_iter().filter_map(|entry| Some(entry.volume?.volume_id));
-                (ids.collect::<Vec<_>>(), page.next_token)
+                self.node.wire.list(request, PATIENT).await.map(|page| {
+                    let ids = page.entries.into_iter().filter_map(|entry| Some(entry.volume?.volume_id));
+                    (ids.collect::<Vec<_>>(), page.next_token)
+                })
             } else {
                 let request = csi::ListSnapshotsRequest { max_entries, starting_token, ..Default::default() };
-                let answer = self.node.wire.list_snapshots(request, PATIENT).await;
-                // A pool of directories has none, and says so.
-                let Answer::Done(page) = answer else { return None };
-                let ids = page.entries.into_iter().filter_map(|entry| Some(entry.snapshot?.snapshot_id));
-                (ids.collect::<Vec<_>>(), page.next_token)
+                self.node.wire.list_snapshots(request, PATIENT).await.map(|page| {
+                    let ids = page.entries.into_iter().filter_map(|entry| Some(entry.snapshot?.snapshot_id));
+                    (ids.collect::<Vec<_>>(), page.next_token)
+                })
+            };
+            let (page, next) = match page {
+                Answer::Done(page) => page,
+                Answer::Refused(code, message) => return Answer::Refused(code, message),
+                Answer::Open(code, message) => return Answer::Open(code, message),
             };
             ids.extend(page);
             if next.is_empty() {
-                return Some(ids);
+                return Answer::Done(ids);
             }
             starting_token = next;
         }
@@ -286,15 +315,20 @@ impl World {
         }
     }
 
-    /// GetCapacity.
+    /// GetCapacity, while nobody works.
     pub(crate) async fn available(&self) -> Option<i64> {
-        match self.node.wire.capacity(csi::GetCapacityRequest::default(), PATIENT).await {
-            Answer::Done(answer) => Some(answer.available_capacity),
-            Answer::Refused(code, message) => {
-                self.violation(format!("GetCapacity: {code:?} {message}"));
-                None
+        let began = Instant::now();
+        loop {
+            match self.node.wire.capacity(csi::GetCapacityRequest::default(), PATIENT).await {
+                Answer::Done(answer) => return Some(answer.available_capacity),
+                Answer::Open(..) if began.elapsed() < PATIENT => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                other @ (Answer::Refused(..) | Answer::Open(..)) => {
+                    self.violation(format!("no capacity while nobody works: {other:?}"));
+                    return None;
+                }
             }
-            Answer::Open(..) => None,
         }
     }
 

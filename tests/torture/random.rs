@@ -190,7 +190,7 @@ pub(crate) async fn finish(world: &World, chance: &mut Chance) -> Outcome<()> {
 /// Nothing is left, and all may be promised again.
 pub(crate) async fn empty(world: &World) {
     for kind in ["volume", "snapshot"] {
-        if let Some(left) = world.list(kind, 0).await.filter(|left| !left.is_empty()) {
+        if let Some(left) = world.listed(kind, 0).await.filter(|left| !left.is_empty()) {
             world.violation(format!("{} {kind}s are left in the end: {left:?}", left.len()));
         }
     }
@@ -238,7 +238,12 @@ pub(crate) async fn calm(world: &World) {
 async fn act(world: &World, chance: &mut Chance) {
     match chance.pick(&[(92, 0), (3, 1), (5, 2)]) {
         0 => volume_act(world, chance).await,
-        1 => drop(world.list("volume", i32::try_from(1 + chance.below(20)).unwrap_or(1)).await),
+        1 => {
+            let size = i32::try_from(1 + chance.below(20)).unwrap_or(1);
+            if let Answer::Refused(code, message) = world.list("volume", size).await {
+                world.refused("ListVolumes", code, &message);
+            }
+        }
         _ => snapshot_act(world, chance).await,
     }
 }

@@ -18,15 +18,18 @@ pub(crate) struct Report {
     began: SystemTime,
     parts: Vec<Value>,
     violations: Vec<String>,
+    /// What was asked for and proved nothing.
+    hollow: Vec<String>,
 }
 
 impl Report {
     pub(crate) fn new() -> Report {
-        Report { began: SystemTime::now(), parts: Vec::new(), violations: Vec::new() }
+        Report { began: SystemTime::now(), parts: Vec::new(), violations: Vec::new(), hollow: Vec::new() }
     }
 
     /// A part that is over.
     pub(crate) fn add(&mut self, part: Value, violations: Vec<String>) {
+        self.hollow.extend(hollow(&part));
         self.parts.push(part);
         self.violations.extend(violations);
     }
@@ -69,21 +72,54 @@ impl Report {
 
     /// Prints the sum, writes the JSON; whether all is well.
     pub(crate) fn close(self, options: &Options) -> Outcome<bool> {
-        let well = self.violations.is_empty();
+        let hollow = [self.hollow, idle(&self.parts)].concat();
+        let well = self.violations.is_empty() && hollow.is_empty();
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
         let whole = json!({
             "began": self.began.duration_since(UNIX_EPOCH)?.as_secs(),
             "seconds": self.began.elapsed()?.as_secs(),
             "seed": options.seed, "commit": std::env::var("ROCKPOOL_COMMIT").unwrap_or_default(),
             "kernel": read("/proc/sys/kernel/osrelease"), "cpus": std::thread::available_parallelism()?.get(),
-            "parts": self.parts, "violations": self.violations,
+            "parts": self.parts, "violations": self.violations, "proved_nothing": hollow,
         });
         if let Some(file) = options.report.as_ref().filter(|_| !self.parts.is_empty()) {
             save(file, &whole)?;
         }
+        hollow.iter().for_each(|what| println!("torture: {what}; that proves nothing"));
         println!("torture: {} violations", self.violations.len());
         Ok(well)
     }
+}
+
+/// Why a part on one pool proved nothing, though there was something to do.
+fn hollow(part: &Value) -> Option<String> {
+    let number = |key: &str| part[key].as_u64().unwrap_or(0);
+    let faults = part["faults"].as_object().into_iter().flat_map(|faults| faults.values());
+    let met: u64 = faults.filter_map(|met| met["times"].as_u64()).sum();
+    let why = match part["part"].as_str()? {
+        "random" if number("kills") + number("power_cuts") + number("lost_writes") + met == 0 => "no fault",
+        "random" if number("slots_verified") == 0 => "no byte of a workload was read back",
+        "exhaustive" if number("cells") > 0 && number("covered") == 0 => "no cell was covered",
+        "syscalls" if number("kinds") > 0 && number("injected") == 0 => "nothing was injected",
+        "races" if number("races") == 0 => "no race",
+        "mutants" if number("planted") == 0 => "no bug was planted",
+        _ => return None,
+    };
+    let ground = part["ground"].as_str().unwrap_or("all pools");
+    Some(format!("{} on {ground}: {why}", part["part"].as_str()?))
+}
+
+/// The parts for which no pool had anything to do. A life that only one kind of pool can live is no matter of the others.
+fn idle(parts: &[Value]) -> Vec<String> {
+    let idle = |(name, key, what): &(&str, &str, &str)| {
+        let mut of = parts.iter().filter(|part| part["part"] == *name).peekable();
+        of.peek()?;
+        of.all(|part| part[*key] == 0).then(|| format!("{name}: {what} on any pool that was asked for"))
+    };
+    [("exhaustive", "cells", "no cell"), ("syscalls", "kinds", "no kind of call")]
+        .iter()
+        .filter_map(idle)
+        .collect()
 }
 
 /// Where something was violated, keeps what the driver logged, beside the JSON.

@@ -100,6 +100,7 @@ async fn run(options: &Options) -> Outcome<bool> {
 
 /// All grounds side by side.
 async fn random_part(options: &Options, report: &mut Report) -> Outcome<()> {
+    adversity::check(&options.only_faults, options.lasts)?;
     let dir = tempfile::Builder::new().prefix("rp-torture.").tempdir()?;
     let mut all = tokio::task::JoinSet::new();
     let began = Instant::now();

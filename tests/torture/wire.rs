@@ -35,6 +35,17 @@ pub(crate) enum Answer<T> {
     Open(Code, String),
 }
 
+impl<T> Answer<T> {
+    /// The same with something else in it.
+    pub(crate) fn map<U>(self, f: impl FnOnce(T) -> U) -> Answer<U> {
+        match self {
+            Answer::Done(done) => Answer::Done(f(done)),
+            Answer::Refused(code, message) => Answer::Refused(code, message),
+            Answer::Open(code, message) => Answer::Open(code, message),
+        }
+    }
+}
+
 /// The way to one driver.
 #[derive(Debug, Default)]
 pub(crate) struct Wire {
