@@ -53,17 +53,19 @@ trap clear_up EXIT
 trap 'exit 130' INT TERM HUP
 
 torture() {
+  local report=$1
+  shift
   # Whoever dies of this script, the test and its drivers, nothing below goes on.
   setpriv --pdeathsig KILL unshare --mount --propagation private --pid --fork --kill-child --mount-proc \
-    "$test" --plain "$place/rockpool" --armed "$place/rockpool-armed" --report "torture-results/$(date +%s%N).json" "$@" &
+    "$test" --plain "$place/rockpool" --armed "$place/rockpool-armed" --report "$report" "$@" &
   running=$!
   wait "$running"
   running=
 }
 if [ "${1:-}" = --short ]; then
-  # Adversities and lost writes are for long runs: what a failure of theirs leaves in the kernel would fail all that comes after.
-  torture random clean --seed 1 --minutes 0.2 --workers 4 --adversities 0 --lost-writes 0
-  torture exhaustive --grounds image-on-xfs --only "a volume lives"
+  # No figures are made of these: what the page sums up is in torture-results.
+  torture "$place/short-random.json" random clean --seed 1 --minutes 0.2 --workers 4
+  torture "$place/short-exhaustive.json" exhaustive --grounds image-on-xfs --only "a volume lives"
 else
-  torture "$@"
+  torture "torture-results/$(date +%s%N).json" "$@"
 fi

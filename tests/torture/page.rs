@@ -1,6 +1,7 @@
 //! The figures of docs/reliability.md, made of the JSON that runs have written.
 //!
-//! Owns: the part of the page between the two marks. Never: writes a figure that is in no file.
+//! Owns: the part of the page between the two marks. Never: writes a figure that is in no file, or one of a run that nobody can
+//! repeat.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -19,8 +20,15 @@ pub(crate) fn write(page: &Path, runs: &Path) -> Outcome<()> {
     for entry in std::fs::read_dir(runs)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "json") {
-            all.push(serde_json::from_slice::<Value>(&std::fs::read(path)?)?);
+            let run = serde_json::from_slice::<Value>(&std::fs::read(&path)?)?;
+            match refusal(&run) {
+                Some(why) => println!("{} is left out: {why}", path.display()),
+                None => all.push(run),
+            }
         }
+    }
+    if all.is_empty() {
+        return Err(format!("no run below {} can be published", runs.display()).into());
     }
     all.sort_by_key(|run| run["began"].as_u64());
     let text = std::fs::read_to_string(page)?;
@@ -29,6 +37,19 @@ pub(crate) fn write(page: &Path, runs: &Path) -> Outcome<()> {
     std::fs::write(page, format!("{before}{BEGIN}\n{}{END}{after}", figures(&all)))?;
     println!("{} runs written into {}", all.len(), page.display());
     Ok(())
+}
+
+/// Why nobody could repeat a run, or learn from it.
+fn refusal(run: &Value) -> Option<&'static str> {
+    let commit = run["commit"].as_str().unwrap_or("");
+    if commit.is_empty() {
+        return Some("it does not say of which commit it is");
+    }
+    if commit.ends_with("-dirty") {
+        return Some("its program was built from changes that are in no commit");
+    }
+    let hollow = run["proved_nothing"].as_array().is_some_and(|what| !what.is_empty());
+    hollow.then_some("a part of it proved nothing")
 }
 
 fn figures(runs: &[Value]) -> String {
@@ -44,13 +65,13 @@ fn figures(runs: &[Value]) -> String {
     let violations: u64 = parts.iter().map(|part| number(part, "violations")).sum();
     let _ = writeln!(
         text,
-        "\n{} runs, commits {}, kernel {}: **{kills} kills, {} power cuts, {lossy} of them with lost writes, {violations} violations**.\n",
+        "\n{} runs, kernel {}: **{kills} kills, {} power cuts, {lossy} of them with lost writes, {violations} violations**.\n",
         runs.len(),
-        texts("commit"),
         texts("kernel"),
         cuts + lossy
     );
-    text.push_str("| part | pool | runs | seeds | minutes | kills | power cuts | with lost writes | other | violations |\n|---|---|---|---|---|---|---|---|---|---|\n");
+    text.push_str(&commits(runs));
+    text.push_str("\n| part | pool | runs | seeds | minutes | kills | power cuts | with lost writes | other | violations |\n|---|---|---|---|---|---|---|---|---|---|\n");
     let mut rows: BTreeMap<(String, String), Vec<&Value>> = BTreeMap::new();
     for part in &parts {
         let name = |key: &str| part[key].as_str().unwrap_or("all").to_owned();
@@ -76,6 +97,34 @@ fn figures(runs: &[Value]) -> String {
     text.push_str(&faults(&parts));
     text.push_str(&answers(&parts));
     text.push_str(&mutants(&parts));
+    text
+}
+
+/// What was run of each commit, in the order of the first run.
+fn commits(runs: &[Value]) -> String {
+    let mut text =
+        "| commit | runs | kills | power cuts | with lost writes | violations |\n|---|---|---|---|---|---|\n"
+            .to_owned();
+    let mut order: Vec<&str> = Vec::new();
+    for commit in runs.iter().filter_map(|run| run["commit"].as_str()) {
+        if !order.contains(&commit) {
+            order.push(commit);
+        }
+    }
+    for commit in order {
+        let of: Vec<&Value> = runs.iter().filter(|run| run["commit"] == commit).collect();
+        let parts: Vec<&Value> = of.iter().filter_map(|run| run["parts"].as_array()).flatten().collect();
+        let sum = |key: &str| parts.iter().map(|part| number(part, key)).sum::<u64>();
+        let lossy = sum("lost_writes");
+        let _ = writeln!(
+            text,
+            "| {commit} | {} | {} | {} | {lossy} | {} |",
+            of.len(),
+            sum("kills"),
+            sum("power_cuts") + lossy,
+            sum("violations")
+        );
+    }
     text
 }
 
