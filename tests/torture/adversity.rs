@@ -2,7 +2,8 @@
 //!
 //! Owns: the table of them, and how one goes: it comes while calls run, it lasts, in some cases the driver is killed in the
 //! middle, it is taken back, the pool comes back by itself, and then nothing is lost. What may be answered meanwhile is written
-//! from the contract, not from what the driver does. Never: knows how each is made; that is `straits`, `room`, `places` and `damage`.
+//! from the contract, not from what the driver does. Never: knows how each is made; that is `straits`, `room`, `places`, `sick` and
+//! `damage`.
 
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -84,6 +85,11 @@ pub(crate) trait Trouble: Send {
         Box::pin(async {})
     }
 
+    /// Whether, once it was taken back, only a reboot brings the pool back: what an operator must do, and is told to.
+    fn needs_reboot(&self, _: &World) -> bool {
+        false
+    }
+
     /// Takes it back, and looks whether what it concerned was left alone.
     fn end(&mut self, world: &World) -> Outcome<()>;
 }
@@ -93,15 +99,23 @@ pub(crate) trait Trouble: Send {
 pub(crate) struct Met {
     pub(crate) times: u64,
     pub(crate) kills: u64,
+    /// How often the pool came back by a reboot alone.
+    pub(crate) reboots: u64,
     pub(crate) back: Vec<Duration>,
 }
 
 /// All of them, for a run that lasts so long.
 pub(crate) fn table(run: Duration) -> Vec<Adversity> {
-    [crate::straits::table(run), crate::room::table(), crate::places::table(), crate::damage::table()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        crate::straits::table(run),
+        crate::room::table(),
+        crate::places::table(),
+        crate::damage::table(),
+        crate::sick::table(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Refuses a name that no adversity has: nothing of what was asked for would come.
@@ -171,9 +185,14 @@ pub(crate) async fn meet(
     } else {
         trouble.end(world)?;
     }
-    drop(trouble);
     let ended = Instant::now();
     let _alone = turnstile.write().await;
+    if trouble.needs_reboot(world) {
+        met.reboots += 1;
+        reboot(world).await?;
+        serve(world).await?;
+    }
+    drop(trouble);
     back(world, adversity).await;
     met.back.push(ended.elapsed());
     if adversity.allowance.io == Io::MayFail {
@@ -223,13 +242,10 @@ async fn come<'a>(
         Comes::Down | Comes::Reboot => {
             world.node.strike(Fault::Kill)?;
             let _alone = turnstile.write().await;
-            after(world, Fault::Kill).await?;
             if adversity.comes == Comes::Reboot {
-                world.node.reboot().await?;
-                for mut volume in world.all_volumes().await {
-                    volume.note("reboot".to_owned());
-                    volume.rebooted();
-                }
+                reboot(world).await?;
+            } else {
+                after(world, Fault::Kill).await?;
             }
             meanwhile.begin(adversity.allowance);
             let trouble = (adversity.impose)(world, chance)?;
@@ -238,6 +254,18 @@ async fn come<'a>(
             trouble.ok_or_else(|| format!("{} cannot be brought about", adversity.name).into())
         }
     }
+}
+
+/// The driver is down, and mounts and devices are gone; what was written is not.
+async fn reboot(world: &World) -> Outcome<()> {
+    world.node.strike(Fault::Kill)?;
+    after(world, Fault::Kill).await?;
+    world.node.reboot().await?;
+    for mut volume in world.all_volumes().await {
+        volume.note("reboot".to_owned());
+        volume.rebooted();
+    }
+    Ok(())
 }
 
 /// Starts the driver and waits until it answers, well or not: one whose pool is away serves what it can.

@@ -30,6 +30,46 @@ pub(crate) struct Allowance {
     pub(crate) io: Io,
 }
 
+/// All calls that change something, by the names that the client library has for them.
+pub(crate) const ALL_CALLS: &[&str] = &[
+    "create_volume",
+    "delete_volume",
+    "controller_expand_volume",
+    "create_snapshot",
+    "delete_snapshot",
+    "node_stage_volume",
+    "node_unstage_volume",
+    "node_publish_volume",
+    "node_unpublish_volume",
+    "node_expand_volume",
+];
+/// Those that give a workload its volume back to the node, and need no pool for it.
+pub(crate) const TEARDOWN: &[&str] = &["node_unpublish_volume", "node_unstage_volume"];
+/// Those that make something or make it larger.
+pub(crate) const MAKES: &[&str] = &["create_volume", "create_snapshot", "controller_expand_volume"];
+/// Those that give room back, or lead to it.
+pub(crate) const DELETES: &[&str] =
+    &["delete_volume", "delete_snapshot", "node_unpublish_volume", "node_unstage_volume"];
+/// Those that must find the pool: all but [`TEARDOWN`] and the growth of what is mounted.
+pub(crate) const OF_THE_POOL: &[&str] = &[
+    "create_volume",
+    "delete_volume",
+    "controller_expand_volume",
+    "create_snapshot",
+    "delete_snapshot",
+    "node_stage_volume",
+    "node_publish_volume",
+];
+/// Those that write to the pool.
+pub(crate) const WRITE_TO_THE_POOL: &[&str] = &[
+    "create_volume",
+    "delete_volume",
+    "controller_expand_volume",
+    "create_snapshot",
+    "delete_snapshot",
+    "node_stage_volume",
+];
+
 /// Nothing but what is always allowed.
 pub(crate) const STRICT: Allowance = Allowance { refused: &[], barred: &[], served: &[], io: Io::Whole };
 

@@ -44,29 +44,41 @@ pub(crate) struct Slot {
     allowed: Vec<Content>,
     /// Whether only the last one may be there.
     exact: bool,
+    /// A write failed, and nobody has written since: what is seen may be in the kernel's memory alone, marked as if it were on the
+    /// disk, and no sync brings it there.
+    failed: bool,
 }
 
 impl Slot {
     fn blank() -> Slot {
-        Slot { allowed: vec![Content::Absent], exact: true }
+        Slot { allowed: vec![Content::Absent], exact: true, failed: false }
     }
 
     /// Written, not synced.
     pub(crate) fn written(&mut self, seed: u64) {
         self.allowed.push(Content::Seed(seed));
-        self.exact = true;
+        (self.exact, self.failed) = (true, false);
     }
 
     /// What was written last is on the disk.
     pub(crate) fn synced(&mut self) {
+        if self.failed {
+            return;
+        }
         let last = self.allowed.pop().unwrap_or(Content::Any);
         self.allowed = vec![last];
     }
 
-    /// A write failed midway.
+    /// A write may have been done in part.
     pub(crate) fn torn(&mut self) {
         self.allowed.push(Content::Any);
         self.exact = false;
+    }
+
+    /// A write was answered with an error.
+    pub(crate) fn write_failed(&mut self) {
+        self.torn();
+        self.failed = true;
     }
 
     fn power_cut(&mut self) {
@@ -83,8 +95,8 @@ impl Slot {
     /// As a copy made now has it.
     fn copied(&self) -> Slot {
         match self.allowed.last() {
-            Some(last) if self.exact => Slot { allowed: vec![*last], exact: true },
-            Some(_) | None => Slot { allowed: self.allowed.clone(), exact: false },
+            Some(last) if self.exact => Slot { allowed: vec![*last], ..self.clone() },
+            Some(_) | None => self.clone(),
         }
     }
 
@@ -94,7 +106,7 @@ impl Slot {
             return self.allowed.last() == Some(&found);
         }
         let fits = self.allowed.iter().any(|allowed| *allowed == found || *allowed == Content::Any);
-        if fits {
+        if fits && !self.failed {
             // What is seen now may still be in memory alone: a power cut may bring each of the others back.
             self.allowed.push(found);
             self.exact = true;
@@ -108,7 +120,7 @@ impl Slot {
             return;
         }
         self.allowed.extend(other.allowed.iter().copied());
-        self.exact = false;
+        (self.exact, self.failed) = (false, self.failed || other.failed);
     }
 }
 
@@ -235,6 +247,8 @@ impl Volume {
     /// The node came up again.
     pub(crate) fn rebooted(&mut self) {
         (self.staged, self.published) = (Is::No, Is::No);
+        // What is seen from now on is on the disk.
+        self.slots.0.iter_mut().for_each(|slot| slot.failed = false);
     }
 }
 

@@ -130,6 +130,11 @@ impl Node {
         self.disk.as_ref().map_or_else(|| self.dir.join("disk"), Disk::file)
     }
 
+    /// The disk below the pool, where it can be told to misbehave.
+    pub(crate) fn below(&self) -> Option<&Disk> {
+        self.disk.as_ref()
+    }
+
     /// The worst that a loss of power can do here.
     pub(crate) fn darkness(&self, loss: Loss) -> Fault {
         if self.disk.is_some() { Fault::LostWrites(loss) } else { Fault::PowerCut }

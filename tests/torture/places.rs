@@ -16,34 +16,13 @@ use crate::Outcome;
 use crate::adversity::{Adversity, Comes, Goes, Trouble};
 use crate::ground::Ground;
 use crate::host::run;
-use crate::meanwhile::{Allowance, Io, STRICT};
+use crate::meanwhile::{Allowance, Io, OF_THE_POOL, STRICT, TEARDOWN, WRITE_TO_THE_POOL};
 use crate::world::World;
 
-/// All that needs the pool. Unpublish and unstage do not: they must go on.
-const OF_THE_POOL: &[&str] = &[
-    "create_volume",
-    "delete_volume",
-    "controller_expand_volume",
-    "create_snapshot",
-    "delete_snapshot",
-    "node_stage_volume",
-    "node_publish_volume",
-];
-const TEARDOWN: &[&str] = &["node_unpublish_volume", "node_unstage_volume"];
 /// The outcome of everything is open until the pool is back.
 const AWAY: Allowance = Allowance { barred: OF_THE_POOL, served: TEARDOWN, ..STRICT };
 const READ_ONLY: Allowance = Allowance {
-    refused: &[(
-        &[
-            "create_volume",
-            "delete_volume",
-            "controller_expand_volume",
-            "create_snapshot",
-            "delete_snapshot",
-            "node_stage_volume",
-        ],
-        &[Code::FailedPrecondition],
-    )],
+    refused: &[(WRITE_TO_THE_POOL, &[Code::FailedPrecondition])],
     served: TEARDOWN,
     io: Io::MayFail,
     ..STRICT

@@ -140,13 +140,14 @@ pub(crate) fn keep_log(options: &Options, world: &World) -> Outcome<()> {
 fn faults(run: &Run) -> Value {
     let told = run.adversities.iter().map(|(name, met)| {
         println!(
-            "    {:4} x {name}, {} with a kill, back p50 {:.0} max {:.0} ms",
+            "    {:4} x {name}, {} with a kill, {} to be rebooted, back p50 {:.0} max {:.0} ms",
             met.times,
             met.kills,
+            met.reboots,
             percentile(&met.back, 0.5),
             percentile(&met.back, 1.0)
         );
-        let told = json!({ "times": met.times, "kills": met.kills, "back_ms": spread(&met.back) });
+        let told = json!({ "times": met.times, "kills": met.kills, "reboots": met.reboots, "back_ms": spread(&met.back) });
         ((*name).to_owned(), told)
     });
     Value::Object(told.collect())

@@ -14,12 +14,9 @@ use tonic::Code;
 use crate::Outcome;
 use crate::adversity::{Adversity, Comes, Goes, Trouble};
 use crate::ground::Ground;
-use crate::meanwhile::{Allowance, Io, STRICT};
+use crate::meanwhile::{Allowance, DELETES, Io, MAKES, STRICT};
 use crate::world::World;
 
-const MAKES: &[&str] = &["create_volume", "create_snapshot", "controller_expand_volume"];
-const DELETES: &[&str] =
-    &["delete_volume", "delete_snapshot", "node_unpublish_volume", "node_unstage_volume"];
 /// An image that finds no block for what its filesystem writes has a filesystem that cannot be mounted or grown now.
 const FULL: Allowance = Allowance {
     refused: &[

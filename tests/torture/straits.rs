@@ -16,26 +16,14 @@ use tonic::Code;
 use crate::Outcome;
 use crate::adversity::{Adversity, Comes, Goes, Trouble};
 use crate::chance::Chance;
-use crate::meanwhile::{Allowance, STRICT};
+use crate::meanwhile::{ALL_CALLS, Allowance, STRICT};
 use crate::model::Is;
 use crate::program::Around;
 use crate::requests::Shape;
 use crate::world::World;
 
 /// Whatever opens a file may fail, and is over then: nothing was done.
-const ANY: &[&str] = &[
-    "create_volume",
-    "delete_volume",
-    "controller_expand_volume",
-    "create_snapshot",
-    "delete_snapshot",
-    "node_stage_volume",
-    "node_unstage_volume",
-    "node_publish_volume",
-    "node_unpublish_volume",
-    "node_expand_volume",
-];
-const ALMOST_NO_DESCRIPTORS: Allowance = Allowance { refused: &[(ANY, &[Code::Internal])], ..STRICT };
+const ALMOST_NO_DESCRIPTORS: Allowance = Allowance { refused: &[(ALL_CALLS, &[Code::Internal])], ..STRICT };
 /// Lack of a device is no lack of room: no other node is better for a volume that lies here.
 const NO_DEVICE: Allowance = Allowance { refused: &[(&["node_stage_volume"], &[Code::Internal])], ..STRICT };
 const HELD: Allowance = Allowance { refused: &[(&["delete_volume"], &[Code::FailedPrecondition])], ..STRICT };

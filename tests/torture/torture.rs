@@ -41,6 +41,7 @@ mod report;
 #[path = "../support/requests.rs"]
 mod requests;
 mod room;
+mod sick;
 mod straits;
 mod syscalls;
 mod usage;
@@ -60,9 +61,13 @@ use world::{Extent, World};
 /// What keeps the test itself from going on is told to a person.
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
+/// More than the callers that a disk which hangs may keep waiting at once: somebody must be left to heal it.
+const THREADS: usize = 8;
+
 fn main() -> ExitCode {
     let outcome = Options::read().and_then(|options| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
         let done = runtime.block_on(run(&options));
         // A thread that hangs on a frozen disk must not keep the program.
         runtime.shutdown_timeout(Duration::from_secs(1));

@@ -156,7 +156,7 @@ impl World {
             }
             Ok(Ok(Err(error))) => {
                 volume.note(format!("write {slot} failed: {error}"));
-                volume.slots.0[slot].torn();
+                volume.slots.0[slot].write_failed();
                 self.io_error("write", volume, &error);
             }
             Ok(Err(_)) | Err(_) => {
