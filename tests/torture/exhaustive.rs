@@ -18,6 +18,7 @@ use crate::grounds::on_each;
 use crate::lives::{LIVES, Life};
 use crate::node::{Fault, Ground};
 use crate::options::Options;
+use crate::progress;
 use crate::report::Report;
 
 /// How often a cell is tried: with threads side by side the same life takes a step more or less.
@@ -64,6 +65,7 @@ async fn ground_part(base: &Path, ground: Ground, options: &Options) -> Outcome<
         }
     }
     drop(stage);
+    progress::expect("cells", cells.len());
     let table = Arc::new(Table {
         cells,
         ends: began + options.lasts,
@@ -95,6 +97,7 @@ async fn fill(table: &Table, base: PathBuf, ground: Ground, binary: PathBuf) -> 
         }
         let number = table.next.fetch_add(1, Ordering::Relaxed);
         let Some(cell) = table.cells.get(number) else { break };
+        progress::one("cells");
         let broken = Break::Step(cell.step.clone(), cell.fault);
         let (mut tries, mut missed) = (0, Some("no driver reached it"));
         while missed.is_some() && tries < TRIES && stage.world.violations().is_empty() {

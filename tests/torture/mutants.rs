@@ -12,6 +12,7 @@ use crate::breaks::{Break, Stage};
 use crate::lives::{LIVES, Life, TRICKS};
 use crate::node::{Fault, Ground};
 use crate::options::Options;
+use crate::progress;
 use crate::report::Report;
 use crate::syscalls;
 
@@ -73,6 +74,7 @@ pub(crate) async fn part(options: &Options, report: &mut Report) -> Outcome<()> 
     let mut violations = clean(dir.path(), options).await?;
     let (mut caught, mut rows) = (0, Vec::new());
     let bugs: Vec<_> = BUGS.iter().filter(|(name, ..)| name.contains(&options.only)).collect();
+    progress::expect("planted bugs", bugs.len());
     for (name, what, hunt) in &bugs {
         let environment = vec![("ROCKPOOL_PLANTED".to_owned(), (*name).to_owned())];
         let found = run(&dir.path().join(name), &options.armed, environment, *hunt).await?;
@@ -82,6 +84,7 @@ pub(crate) async fn part(options: &Options, report: &mut Report) -> Outcome<()> 
             found.first().map_or("", |f| f)
         );
         caught += usize::from(!found.is_empty());
+        progress::one("planted bugs");
         if found.is_empty() {
             violations.push(format!("the planted bug {name} ({what}) was not caught by {hunt:?}"));
         }

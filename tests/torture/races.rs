@@ -19,6 +19,7 @@ use crate::lifecycle::size;
 use crate::node::Ground;
 use crate::options::Options;
 use crate::orders::{CALLS, Call, MIB, Said, State, Told, explained, starts};
+use crate::progress;
 use crate::report::{self, Report};
 use crate::requests::{self, Origin, Shape, Spot};
 use crate::wire::{Answer, PATIENT, Wire};
@@ -104,6 +105,7 @@ async fn ground_part(base: &Path, ground: Ground, options: &Options) -> Outcome<
         next: AtomicUsize::new(0),
         done: AtomicUsize::new(0),
     };
+    progress::expect("races", races.pairs.len() * races.rounds);
     // Volumes that are raced for side by side.
     let (a, b, c, d) = tokio::join!(races.run(0), races.run(1), races.run(2), races.run(3));
     for error in [a, b, c, d].into_iter().filter_map(Result::err) {
@@ -144,6 +146,7 @@ impl Races<'_> {
             let mut chance = Chance::new(self.seed, u64::try_from(number)?);
             object.race(self.pairs[number % self.pairs.len()], &mut chance).await?;
             self.done.fetch_add(1, Ordering::Relaxed);
+            progress::one("races");
         }
         if self.world.violations().is_empty() { object.reset().await } else { Ok(()) }
     }

@@ -19,6 +19,7 @@ use crate::disk::Loss;
 use crate::lifecycle::Parent;
 use crate::model::{Is, Volume};
 use crate::node::Fault;
+use crate::progress;
 use crate::requests::{self, Origin};
 use crate::wire::{Answer, PATIENT};
 use crate::world::World;
@@ -131,11 +132,12 @@ fn power_cut(world: &World, plan: &Plan, chance: &mut Chance) -> Fault {
 
 /// What a fault means for the model and the host.
 pub(crate) async fn after(world: &World, fault: Fault) -> Outcome<()> {
-    let count = match fault {
-        Fault::Kill => &world.counts.kills,
-        Fault::PowerCut => &world.counts.power_cuts,
-        Fault::LostWrites(_) => &world.counts.lost_writes,
+    let (what, count) = match fault {
+        Fault::Kill => ("kills", &world.counts.kills),
+        Fault::PowerCut => ("power cuts", &world.counts.power_cuts),
+        Fault::LostWrites(_) => ("power cuts with lost writes", &world.counts.lost_writes),
     };
+    progress::one(what);
     count.fetch_add(1, Ordering::Relaxed);
     if fault != Fault::Kill {
         world.node.reboot().await?;

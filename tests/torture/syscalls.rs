@@ -18,6 +18,7 @@ use crate::grounds::on_each;
 use crate::lives::{LIVES, Life};
 use crate::node::Ground;
 use crate::options::Options;
+use crate::progress;
 use crate::report::Report;
 
 /// A life that makes more calls of one kind than this is not a small one.
@@ -152,6 +153,7 @@ async fn work_off(queue: &Mutex<Queue>, base: &Path, node: (Ground, &Path), ends
         let said = here.world.pardon();
         let mut queue = lock(queue);
         queue.injected += u64::from(injected.any);
+        progress::one("calls injected");
         queue.kills += u64::from(injected.kill);
         if !said.is_empty() {
             queue.violations.extend(said.into_iter().map(|said| format!("{kind} when={when}: {said}")));

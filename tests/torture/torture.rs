@@ -35,6 +35,7 @@ mod orders;
 mod page;
 mod places;
 mod program;
+mod progress;
 mod races;
 mod random;
 mod report;
@@ -88,6 +89,7 @@ async fn run(options: &Options) -> Outcome<bool> {
         return Err("it mounts filesystems, which only root may: run it as root".into());
     }
     let mut report = Report::new();
+    tokio::spawn(progress::tell());
     for part in &options.parts {
         match part.as_str() {
             "random" => random_part(options, &mut report).await?,

@@ -14,6 +14,7 @@ use crate::Outcome;
 use crate::facts::Facts;
 use crate::model::{Group, Snapshot, Volume};
 use crate::node::{Ground, Node};
+use crate::progress;
 use crate::wire::Answer;
 
 /// How much there is to do on a node.
@@ -98,6 +99,7 @@ impl World {
     pub(crate) fn violation(&self, what: impl Into<String>) {
         let what = format!("[{} seed {}] {}", self.node.ground.name(), self.seed, what.into());
         eprintln!("VIOLATION {what}");
+        progress::one("violations");
         self.violations.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
 
