@@ -22,11 +22,11 @@ use serde_json::{Value, json};
 use self::mounts::mounts;
 use self::tar::Tar;
 use super::answer::{Answer, Table};
+use super::errand::{self, Subject, Told};
 use super::failure::{Failure, Outcome};
 use super::{doctor, driver};
 use crate::config::{self, Endpoint};
-use crate::csi::admin::finding;
-use crate::engine::{Engine, PoolConfig};
+use crate::engine::PoolConfig;
 use crate::error::{Result, chain};
 use crate::model::{ObjectId, Time};
 use crate::os::file::Dir;
@@ -61,9 +61,38 @@ pub(super) struct Bundle {
     /// Keep the names of volumes, snapshots and claims.
     #[arg(long)]
     with_names: bool,
+
+    /// For the program alone, which sends itself to each pool.
+    #[arg(long, value_name = "POOL", hide = true)]
+    errand: Option<String>,
+
+    /// The directory of a pool of which no pool file speaks, with `--errand`.
+    #[arg(long, value_name = "DIR", hide = true, requires = "errand")]
+    pool: Option<PathBuf>,
+}
+
+/// A pool of the bundle.
+struct Listed {
+    subject: Subject,
+    path: PathBuf,
+    /// As the pool file has it.
+    config: Option<PoolConfig>,
+}
+
+/// What the process that was sent to a pool brought back.
+#[derive(Default)]
+struct Seen {
+    pool: Value,
+    objects: Option<Value>,
+    records: Option<Value>,
+    /// The device of the filesystem that it lies on.
+    ground: Option<u64>,
 }
 
 pub(super) async fn run(endpoint: &Endpoint, timeout: Duration, asked: &Bundle) -> Outcome<Answer> {
+    if let Some(name) = &asked.errand {
+        return Ok(Answer::new(Table::new(&[]), asked.alone(name)));
+    }
     let path = asked
         .to
         .clone()
@@ -72,8 +101,8 @@ pub(super) async fn run(endpoint: &Endpoint, timeout: Duration, asked: &Bundle) 
     tar.add("README", README.as_bytes());
     tar.add_json("host.json", &host());
     let mut notes = Vec::new();
-    let pools = match config::read(&asked.config) {
-        Ok(pools) => pools,
+    let pools: Vec<Listed> = match config::read(&asked.config) {
+        Ok(pools) => pools.into_iter().map(|pool| Listed::of(&asked.config, pool)).collect(),
         Err(error) => {
             notes.push(format!("the pool file cannot be read, --config names another: {}", chain(&error)));
             let known = driver::pools(endpoint, timeout).await;
@@ -82,30 +111,27 @@ pub(super) async fn run(endpoint: &Endpoint, timeout: Duration, asked: &Bundle) 
             }
             let known = known.unwrap_or_default();
             tar.add_json("pools.json", &unread(&asked.config, &known));
-            known.iter().filter_map(told).collect()
+            known.iter().map(told).collect()
         }
     };
     let listed = notes.is_empty();
-    let seen: Vec<(PoolConfig, Result<Visit>)> = pools
-        .into_iter()
-        .map(|pool| {
-            let visit = pool::visit(&pool.setup);
-            (pool, visit)
-        })
-        .collect();
+    let seen = look(&pools, asked.with_names)?;
     if listed {
-        tar.add_json("pools.json", &Value::Array(seen.iter().map(shown).collect()));
+        tar.add_json("pools.json", &seen.iter().map(|seen| seen.pool.clone()).collect());
     }
-    for (config, visit) in &seen {
-        if let Ok(visit) = visit {
-            let folder = format!("pools/{}", config.setup.name);
-            tar.add_json(&format!("{folder}/objects.json"), &objects(visit));
-            tar.add_json(&format!("{folder}/records.json"), &records(visit, asked.with_names));
+    for (pool, seen) in pools.iter().zip(&seen) {
+        let folder = format!("pools/{}", pool.subject.name);
+        for (name, told) in [("objects", &seen.objects), ("records", &seen.records)] {
+            if let Some(told) = told {
+                tar.add_json(&format!("{folder}/{name}.json"), told);
+            }
         }
     }
-    tar.add_json("loops.json", &loops(&seen));
-    tar.add_json("mounts.json", &mounts(&seen, asked.with_names));
-    let (who, found) = findings(endpoint, timeout, &seen).await;
+    let grounds: Vec<u64> = seen.iter().filter_map(|seen| seen.ground).collect();
+    tar.add_json("loops.json", &loops(&grounds));
+    let paths: Vec<&Path> = pools.iter().map(|pool| pool.path.as_path()).collect();
+    tar.add_json("mounts.json", &mounts(&grounds, &paths, asked.with_names));
+    let (who, found) = findings(endpoint, timeout, &pools).await;
     let told = |found: Vec<admin::Finding>| -> Vec<Value> {
         let told = found.into_iter().map(|one| mounts::finding(one, asked.with_names));
         told.map(|one| doctor::as_json(&one)).collect()
@@ -113,7 +139,7 @@ pub(super) async fn run(endpoint: &Endpoint, timeout: Duration, asked: &Bundle) 
     let found = found.map_or_else(|why| json!(why), |found| Value::Array(told(found)));
     tar.add_json("findings.json", &json!({ "asked": who, "findings": found }));
     if let Some(said) = recent(endpoint, timeout).await {
-        let names: Vec<&str> = seen.iter().map(|(config, _)| config.setup.name.as_str()).collect();
+        let names: Vec<&str> = pools.iter().map(|pool| pool.subject.name.as_str()).collect();
         let said = if asked.with_names { said } else { lines::without_names(&said, &names) };
         tar.add("logs/driver.jsonl", (said.join("\n") + "\n").as_bytes());
     }
@@ -181,16 +207,66 @@ fn unread(file: &Path, known: &[admin::Pool]) -> Value {
     json!({ "config": why, "driver": known })
 }
 
-/// A pool as the driver tells of it, where it can be looked at.
-fn told(pool: &admin::Pool) -> Option<PoolConfig> {
-    let mut config = doctor::lone(Path::new(&pool.path)).ok()?;
-    config.setup.name.clone_from(&pool.name);
-    Some(config)
+/// A pool as the driver tells of it.
+fn told(pool: &admin::Pool) -> Listed {
+    let path = PathBuf::from(&pool.path);
+    Listed { subject: Subject::directory(&path, &pool.name), path, config: None }
 }
 
-fn shown((config, visit): &(PoolConfig, Result<Visit>)) -> Value {
+impl Listed {
+    /// An entry of the pool file.
+    fn of(file: &Path, pool: PoolConfig) -> Listed {
+        let subject = Subject::listed(file, &pool.setup.name);
+        Listed { subject, path: pool.setup.path.clone(), config: Some(pool) }
+    }
+}
+
+impl Bundle {
+    /// What the one pool comes to that this process was sent to.
+    fn alone(&self, name: &str) -> Value {
+        let subject = match &self.pool {
+            Some(directory) => Subject::directory(directory, name),
+            None => Subject::listed(&self.config, name),
+        };
+        let config = match subject.config() {
+            Ok(config) => config,
+            Err(error) => return json!({ "pool": { "name": name, "away": chain(&error) } }),
+        };
+        let visit = pool::visit(&config.setup);
+        let away = visit.as_ref().err().map(|error| chain(error));
+        let visit = visit.as_ref().ok();
+        json!({
+            "pool": shown(&config, visit, away.as_deref()),
+            "objects": visit.map(objects),
+            "records": visit.map(|visit| records(visit, self.with_names)),
+            "ground": visit.and_then(|visit| visit.root.identity().ok()).map(|identity| identity.device),
+        })
+    }
+}
+
+/// What is in each pool, in their order.
+fn look(pools: &[Listed], with_names: bool) -> Outcome<Vec<Seen>> {
+    let subjects: Vec<Subject> = pools.iter().map(|pool| pool.subject.clone()).collect();
+    let verb: &[&str] = if with_names { &["support-bundle", "--with-names"] } else { &["support-bundle"] };
+    let told = errand::send(&subjects, verb)?;
+    let seen = pools.iter().zip(told).map(|(pool, (_, told))| match told {
+        Told::Said(mut said) => {
+            let mut part = |key: &str| Some(said[key].take()).filter(|part| !part.is_null());
+            let ground = part("ground").and_then(|ground| ground.as_u64());
+            let (objects, records) = (part("objects"), part("records"));
+            Seen { pool: part("pool").unwrap_or_default(), objects, records, ground }
+        }
+        Told::Silent => {
+            let away = "it does not answer: its disk hangs";
+            let pool = pool.config.as_ref().map(|config| shown(config, None, Some(away)));
+            Seen { pool: pool.unwrap_or_default(), ..Seen::default() }
+        }
+    });
+    Ok(seen.collect())
+}
+
+fn shown(config: &PoolConfig, seen: Option<&Visit>, away: Option<&str>) -> Value {
     let setup = &config.setup;
-    let seen = visit.as_ref().ok();
     json!({
         "name": setup.name,
         "kind": setup.kind.name(),
@@ -204,7 +280,7 @@ fn shown((config, visit): &(PoolConfig, Result<Visit>)) -> Value {
         "size_bytes": seen.map(|visit| visit.total.get()),
         "used_bytes": seen.map(|visit| visit.used.get()),
         "features": seen.map(|visit| format!("{:?}", visit.features)),
-        "away": visit.as_ref().err().map(|error| chain(error)),
+        "away": away,
     })
 }
 
@@ -280,19 +356,12 @@ fn checksum(name: &str) -> String {
     format!("name:{:08x}", crc32c::crc32c(name.as_bytes()))
 }
 
-/// The devices of the filesystems that our pools lie on.
-fn grounds(seen: &[(PoolConfig, Result<Visit>)]) -> Vec<u64> {
-    let visits = seen.iter().filter_map(|(_, visit)| visit.as_ref().ok());
-    visits.filter_map(|visit| visit.root.identity().ok()).map(|identity| identity.device).collect()
-}
-
-fn loops(seen: &[(PoolConfig, Result<Visit>)]) -> Value {
-    let grounds = grounds(seen);
+/// The loop devices on our pools, which lie on these devices, and those that our pools lie on.
+fn loops(grounds: &[u64]) -> Value {
     let all = match loopdev::all() {
         Ok(all) => all,
         Err(error) => return json!({ "error": chain(&error) }),
     };
-    // Those on our pools, and those that our pools lie on.
     let ours = all
         .iter()
         .filter(|(file, found)| grounds.contains(&file.device) || grounds.contains(&found.device.device));
@@ -315,21 +384,18 @@ fn loops(seen: &[(PoolConfig, Result<Visit>)]) -> Value {
 async fn findings(
     endpoint: &Endpoint,
     timeout: Duration,
-    seen: &[(PoolConfig, Result<Visit>)],
+    pools: &[Listed],
 ) -> (&'static str, std::result::Result<Vec<admin::Finding>, String>) {
     if let Ok(mut driver) = driver::admin(endpoint, timeout).await
         && let Ok(found) = doctor::ask(&mut driver).await
     {
         return ("the driver", Ok(found));
     }
-    let pools = seen.iter().map(|(config, _)| config.clone()).collect();
-    match Engine::examine(pools) {
-        Ok(engine) => {
-            let of_pool = |pool: crate::engine::PoolView| engine.diagnose(&pool.name).unwrap_or_default();
-            let all = engine.pools().into_iter().flat_map(of_pool).chain(engine.diagnose_host());
-            ("the pools", Ok(all.map(finding).collect()))
-        }
-        Err(error) => ("nobody", Err(chain(&error))),
+    let lasting = |pool: &&Listed| pool.config.as_ref().is_none_or(|config| config.setup.kind.lasts());
+    let subjects = pools.iter().filter(lasting).map(|pool| pool.subject.clone()).collect();
+    match doctor::Pools::of(subjects).findings() {
+        Ok(found) => ("the pools", Ok(found)),
+        Err(failure) => ("nobody", Err(failure.to_string())),
     }
 }
 

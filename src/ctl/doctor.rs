@@ -1,7 +1,7 @@
 //! `ctl doctor`: what is wrong, and mending it.
 //!
-//! Owns: the two ways to ask: a running driver by its admin socket, or pools that no driver has, under their locks. Never:
-//! opens a pool that a driver holds, mounts one, or mends what was not asked for.
+//! Owns: the two ways to ask: a running driver by its admin socket, or pools that no driver has, each under its lock by a process
+//! of its own (`errand`). Never: opens a pool that a driver holds, mounts one, or mends what was not asked for.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,12 @@ use tonic::transport::Channel;
 
 use super::answer::{Answer, Table, Verdict};
 use super::driver;
+use super::errand::{self, PATIENCE, Subject, Told};
 use super::failure::{Failure, Outcome};
 use crate::config::{self, Endpoint};
 use crate::csi::admin::finding;
-use crate::engine::{Code, Engine, Mended, PoolConfig};
+use crate::engine::{Code, Engine, Finding, Mended};
 use crate::error::{chain, quoted};
-use crate::model::Retention;
-use crate::pool::{self, Setup};
 use crate::proto::admin;
 use admin::admin_client::AdminClient;
 use admin::finding::Severity;
@@ -46,6 +45,10 @@ pub(super) struct Doctor {
     /// The same as `-o json`.
     #[arg(long)]
     pub(super) json: bool,
+
+    /// For the doctor alone, which sends itself to each pool.
+    #[arg(long, value_name = "POOL", hide = true)]
+    errand: Option<String>,
 }
 
 fn code(text: &str) -> Result<Code, String> {
@@ -56,14 +59,26 @@ fn code(text: &str) -> Result<Code, String> {
 enum Patient {
     /// A running driver.
     Driver(AdminClient<Channel>),
-    /// Pools that no driver has, and what is said of those that are passed over.
-    Pools(Box<Engine>, Vec<String>),
+    /// Pools that no driver has.
+    Pools(Pools),
+}
+
+/// Pools that no driver has, or should have.
+pub(super) struct Pools {
+    subjects: Vec<Subject>,
+    /// What is said of those that are passed over.
+    notes: Vec<String>,
 }
 
 pub(super) async fn run(endpoint: &Endpoint, timeout: Duration, asked: &Doctor) -> Outcome<Answer> {
+    if let Some(name) = &asked.errand {
+        return Ok(Answer::new(Table::new(&[]), asked.alone(name)));
+    }
     let mut patient = match (&asked.config, &asked.pool) {
-        (Some(file), _) => offline(config::read(file).map_err(|error| failed(&error))?, endpoint)?,
-        (None, Some(directory)) => offline(vec![lone(directory)?], endpoint)?,
+        (Some(file), _) => Patient::Pools(Pools::listed(file)?),
+        (None, Some(directory)) => {
+            Patient::Pools(Pools::of(vec![Subject::directory(directory, &last(directory))]))
+        }
         (None, None) => Patient::Driver(driver::admin(endpoint, timeout).await?),
     };
     let answer = match asked.repair {
@@ -107,21 +122,14 @@ impl Patient {
     fn notes(self) -> Vec<String> {
         match self {
             Patient::Driver(_) => Vec::new(),
-            Patient::Pools(_, notes) => notes,
+            Patient::Pools(pools) => pools.notes,
         }
     }
 
     async fn findings(&mut self) -> Outcome<Vec<admin::Finding>> {
         match self {
             Patient::Driver(driver) => ask(driver).await,
-            Patient::Pools(engine, _) => {
-                let mut all = Vec::new();
-                for pool in engine.pools() {
-                    all.extend(engine.diagnose(&pool.name).map_err(|error| failed(&error))?);
-                }
-                all.extend(engine.diagnose_host());
-                Ok(worst_first(all.into_iter().map(finding).collect()))
-            }
+            Patient::Pools(pools) => pools.findings(),
         }
     }
 
@@ -134,7 +142,10 @@ impl Patient {
             return Err(Failure::Other(format!("{code} is mended by hand: {}", host.repair)));
         }
         // One finding may be mended in more ways than by its own code, so the pool has the last word.
-        let here = |one: &&admin::Finding| one.code != Code::PoolAway.name() || code == Code::PoolAway;
+        let unseen = |one: &&admin::Finding| {
+            [Code::PoolAway, Code::PoolSilent].iter().any(|code| one.code == code.name())
+        };
+        let here = |one: &&admin::Finding| !unseen(one) || one.code == code.name();
         let pools: BTreeSet<&str> = found.iter().filter(here).map(|one| one.pool.as_str()).collect();
         let (mut done, mut failures) = (Vec::new(), Vec::new());
         for pool in pools.into_iter().filter(|pool| !pool.is_empty()) {
@@ -148,8 +159,8 @@ impl Patient {
             }
         }
         if done.is_empty() && failures.is_empty() {
-            let away = found.iter().filter(|one| one.code == Code::PoolAway.name());
-            let unseen: Vec<_> = away.map(|one| format!("; not looked at: {}", one.what)).collect();
+            let unseen: Vec<_> =
+                found.iter().filter(unseen).map(|one| format!("; not looked at: {}", one.what)).collect();
             let why = format!("nothing to repair: {code} finds nothing{about}{}", unseen.concat());
             return Err(Failure::Other(why));
         }
@@ -166,40 +177,112 @@ impl Patient {
                 let answer = driver.repair(request).await.map_err(Failure::of("Repair"))?.into_inner();
                 Ok(Mended { done: answer.done, failed: answer.failed })
             }
-            Patient::Pools(engine, _) => engine.mend(pool, code, object).map_err(|error| failed(&error)),
+            Patient::Pools(pools) => pools.mend(pool, code, object),
         }
     }
 }
 
-fn offline(pools: Vec<PoolConfig>, endpoint: &Endpoint) -> Outcome<Patient> {
-    let passed = pools.iter().filter(|pool| !pool.setup.kind.lasts()).map(|pool| {
-        let name = quoted(&pool.setup.name);
-        format!("pool {name} is not looked at: it lies in the memory of a driver; ask one that runs")
-    });
-    let notes = passed.collect();
-    let engine = Engine::examine(pools).map_err(|error| {
-        let hint = format!("if a driver runs there, ask it: rockpool ctl doctor --admin-endpoint {endpoint}");
-        Failure::Other(format!("{}; {hint}", chain(&error)))
-    })?;
-    Ok(Patient::Pools(Box::new(engine), notes))
+impl Doctor {
+    /// What the one pool comes to that this process was sent to.
+    fn alone(&self, name: &str) -> Value {
+        let subject = match (&self.config, &self.pool) {
+            (Some(file), _) => Subject::listed(file, name),
+            (None, directory) => Subject::directory(directory.as_deref().unwrap_or(Path::new("")), name),
+        };
+        let engine = match subject.config().map(|config| Engine::examine(vec![config])) {
+            Ok(Ok(engine)) => engine,
+            Ok(Err(held)) => return json!({ "held": chain(&held) }),
+            Err(error) => return json!({ "failed": chain(&error) }),
+        };
+        let told = match self.repair {
+            None => engine.diagnose(name).map(|found| {
+                let found: Vec<Value> = found.into_iter().map(|one| as_json(&finding(one))).collect();
+                json!({ "findings": found })
+            }),
+            Some(code) => {
+                let mended = engine.mend(name, code, self.object.as_deref());
+                mended.map(|mended| json!({ "done": mended.done, "not_done": mended.failed }))
+            }
+        };
+        told.unwrap_or_else(|error| json!({ "failed": chain(&error) }))
+    }
 }
 
-/// A pool by its directory alone: its marker says what it is.
-pub(super) fn lone(directory: &Path) -> Outcome<PoolConfig> {
-    let path = config::directory("--pool", directory).map_err(|error| failed(&error))?;
-    let kind = pool::kind_at(&path).map_err(|error| failed(&error))?;
-    let quota = pool::quota_at(&path).map_err(|error| failed(&error))?;
-    let setup = Setup {
-        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        kind,
-        path,
-        file: None,
-        device: None,
-        quota,
-        size: None,
-    };
-    // Nobody says how much may be promised of it, so nothing is too much.
-    Ok(PoolConfig { setup, overcommit: f64::INFINITY, reserve: 0.0, retain: Retention::NONE })
+impl Pools {
+    /// Those of a pool file.
+    pub(super) fn listed(file: &Path) -> Outcome<Pools> {
+        let pools = config::read(file).map_err(|error| failed(&error))?;
+        let (lasting, passed): (Vec<_>, Vec<_>) = pools.into_iter().partition(|pool| pool.setup.kind.lasts());
+        let note = |pool: crate::engine::PoolConfig| {
+            let name = quoted(&pool.setup.name);
+            format!("pool {name} is not looked at: it lies in the memory of a driver; ask one that runs")
+        };
+        let subjects = lasting.iter().map(|pool| Subject::listed(file, &pool.setup.name)).collect();
+        Ok(Pools { subjects, notes: passed.into_iter().map(note).collect() })
+    }
+
+    pub(super) fn of(subjects: Vec<Subject>) -> Pools {
+        Pools { subjects, notes: Vec::new() }
+    }
+
+    /// What is wrong with them and the host.
+    pub(super) fn findings(&self) -> Outcome<Vec<admin::Finding>> {
+        let mut all = Vec::new();
+        for (subject, told) in errand::send(&self.subjects, &["doctor"])? {
+            match said(told)? {
+                Some(said) => {
+                    all.extend(said["findings"].as_array().into_iter().flatten().filter_map(from_json))
+                }
+                None => all.push(finding(Finding::silent(&subject.name, PATIENCE))),
+            }
+        }
+        let host = Engine::examine(Vec::new()).map_err(|error| failed(&error))?;
+        all.extend(host.diagnose_host().into_iter().map(finding));
+        Ok(worst_first(all))
+    }
+
+    fn mend(&self, pool: &str, code: Code, object: Option<&str>) -> Outcome<Mended> {
+        let subject =
+            self.subjects.iter().filter(|subject| subject.name == pool).cloned().collect::<Vec<_>>();
+        let code = code.to_string();
+        let named = object.map(|object| ["--object", object]);
+        let words =
+            [&["doctor", "--repair", &code][..], named.as_ref().map_or(&[], |named| &named[..])].concat();
+        let lines = |value: &Value| -> Vec<String> {
+            let lines = value.as_array().into_iter().flatten().filter_map(Value::as_str);
+            lines.map(str::to_owned).collect()
+        };
+        let mut mended = Mended::default();
+        for (_, told) in errand::send(&subject, &words)? {
+            let Some(said) = said(told)? else {
+                let pool = quoted(pool);
+                return Err(Failure::Other(format!(
+                    "pool {pool} does not answer; what was done is not known, look again"
+                )));
+            };
+            mended.done.extend(lines(&said["done"]));
+            mended.failed.extend(lines(&said["not_done"]));
+        }
+        Ok(mended)
+    }
+}
+
+/// What a process said of its pool; none where that does not answer.
+fn said(told: Told) -> Outcome<Option<Value>> {
+    let Told::Said(said) = told else { return Ok(None) };
+    if let Some(held) = said["held"].as_str() {
+        let hint = "if a driver runs there, ask it: rockpool ctl doctor, with its --admin-endpoint";
+        return Err(Failure::Other(format!("{held}; {hint}")));
+    }
+    match said["failed"].as_str() {
+        Some(why) => Err(Failure::Other(why.to_owned())),
+        None => Ok(Some(said)),
+    }
+}
+
+/// The last part of a path, which names a pool that nobody named.
+fn last(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn failed(error: &crate::error::Error) -> Failure {
@@ -230,4 +313,13 @@ pub(super) fn as_json(one: &admin::Finding) -> Value {
         "what": one.what,
         "repair": one.repair,
     })
+}
+
+/// The same back.
+fn from_json(one: &Value) -> Option<admin::Finding> {
+    let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
+    let code: Code = text("code").parse().ok()?;
+    let pool = Some(text("pool")).filter(|pool| !pool.is_empty());
+    let object = Some(text("object")).filter(|object| !object.is_empty());
+    Some(finding(Finding { code, pool, object, what: text("what"), repair: text("repair") }))
 }

@@ -13,6 +13,7 @@ mod bundle;
 mod capacity;
 mod doctor;
 mod driver;
+mod errand;
 mod failure;
 mod group;
 mod node;

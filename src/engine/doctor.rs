@@ -16,6 +16,7 @@ mod tests;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use self::code::{Code, Weight};
 use crate::engine::store::Record;
@@ -37,6 +38,25 @@ pub struct Finding {
     pub what: String,
     /// What mends it: a command, or what to do by hand.
     pub repair: String,
+}
+
+impl Finding {
+    /// About a pool that was asked and did nothing for so long.
+    pub fn silent(pool: &str, waited: Duration) -> Finding {
+        let what = format!(
+            "pool {} does not answer: the look at it did not move for {} s; its disk hangs",
+            quoted(pool),
+            waited.as_secs()
+        );
+        let repair = "look into the kernel log and mend its disk; whoever hangs with it ends when it answers";
+        Finding {
+            code: Code::PoolSilent,
+            pool: Some(pool.to_owned()),
+            object: None,
+            what,
+            repair: repair.to_owned(),
+        }
+    }
 }
 
 /// A finding, and what `mend` would do about it.
@@ -148,6 +168,7 @@ const CHECKS: [Check; 5] =
 fn check_of(code: Code) -> Option<Check> {
     match code {
         Code::PoolAway
+        | Code::PoolSilent
         | Code::PoolReadOnly
         | Code::ProgramMissing
         | Code::KubeletRoot

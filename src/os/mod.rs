@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "clippy.toml keeps these calls out of every other layer")]
 
 mod descriptors;
+pub mod errand;
 pub mod file;
 pub mod fs;
 mod fsxattr;

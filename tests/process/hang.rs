@@ -224,6 +224,66 @@ fn a_pool_that_hangs_at_the_start_says_so_and_the_others_serve() {
 }
 
 #[test]
+fn who_looks_without_a_driver_tells_of_the_pool_that_hangs_and_holds_no_other() {
+    let place = Place::new();
+    let pools = Pools::new(&place);
+    let driver;
+    let (config, to) = (place.path("config.toml"), place.path("bundle.tar"));
+    let hang = pools.hang();
+    let begin = |words: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(["ctl", "--admin-endpoint"])
+            .arg(place.admin_socket())
+            .args(words)
+            .arg("--config")
+            .arg(&config);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        (Instant::now(), child)
+    };
+    let end = |(begun, child): (Instant, Child)| {
+        // Whoever is left behind with the disk must not keep the reader waiting, either.
+        let done = child.wait_with_output().unwrap();
+        assert!(begun.elapsed() < LONG, "{:?}", begun.elapsed());
+        done
+    };
+    let doctor = begin(&["doctor", "--json"]);
+    let pid = doctor.1.id();
+    let sent = || std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let hangs = |pid: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('D'))
+    };
+    let alone = |all: &str| all.split_whitespace().count() == 1 && hangs(all.trim());
+    eventually("one looks at the pool that hangs, and none at the other", || alone(&sent()));
+    driver = place.start();
+    let made = place.ctl(&["volume", "create", "a", "--size", "16MiB", ON_FINE[0], ON_FINE[1]]);
+    assert!(made.status.success(), "{made:?}: {}", driver.log());
+    let bundle = begin(&["support-bundle", "--to", to.to_str().unwrap()]);
+    let done = end(doctor);
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    let told: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let told = told["findings"].as_array().unwrap();
+    let of = |pool: &str| {
+        told.iter()
+            .filter(|one| one["pool"] == pool)
+            .map(|one| one["code"].as_str().unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (of("stuck"), of("fine"), done.status.code()),
+        (vec!["RP-POOL-SILENT"], vec![], Some(4)),
+        "{said}"
+    );
+    let done = end(bundle);
+    assert!(done.status.success(), "{done:?}");
+    let packed = Command::new("tar").arg("-tf").arg(&to).output().unwrap();
+    let packed = String::from_utf8_lossy(&packed.stdout).into_owned();
+    assert!(packed.contains("pools/fine/records.json") && !packed.contains("pools/stuck/"), "{packed}");
+    drop(hang);
+}
+
+#[test]
 fn the_files_of_a_pool_close_with_its_driver() {
     let place = Place::new();
     let _pools = Pools::new(&place);

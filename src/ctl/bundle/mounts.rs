@@ -8,13 +8,12 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{checksum, grounds};
-use crate::engine::{Code, PoolConfig};
-use crate::error::{Result, chain};
+use super::checksum;
+use crate::engine::Code;
+use crate::error::chain;
 use crate::model::VolumeId;
 use crate::os::mount::{Mount, Of};
 use crate::os::{loopdev, mount};
-use crate::pool::Visit;
 use crate::proto::admin;
 
 /// What kubelet calls the directories in which it wants volumes; all else below them names a pod, a volume or a driver.
@@ -32,9 +31,8 @@ const KUBELETS: [&str; 11] = [
     "publish",
 ];
 
-/// The mounts that show a pool or a volume of one.
-pub(super) fn mounts(seen: &[(PoolConfig, Result<Visit>)], with_names: bool) -> Value {
-    let grounds = grounds(seen);
+/// The mounts that show one of these pools, on filesystems of these devices, or a volume of one.
+pub(super) fn mounts(grounds: &[u64], pools: &[&Path], with_names: bool) -> Value {
     let volumes: Vec<u64> = loopdev::all()
         .unwrap_or_default()
         .into_iter()
@@ -47,7 +45,6 @@ pub(super) fn mounts(seen: &[(PoolConfig, Result<Visit>)], with_names: bool) -> 
     };
     let shown = volumes.iter().flat_map(|number| mount::seats(Of::Loop(*number)).unwrap_or_default());
     let of_loops: HashSet<u64> = shown.map(|seat| seat.id).collect();
-    let pools: Vec<&Path> = seen.iter().map(|(config, _)| config.setup.path.as_path()).collect();
     let shown = table.iter().filter_map(|mount| {
         let on_ground = grounds.contains(&mount.device);
         let of_pool = on_ground && pools.iter().any(|pool| pool.starts_with(&mount.point));

@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 pub enum Code {
     /// A configured pool cannot be used.
     PoolAway,
+    /// A pool was asked and does not answer.
+    PoolSilent,
     /// A pool does not answer, or its filesystem gave up.
     PoolFailed,
     /// A pool takes no changes.
@@ -76,8 +78,9 @@ pub enum Weight {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Code; 25] = [
+    pub const ALL: [Code; 26] = [
         Code::PoolAway,
+        Code::PoolSilent,
         Code::PoolFailed,
         Code::PoolReadOnly,
         Code::RecordQuarantined,
@@ -108,6 +111,7 @@ impl Code {
     pub fn name(self) -> &'static str {
         match self {
             Code::PoolAway => "RP-POOL-AWAY",
+            Code::PoolSilent => "RP-POOL-SILENT",
             Code::PoolFailed => "RP-POOL-FAILED",
             Code::PoolReadOnly => "RP-POOL-READ-ONLY",
             Code::RecordQuarantined => "RP-RECORD-QUARANTINED",
@@ -139,6 +143,7 @@ impl Code {
     pub fn weight(self) -> Weight {
         match self {
             Code::PoolAway
+            | Code::PoolSilent
             | Code::PoolFailed
             | Code::PoolReadOnly
             | Code::RecordQuarantined
