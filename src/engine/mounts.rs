@@ -3,12 +3,13 @@
 //! Owns: telling whether a mount shows exactly this volume (by the device behind it, or the directory's inode; never by
 //! path or number), and every mount that does. Never: mounts or unmounts; see `stage` and `publish`.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result, quoted};
 use crate::model::{Access, Filesystem, Volume, VolumeId};
-use crate::os::mount::{self, Here, Mounted, Of, Place, Seat};
+use crate::os::mount::{self, Here, Mount, Mounted, Of, Place, Seat};
 use crate::pool::{Attach, Attached, Pool};
 
 /// The file in a raw block volume's staging directory over which its device is bound.
@@ -81,6 +82,24 @@ impl Engine {
             mounts.extend(seats.into_iter().filter(|seat| could_show(face, seat, &volume.id)));
         }
         Ok(mounts)
+    }
+
+    /// Where something is mounted in the directory that a volume is, by whoever uses it. Not by the path of the pool: what is
+    /// mounted through any bind of that directory keeps it from being removed.
+    pub(super) fn mounted_within(&self, pool: &dyn Pool, volume: &Volume) -> Result<Option<PathBuf>> {
+        let (Access::Mount { fs: Filesystem::Shared }, Some(home)) = (volume.access, pool.home()) else {
+            return Ok(None);
+        };
+        let device = home.identity()?.device;
+        let table = mount::table()?;
+        let of_pool: HashMap<u64, &Mount> =
+            table.iter().filter(|mount| mount.device == device).map(|mount| (mount.id, mount)).collect();
+        let within = table.iter().find(|mount| {
+            let Some(below) = of_pool.get(&mount.parent) else { return false };
+            let rest = mount.point.strip_prefix(&below.point);
+            rest.is_ok_and(|rest| volume_in(&below.root.join(rest)) == Some(volume.id))
+        });
+        Ok(within.map(|mount| mount.point.clone()))
     }
 
     /// The mounts of this volume that a workload may use: below the kubelet root, and not its staging.

@@ -403,7 +403,7 @@ impl Engine {
         })
     }
 
-    /// Refuses where a mount shows the volume, wherever it is, or where its device does not let go: somebody holds it
+    /// Refuses where a mount shows the volume, wherever it is, where something is mounted in it, or where its device does not let go: somebody holds it
     /// open, or it is mounted in a namespace that we cannot see into.
     pub(super) fn refuse_if_used(&self, pool: &dyn Pool, volume: &Volume) -> Result<()> {
         if planted!("delete-in-use") {
@@ -414,6 +414,13 @@ impl Engine {
                 "{} is in use at {}; unpublish and unstage it first",
                 volume.id,
                 quoted(&mount.point.to_string_lossy())
+            )));
+        }
+        if let Some(point) = self.mounted_within(pool, volume)? {
+            return Err(Error::Precondition(format!(
+                "{} is in use: something is mounted in it at {}; unmount that first",
+                volume.id,
+                quoted(&point.to_string_lossy())
             )));
         }
         pool.detach(&volume.id)?;

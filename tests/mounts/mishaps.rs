@@ -37,6 +37,35 @@ fn a_mount_that_we_cannot_see_never_leads_to_a_second_device() {
 }
 
 #[test]
+fn a_directory_in_which_a_stranger_mounted_something_is_not_begun_to_be_deleted() {
+    let rig = Rig::directory();
+    let volume = rig.create("a", Asked::Mount(None), 10);
+    let sub = rig.object(&volume.id).join("sub");
+    fs::create_dir(&sub).unwrap();
+    put(&rig.object(&volume.id).join("file"), "kept");
+    // Also through another mount of the pool, at which nobody finds it by its path.
+    let other = rig.dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    for through in [rig.setup.path.as_path(), &other] {
+        if through == other {
+            run("mount", &[Path::new("--bind"), &rig.setup.path, &other]);
+            run("mount", &[Path::new("--make-private"), &other]);
+        }
+        let point = through.join("volumes").join(volume.id.to_string()).join("sub");
+        run("mount", &[Path::new("-ttmpfs"), Path::new("stranger"), &point]);
+        let refused = rig.engine().delete_volume(&volume.id);
+        run("umount", &[&point]);
+        let Err(Error::Precondition(why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains(point.to_str().unwrap()), "{why}");
+        assert_eq!(fs::read_to_string(rig.object(&volume.id).join("file")).unwrap(), "kept");
+        assert_eq!(rig.engine().volumes(None, 9).len(), 1, "nothing changed");
+    }
+    run("umount", &[&other]);
+    rig.engine().delete_volume(&volume.id).unwrap();
+    assert!(rig.objects().is_empty());
+}
+
+#[test]
 fn a_raw_device_that_somebody_holds_open_is_the_one_that_is_staged_again() {
     let rig = Rig::image();
     let volume = rig.create("a", BLOCK, 10);
