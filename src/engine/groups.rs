@@ -6,7 +6,7 @@
 //!  1. claim the name, share the volumes                      –
 //!  2. record the group `Creating`, which names its members   disband
 //!  3. record every member `Creating`                         disband
-//!  4. freeze all, cut all, thaw all                          thaw, disband
+//!  4. freeze all, cut all, thaw all, noted in `freezes`      thaw, disband
 //!  5. record every member `Ready`                            disband
 //!  6. every member carries a copy of the group's record      disband
 //!  7. record the group `Ready`: now the members appear       the retry finds it
@@ -21,7 +21,9 @@ use crate::engine::snapshots::{self, refuse_elsewhere, refuse_without_snapshots}
 use crate::engine::store::Record;
 use crate::engine::{CreateGroup, Engine, Key, Whole};
 use crate::error::{Error, Result, quoted};
-use crate::model::{Group, GroupId, ObjectId, Phase, PoolId, Snapshot, SnapshotId, Time, Volume, VolumeId};
+use crate::model::{
+    Bytes, Group, GroupId, ObjectId, Phase, PoolId, Snapshot, SnapshotId, Time, Volume, VolumeId,
+};
 use crate::os::file::random;
 use crate::pool::{Offer, Pool};
 
@@ -161,22 +163,18 @@ impl Engine {
         for member in &members {
             self.store.put(claim, Record::Snapshot(Arc::new(member.clone())))?;
         }
-        let sources: Vec<_> = members.iter().map(|member| member.source).collect();
         step!("group: members recorded");
-        let thaw = pool.freeze(&sources)?;
-        step!("group: frozen");
-        let created = Time::now();
-        let held = members.iter().map(|member| pool.snapshot(member));
-        let held = held.collect::<Result<Vec<_>>>()?;
-        step!("group: cut");
-        thaw.thaw()?;
+        let Record::Group(group) = group else { unreachable!("the caller made it a group") };
+        self.freezes.begin(&group.id)?;
+        let cut = cut_at_once(pool, &members);
+        self.freezes.end(&group.id);
+        let (created, held) = cut?;
         step!("group: thawed");
         for (member, held) in members.iter().zip(held) {
             let ready = Snapshot { phase: Phase::Ready, held, created, ..member.clone() };
             self.store.admit(claim, Record::Snapshot(Arc::new(ready)), budget)?;
         }
         step!("group: members ready");
-        let Record::Group(group) = group else { unreachable!("the caller made it a group") };
         let ready = Arc::new(Group { phase: Phase::Ready, created, ..Group::clone(group) });
         let record = Record::Group(Arc::clone(&ready));
         self.carry(pool, &record)?;
@@ -185,6 +183,18 @@ impl Engine {
         step!("group: ready");
         self.with_members(ready)
     }
+}
+
+/// Cuts all members while all of them are frozen; answers when, and what each holds. On every path all are thawed.
+fn cut_at_once(pool: &dyn Pool, members: &[Snapshot]) -> Result<(Time, Vec<Bytes>)> {
+    let sources: Vec<_> = members.iter().map(|member| member.source).collect();
+    let thaw = pool.freeze(&sources)?;
+    step!("group: frozen");
+    let created = Time::now();
+    let held = members.iter().map(|member| pool.snapshot(member)).collect::<Result<Vec<_>>>()?;
+    step!("group: cut");
+    thaw.thaw()?;
+    Ok((created, held))
 }
 
 /// The records of a group that is about to be cut.

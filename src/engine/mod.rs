@@ -12,6 +12,7 @@ mod claims;
 mod clock;
 mod doctor;
 pub mod fences;
+mod freezes;
 mod groups;
 mod health;
 mod mounts;
@@ -100,6 +101,7 @@ pub struct Engine {
     real_root: PathBuf,
     notes: notes::Notes,
     fences: fences::Fences,
+    freezes: freezes::Freezes,
     ready: AtomicBool,
     /// Held while a pool's identity is compared with those of the others.
     identities: Mutex<()>,

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::clock::Clocks;
 use crate::engine::fences::Fences;
+use crate::engine::freezes::Freezes;
 use crate::engine::notes::Notes;
 use crate::engine::slot::{Slot, State};
 use crate::engine::store::Store;
@@ -43,8 +44,8 @@ impl Engine {
     /// Whatever an operator must mend: a pool held by another process, one that is not what its configuration says.
     pub fn open(config: EngineConfig) -> Result<Arc<Engine>> {
         let notes = Notes::open(&config.state_dir)?;
-        let fences = Fences::open(&config.state_dir)?;
-        let engine = Arc::new(Engine::new(config.pools, config.kubelet_root, (notes, fences), config.files)?);
+        let told = (notes, Fences::open(&config.state_dir)?, Freezes::open(&config.state_dir)?);
+        let engine = Arc::new(Engine::new(config.pools, config.kubelet_root, told, config.files)?);
         engine.open_all()?;
         if let Some(found) = engine.kubelet_trouble() {
             tracing::warn!(code = found.code.name(), "{}; {}", found.what, found.repair);
@@ -60,7 +61,7 @@ impl Engine {
     /// `Busy` at once for a pool that a driver holds. Whatever else keeps one pool from being read is a finding about it, and
     /// hides no other.
     pub fn examine(pools: Vec<PoolConfig>) -> Result<Engine> {
-        let told = (Notes::none(), Fences::none());
+        let told = (Notes::none(), Fences::none(), Freezes::none());
         let pools = pools.into_iter().filter(|pool| pool.setup.kind.lasts()).collect();
         let engine = Engine::new(pools, PathBuf::new(), told, Files::Shared)?;
         for slot in &engine.pools {
@@ -78,7 +79,7 @@ impl Engine {
     fn new(
         pools: Vec<PoolConfig>,
         kubelet_root: PathBuf,
-        (notes, fences): (Notes, Fences),
+        (notes, fences, freezes): (Notes, Fences, Freezes),
         files: Files,
     ) -> Result<Engine> {
         let pools = pools.into_iter().map(|pool| Slot::new(pool, files));
@@ -95,6 +96,7 @@ impl Engine {
             kubelet_root,
             notes,
             fences,
+            freezes,
             ready: AtomicBool::new(false),
             identities: Mutex::default(),
         })

@@ -5,7 +5,7 @@
 //!
 //! | phase | what is done |
 //! |---|---|
-//! | `Creating` | no bytes, then no record; of a group at an opening, its volumes are thawed first |
+//! | `Creating` | no bytes, then no record; of a group at an opening, the volumes that it noted to freeze are thawed first |
 //! | `Deleting` | no bytes, then no record |
 //! | `Growing` | grown, then `Ready` with the new size; where there is no room, or nothing to grow, `Ready` with the old one |
 
@@ -25,7 +25,7 @@ impl Engine {
         self.mend_copies(pool);
         self.let_go_of_unused(pool);
         for record in self.store.interrupted(pool.id()) {
-            thaw(pool, &record);
+            self.thaw(pool, &record);
             let settled = self.store.claim(&keys(&record), &[]).and_then(|claim| {
                 // An earlier one of this list, a group, may have settled it.
                 self.store.record(record.id()).map_or(Ok(()), |record| self.settle(&claim, pool, &record))
@@ -39,6 +39,21 @@ impl Engine {
                     id = %record.id(), phase = ?record.phase(), error = chain(&error),
                     "failed to settle what was interrupted; it is tried again"
                 ),
+            }
+        }
+    }
+
+    /// A group that is still `Creating` at an opening may have died with its volumes frozen, where the process that freezes died
+    /// as well: with its container. Only here, and only what was noted: all else that is frozen is somebody else's.
+    fn thaw(&self, pool: &dyn Pool, record: &Record) {
+        let Record::Group(group) = record else { return };
+        if group.phase != Phase::Creating || !self.freezes.is_ours(&group.id) {
+            return;
+        }
+        match pool.unfreeze(&group.sources) {
+            Ok(()) => self.freezes.end(&group.id),
+            Err(error) => {
+                tracing::error!(id = %group.id, error = chain(&error), "failed to thaw what a killed group snapshot froze");
             }
         }
     }
@@ -159,18 +174,6 @@ impl Engine {
         self.store.put(claim, Record::Volume(Arc::clone(&ready))).map_err(Error::unfinished)?;
         step!("grow: ready");
         grown.map(|_| ready)
-    }
-}
-
-/// A group that is still `Creating` at an opening may have died with its volumes frozen, where the process that freezes died
-/// as well: with its container. Only here: while a process lives the freeze ends with its guard, and what is frozen then is
-/// somebody else's.
-fn thaw(pool: &dyn Pool, record: &Record) {
-    if let Record::Group(group) = record
-        && group.phase == Phase::Creating
-        && let Err(error) = pool.unfreeze(&group.sources)
-    {
-        tracing::error!(id = %group.id, error = chain(&error), "failed to thaw what a killed group snapshot froze");
     }
 }
 

@@ -83,7 +83,18 @@ fn a_raw_device_that_somebody_holds_open_is_the_one_that_is_staged_again() {
 }
 
 #[test]
-fn what_a_killed_group_snapshot_left_frozen_is_thawed_at_the_next_start() {
+fn what_a_killed_group_snapshot_left_frozen_is_thawed_at_the_next_start_and_nothing_else() {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let boot = boot.trim();
+    for (noted, first) in
+        [(None, Thawed::Now), (Some("another boot"), Thawed::Now), (Some(boot), Thawed::WasNot)]
+    {
+        frozen_at_the_start(noted, first);
+    }
+}
+
+/// A group that was not finished, with this in its note about a freeze; and what became of its volumes, which are frozen.
+fn frozen_at_the_start(noted: Option<&str>, ours: Thawed) {
     let mut rig = Rig::image();
     let one = rig.create("one", EXT4, 64);
     let two = rig.create("two", XFS, 300);
@@ -95,12 +106,16 @@ fn what_a_killed_group_snapshot_left_frozen_is_thawed_at_the_next_start() {
     let (group, _) = rig.engine().create_group(&want).unwrap();
     rig.stop();
     rewrite(&rig.setup.path.join("records").join(group.id.to_string()), "\"ready\"", "\"creating\"");
+    let notes = rig.dir.path().join("state/freezes");
+    assert_eq!(fs::read_dir(&notes).unwrap().count(), 0, "a freeze that is over is noted");
+    noted.iter().for_each(|boot| put(&notes.join(group.id.to_string()), boot));
     let roots = mounts.each_ref().map(|mount| File::open(mount).unwrap());
     let thawed = Thaws(&roots);
     mounts.iter().for_each(|mount| run("fsfreeze", &[Path::new("-f"), mount]));
     rig.restart();
     let after: Vec<_> = roots.iter().map(|root| thaw(root).unwrap()).collect();
-    assert_eq!(after, [Thawed::WasNot, Thawed::WasNot, Thawed::Now], "a backup hook's freeze is not ours");
+    assert_eq!(after, [ours, ours, Thawed::Now], "a backup hook's freeze is not ours: {noted:?}");
+    assert_eq!(fs::read_dir(&notes).unwrap().count(), 0);
     drop(thawed);
     assert!(rig.engine().snapshots(None, None, 10).is_empty());
     drop(roots);
