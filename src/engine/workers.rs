@@ -9,11 +9,12 @@
 //!
 //! | thread | does |
 //! |---|---|
-//! | the first | begins the table, starts a worker, then only looks: opens the pool, and later sees whether it is still there |
+//! | the first | begins the table, starts a worker, then only looks: opens the pool, and later sees whether it is still there. While no worker can be had, refuses what waits |
 //! | up to eight workers | the jobs; one that takes a job starts another one where none is idle, since nobody outside the table can |
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -33,15 +34,27 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// When all workers are at it for so long, and none begins or ends anything, no further call waits for them.
 const STUCK: Duration = Duration::from_secs(10);
 
-type Job = Box<dyn FnOnce() + Send>;
+/// What waits for a worker.
+type Job = Box<dyn FnOnce(Turn) + Send>;
+/// A look, or an answer on its way.
+type Deed = Box<dyn FnOnce() + Send>;
+
+/// What became of the wait for a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Here is one.
+    Come,
+    /// There will be none.
+    Refused,
+}
 
 /// Hands answers over, in the table of the process.
-static POST: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
+static POST: OnceLock<mpsc::Sender<Deed>> = OnceLock::new();
 
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
-    look: Option<Job>,
+    look: Option<Deed>,
     /// Since when there is a look that is not over.
     looking: Option<Instant>,
     has_first: bool,
@@ -60,6 +73,8 @@ struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
     look: Condvar,
+    /// How large the stack of a worker is, in bytes; a test asks for more than there is.
+    stack: AtomicUsize,
 }
 
 /// The threads of one pool.
@@ -84,7 +99,8 @@ impl Workers {
 
     fn with(name: &str, table: Table) -> Self {
         let (queue, work, look) = (Mutex::default(), Condvar::new(), Condvar::new());
-        Workers { shared: Arc::new(Shared { name: name.to_owned(), table, queue, work, look }) }
+        let stack = AtomicUsize::new(STACK_BYTES);
+        Workers { shared: Arc::new(Shared { name: name.to_owned(), table, queue, work, look, stack }) }
     }
 
     /// Runs `job` on one of the workers. It runs to its end whether or not anybody waits for the answer; a job that
@@ -106,7 +122,7 @@ impl Workers {
     }
 
     /// Runs `job` on one of the workers to its end, and then `deliver` where whoever waits can be woken; with `None` where
-    /// the job panicked.
+    /// the job panicked, or no thread could be had for it.
     ///
     /// # Errors
     /// `Unavailable` when too many jobs wait already, or the disk does not answer.
@@ -119,11 +135,19 @@ impl Workers {
         let mut queue = self.shared.lock();
         self.shared.refuse(&queue)?;
         let apart = self.shared.is_apart();
-        queue.jobs.push_back(Box::new(move || {
-            // The panic was printed by the hook; the dropped claim frees the object.
-            let outcome = catch_unwind(AssertUnwindSafe(job)).ok();
-            let delivery = move || deliver(outcome);
-            if apart { post(Box::new(delivery)) } else { delivery() }
+        queue.jobs.push_back(Box::new(move |turn| {
+            let delivery: Deed = match turn {
+                Turn::Come => {
+                    // The panic was printed by the hook; the dropped claim frees the object.
+                    let outcome = catch_unwind(AssertUnwindSafe(job)).ok();
+                    Box::new(move || deliver(outcome))
+                }
+                Turn::Refused => Box::new(move || {
+                    drop(job);
+                    deliver(None);
+                }),
+            };
+            if apart { post(delivery) } else { delivery() }
         }));
         let started =
             if apart { self.shared.start_first(&mut queue) } else { self.shared.start_worker(&mut queue) };
@@ -132,6 +156,9 @@ impl Workers {
             return Err(error);
         }
         self.shared.work.notify_one();
+        if queue.workers == 0 {
+            self.shared.look.notify_one();
+        }
         Ok(())
     }
 
@@ -220,7 +247,7 @@ impl Shared {
     fn start_first(self: &Arc<Self>, queue: &mut Queue) -> Result<()> {
         if !queue.has_first {
             let shared = Arc::clone(self);
-            self.start(move || shared.lead())?;
+            self.start(STACK_BYTES, move || shared.lead())?;
             queue.has_first = true;
         }
         Ok(())
@@ -233,7 +260,7 @@ impl Shared {
             return Ok(());
         }
         let shared = Arc::clone(self);
-        let started = self.start(move || {
+        let started = self.start(self.stack.load(Ordering::Relaxed), move || {
             shared.table.join();
             shared.work();
         });
@@ -245,9 +272,9 @@ impl Shared {
         Ok(())
     }
 
-    fn start(&self, life: impl FnOnce() + Send + 'static) -> Result<()> {
+    fn start(&self, stack: usize, life: impl FnOnce() + Send + 'static) -> Result<()> {
         let name = self.name.chars().take(15).collect();
-        let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(life);
+        let thread = std::thread::Builder::new().name(name).stack_size(stack).spawn(life);
         thread.map(drop).map_err(|error| Error::Unavailable(format!("failed to start a thread: {error}")))
     }
 
@@ -262,9 +289,8 @@ impl Shared {
                     "the pool's files are not kept apart"
                 );
             }
-            if let Err(error) = self.start_worker(&mut self.lock()) {
-                tracing::error!(pool = self.name, error = chain(&error), "the pool has no thread to work on");
-            }
+            // Before any look, which may hang. Where it fails, the next job is the reason for another try.
+            let _ = self.start_worker(&mut self.lock());
         }
         let mut queue = self.lock();
         loop {
@@ -275,6 +301,18 @@ impl Shared {
                 queue.looking = None;
             } else if queue.closed {
                 return;
+            } else if self.is_apart() && queue.workers == 0 && !queue.jobs.is_empty() {
+                if let Err(error) = self.start_worker(&mut queue) {
+                    tracing::error!(
+                        pool = self.name,
+                        error = chain(&error),
+                        "the pool has no thread to work on"
+                    );
+                    let refused = std::mem::take(&mut queue.jobs);
+                    drop(queue);
+                    refused.into_iter().for_each(|job| job(Turn::Refused));
+                    queue = self.lock();
+                }
             } else {
                 queue = self.look.wait(queue).unwrap_or_else(PoisonError::into_inner);
             }
@@ -294,7 +332,7 @@ impl Shared {
                     let _ = self.start_worker(&mut queue);
                 }
                 drop(queue);
-                drop(catch_unwind(AssertUnwindSafe(job)));
+                drop(catch_unwind(AssertUnwindSafe(|| job(Turn::Come))));
                 queue = self.lock();
                 if let Some(at) = queue.begun.iter().position(|other| *other == begun) {
                     queue.begun.swap_remove(at);
@@ -327,7 +365,7 @@ fn start_post() -> Result<()> {
         return Ok(());
     }
     assert_eq!(Table::here(), Table::PROCESS, "it would hand over in the wrong table");
-    let (sender, posted) = mpsc::channel::<Job>();
+    let (sender, posted) = mpsc::channel::<Deed>();
     let life = move || posted.into_iter().for_each(|delivery| drop(catch_unwind(AssertUnwindSafe(delivery))));
     let thread = std::thread::Builder::new().name("answers".to_owned()).stack_size(STACK_BYTES).spawn(life);
     thread.map_err(|error| Error::host("failed to start the thread that hands over answers", error))?;
@@ -336,7 +374,7 @@ fn start_post() -> Result<()> {
     Ok(())
 }
 
-fn post(delivery: Job) {
+fn post(delivery: Deed) {
     let unsent = match POST.get() {
         Some(post) => post.send(delivery).err().map(|unsent| unsent.0),
         None => Some(delivery),
@@ -382,6 +420,20 @@ mod tests {
         let refused = (0..=QUEUE + THREADS).find_map(|_| workers.run(|| ()).err());
         assert!(matches!(refused, Some(Error::Unavailable(_))), "{refused:?}");
         gate.wait();
+    }
+
+    #[test]
+    fn a_job_for_which_no_thread_can_be_had_is_refused_and_the_next_one_is_tried_again() {
+        let workers = Workers::apart("lacking").unwrap();
+        // More than any process can map, so that the kernel says EAGAIN.
+        workers.shared.stack.store(1 << 47, Ordering::Relaxed);
+        for _ in 0..3 {
+            let (tell, told) = mpsc::channel();
+            workers.run_then(|| 7, move |outcome| tell.send(outcome).unwrap()).unwrap();
+            assert_eq!(told.recv_timeout(Duration::from_secs(60)).unwrap(), None, "it has run");
+        }
+        workers.shared.stack.store(STACK_BYTES, Ordering::Relaxed);
+        assert_eq!(workers.run(|| 7).unwrap().blocking_recv().unwrap(), 7);
     }
 
     #[test]
