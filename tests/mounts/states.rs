@@ -190,6 +190,33 @@ fn what_is_mounted_of_a_pool_that_is_gone_is_unmounted_and_let_go() {
 }
 
 #[test]
+fn an_empty_target_that_a_reboot_left_goes_while_the_pool_is_away() {
+    let mut rig = Rig::image_on(&PLAIN_EXT4, 512);
+    let (volume, raw) = (rig.create("a", EXT4, 64), rig.create("raw", BLOCK, 10));
+    rig.publish("a", &volume, EXT4);
+    rig.unpublish("a", &volume);
+    rig.publish("raw", &raw, BLOCK);
+    rig.unpublish("raw", &raw);
+    fs::create_dir(rig.target("a")).unwrap();
+    fs::write(rig.target("raw"), "").unwrap();
+    rig.stop();
+    run("umount", &[&rig.setup.path]);
+    rig.restart();
+    assert!(rig.engine().pools()[0].away.is_some(), "the disk comes later");
+    let kept = rig.target("a").join("kept");
+    fs::write(&kept, "somebody's").unwrap();
+    assert!(matches!(rig.engine().unpublish(&volume.id, &rig.target("a")), Err(Error::Precondition(_))));
+    fs::remove_file(&kept).unwrap();
+    for (name, volume) in [("a", &volume), ("raw", &raw)] {
+        rig.engine().unpublish(&volume.id, &rig.target(name)).unwrap();
+        assert!(!rig.target(name).exists(), "{name}");
+    }
+    rig.mount_again();
+    rig.reconnect();
+    rig.engine().delete_volume(&volume.id).unwrap();
+}
+
+#[test]
 fn what_was_known_last_is_the_room_of_a_pool_that_is_busy_and_of_no_other() {
     let rig = Rig::image_on(&PLAIN_EXT4, 512);
     let (index, query) = (rig.engine().indexes().next().unwrap(), CapacityQuery::default());
