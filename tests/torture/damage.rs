@@ -133,7 +133,7 @@ impl<'a> Damage<'a> {
         let node = &self.world.node;
         for victim in self.victims.iter().filter(|victim| victim.mending == Mending::Rebuilt) {
             let mut doctor = Command::new(node.program.command()?.get_program());
-            doctor.arg("ctl").arg("--admin-endpoint").arg(node.own("state/admin/admin.sock"));
+            doctor.arg("ctl").arg("--admin-endpoint").arg(node.program.admin());
             doctor.args(["doctor", "--repair", "RP-RECORD-QUARANTINED", "--object", &victim.name.id()]);
             run(&mut doctor)?;
         }

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::Outcome;
 use crate::node::Node;
+use crate::orders::From;
 
 /// One record as it lies on the disk.
 #[derive(Clone, Debug)]
@@ -24,6 +25,15 @@ pub(crate) struct Record {
     pub(crate) size: i64,
     /// What it takes of the budget.
     pub(crate) promise: i64,
+    /// What it was copied from.
+    pub(crate) from: Option<From>,
+}
+
+impl Record {
+    /// Whether it was deleted and is kept for a while.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.phase.starts_with("{\"retained\"")
+    }
 }
 
 /// All there is.
@@ -142,6 +152,9 @@ fn parse(bytes: &[u8]) -> Option<Record> {
         "snapshot" => number("held"),
         _ => 0,
     };
+    let source = |kind: &str| body.get("source").is_some_and(|source| source.get(kind).is_some());
+    let from =
+        if source("volume") { Some(From::Volume) } else { source("snapshot").then_some(From::Snapshot) };
     Some(Record {
         kind: kind.clone(),
         name: body.get("name")?.as_str()?.to_owned(),
@@ -149,5 +162,6 @@ fn parse(bytes: &[u8]) -> Option<Record> {
         phase: phase.to_string(),
         size,
         promise,
+        from,
     })
 }

@@ -188,7 +188,7 @@ impl Node {
 
     /// Connects to the driver, if it serves already.
     pub(crate) async fn connect(&self) -> bool {
-        self.wire.connect(&self.program.socket()).await.is_ok()
+        self.wire.connect((&self.program.socket(), &self.program.admin())).await.is_ok()
     }
 
     /// Waits for a driver that was spawned.

@@ -26,6 +26,19 @@ pub(crate) struct State {
     pub(crate) size: i64,
     pub(crate) cut: bool,
     pub(crate) known_cut: bool,
+    /// What its copy was made from, where there is one.
+    pub(crate) copy: Option<From>,
+    /// Whether a delete keeps it for a while.
+    pub(crate) keeps: bool,
+    /// The size of the one that the callers know, where it was deleted and is kept.
+    pub(crate) kept: Option<i64>,
+}
+
+/// What a copy was made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum From {
+    Volume,
+    Snapshot,
 }
 
 /// A mutating call.
@@ -41,9 +54,15 @@ pub(crate) enum Call {
     Expand,
     Snapshot,
     Forget,
+    /// A copy of the volume, or of its snapshot, under one name.
+    Copy(From),
+    /// What was deleted and is kept becomes again what it was.
+    Restore,
+    /// It goes for good.
+    Purge,
 }
 
-pub(crate) const CALLS: [Call; 10] = [
+pub(crate) const CALLS: [Call; 14] = [
     Call::Create,
     Call::CreateOther,
     Call::Delete,
@@ -54,12 +73,21 @@ pub(crate) const CALLS: [Call; 10] = [
     Call::Expand,
     Call::Snapshot,
     Call::Forget,
+    Call::Copy(From::Volume),
+    Call::Copy(From::Snapshot),
+    Call::Restore,
+    Call::Purge,
 ];
 
 impl Call {
     /// Whether only pools that copy have it.
     pub(crate) fn copies(self) -> bool {
-        matches!(self, Call::Snapshot | Call::Forget)
+        matches!(self, Call::Snapshot | Call::Forget | Call::Copy(_))
+    }
+
+    /// Whether it is about what was deleted and is kept.
+    pub(crate) fn undoes(self) -> bool {
+        matches!(self, Call::Restore | Call::Purge)
     }
 }
 
@@ -73,12 +101,18 @@ pub(crate) fn starts(shape: Shape, ground: Ground) -> Vec<State> {
         size: 0,
         cut: false,
         known_cut: false,
+        copy: None,
+        keeps: false,
+        kept: None,
     };
     let there = State { exists: true, known: true, size: size(shape), ..absent };
     let staged = State { staged: true, ..there };
     let published = State { published: true, ..staged };
-    let mut all = vec![absent, there, staged, published];
+    let keeps = State { keeps: true, ..there };
+    let kept = State { keeps: true, kept: Some(there.size), ..absent };
+    let mut all = vec![absent, there, staged, published, keeps, kept];
     if ground.copies() {
+        all.push(State { copy: Some(From::Volume), ..there });
         all.push(State { cut: true, known_cut: true, ..there });
     }
     all
@@ -97,7 +131,10 @@ fn alone(state: State, call: Call, base: i64) -> (Option<Code>, State) {
         Call::CreateOther => (Some(Code::AlreadyExists), state),
         Call::Delete if !state.known => (None, state),
         Call::Delete if state.staged || state.published => (Some(Code::FailedPrecondition), state),
-        Call::Delete => (None, State { exists: false, known: false, size: 0, ..state }),
+        Call::Delete => {
+            let kept = state.keeps.then_some(state.size);
+            (None, State { exists: false, known: false, size: 0, kept, ..state })
+        }
         Call::Stage | Call::Publish | Call::Expand if !state.known => (Some(Code::NotFound), state),
         Call::Stage => (None, State { staged: true, ..state }),
         Call::Publish if !state.staged => (Some(Code::FailedPrecondition), state),
@@ -111,6 +148,21 @@ fn alone(state: State, call: Call, base: i64) -> (Option<Code>, State) {
         Call::Snapshot => (None, State { cut: true, known_cut: false, ..state }),
         Call::Forget if !state.known_cut => (None, state),
         Call::Forget => (None, State { cut: false, known_cut: false, ..state }),
+        Call::Copy(from) if state.copy.is_some() => {
+            ((state.copy != Some(from)).then_some(Code::AlreadyExists), state)
+        }
+        Call::Copy(From::Volume) if !state.known => (Some(Code::NotFound), state),
+        Call::Copy(From::Snapshot) if !state.known_cut => (Some(Code::NotFound), state),
+        // A copy is as large as what it is made from, or larger.
+        Call::Copy(From::Volume) if state.size > base => (Some(Code::OutOfRange), state),
+        Call::Copy(from) => (None, State { copy: Some(from), ..state }),
+        Call::Restore => match state.kept {
+            None => (Some(Code::NotFound), state),
+            Some(_) if state.exists => (Some(Code::AlreadyExists), state),
+            Some(size) => (None, State { exists: true, known: true, size, kept: None, ..state }),
+        },
+        Call::Purge if state.known => (Some(Code::FailedPrecondition), state),
+        Call::Purge => (None, State { kept: None, ..state }),
     }
 }
 
@@ -146,6 +198,11 @@ pub(crate) struct Told {
 /// Whether some order explains both answers and what is there in the end.
 pub(crate) fn explained(begin: State, calls: &[Told; 2], end: State, base: i64) -> bool {
     let [one, two] = calls;
+    // Two who ask for the same at the same time may be one call to the driver, with one answer.
+    let joined = one.call == two.call && one.said == two.said && began_before_the_end_of_each_other(one, two);
+    if joined && steps(begin, one.call, &one.said, base).contains(&end) {
+        return true;
+    }
     [[one, two], [two, one]].iter().filter(|[first, second]| first.began < second.ended).any(|order| {
         let mut states = vec![begin];
         for told in order {
@@ -153,6 +210,10 @@ pub(crate) fn explained(begin: State, calls: &[Told; 2], end: State, base: i64) 
         }
         states.contains(&end)
     })
+}
+
+fn began_before_the_end_of_each_other(one: &Told, two: &Told) -> bool {
+    one.began < two.ended && two.began < one.ended
 }
 
 fn steps(state: State, call: Call, said: &Said, base: i64) -> Vec<State> {

@@ -65,6 +65,10 @@ impl Program {
         self.dir.join("run/csi.sock")
     }
 
+    pub(crate) fn admin(&self) -> PathBuf {
+        self.dir.join("state/admin/admin.sock")
+    }
+
     /// What the next start is done with.
     pub(crate) fn around(&self, around: Around) {
         *self.around.lock().unwrap_or_else(PoisonError::into_inner) = around;

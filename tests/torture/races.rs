@@ -18,7 +18,7 @@ use crate::grounds::on_each;
 use crate::lifecycle::size;
 use crate::node::Ground;
 use crate::options::Options;
-use crate::orders::{CALLS, Call, MIB, Said, State, Told, explained, starts};
+use crate::orders::{CALLS, Call, From, MIB, Said, State, Told, explained, starts};
 use crate::progress;
 use crate::report::{self, Report};
 use crate::requests::{self, Origin, Shape, Spot};
@@ -30,6 +30,8 @@ const TOO_MUCH: i64 = 1 << 60;
 /// So many of a hundred races have a caller who gives up.
 const GIVEN_UP: usize = 35;
 const SOONEST: Duration = Duration::from_micros(50);
+/// Longer than any race.
+const KEPT: &[(&str, &str)] = &[("retainDeleted", "1h")];
 const LATEST: Duration = Duration::from_millis(25);
 
 /// A volume that is raced for, and its ids as the caller knows them.
@@ -38,9 +40,12 @@ struct Object<'a> {
     shape: Shape,
     name: String,
     cut_name: String,
+    copy_name: String,
     spot: Spot,
     id: String,
     cut: String,
+    /// The parameters of the volume.
+    parameters: &'static [(&'static str, &'static str)],
 }
 
 /// One race, but for chance.
@@ -124,7 +129,9 @@ fn pairs(ground: Ground) -> Vec<Pair> {
     for begin in starts(ground.shape(0), ground) {
         for (number, one) in CALLS.iter().enumerate() {
             let others = CALLS[number..].iter().map(|two| Pair { begin, one: *one, two: *two });
-            all.extend(others.filter(|pair| ground.copies() || !(pair.one.copies() || pair.two.copies())));
+            let others = others.filter(|pair| ground.copies() || !(pair.one.copies() || pair.two.copies()));
+            // What is kept is no matter of anybody else.
+            all.extend(others.filter(|pair| begin.keeps == (pair.one.undoes() || pair.two.undoes())));
         }
     }
     all
@@ -135,9 +142,9 @@ impl Races<'_> {
     async fn run(&self, lane: usize) -> Outcome<()> {
         let (name, shape) = (format!("raced-{lane}"), self.world.node.ground.shape(0));
         let spot = self.world.node.spot(&name)?;
-        let cut_name = format!("{name}-cut");
+        let (cut_name, copy_name) = (format!("{name}-cut"), format!("{name}-copy"));
         let (world, id, cut) = (self.world, String::new(), String::new());
-        let mut object = Object { world, shape, name, cut_name, spot, id, cut };
+        let mut object = Object { world, shape, name, cut_name, copy_name, spot, id, cut, parameters: &[] };
         while Instant::now() < self.ends && self.world.violations().is_empty() {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             if number >= self.pairs.len() * self.rounds {
@@ -167,6 +174,7 @@ async fn pause(time: Duration) {
 impl Object<'_> {
     async fn race(&mut self, pair: Pair, chance: &mut Chance) -> Outcome<()> {
         self.reset().await?;
+        self.parameters = if pair.begin.keeps { KEPT } else { &[] };
         self.bring_to(pair.begin).await?;
         let (first, second) = if chance.percent(50) { (pair.one, pair.two) } else { (pair.two, pair.one) };
         let later = if chance.percent(25) { Duration::ZERO } else { chance.time(SOONEST, LATEST) };
@@ -218,6 +226,7 @@ impl Object<'_> {
         self.passes(|| self.wire().create(too_much(&self.name, None), PATIENT)).await;
         if self.world.node.ground.copies() {
             self.passes(|| self.wire().create(too_much("nobody", Some(origin.clone())), PATIENT)).await;
+            self.passes(|| self.wire().create(too_much(&self.copy_name, None), PATIENT)).await;
             self.passes(|| self.wire().snapshot(requests::snapshot(&self.cut_name, &unknown), PATIENT)).await;
         }
     }
@@ -245,13 +254,11 @@ impl Object<'_> {
     async fn say(&self, call: Call, patience: Duration) -> Said {
         let (wire, base) = (self.wire(), size(self.shape));
         match call {
-            Call::Create => {
-                Said::of(&wire.create(requests::create(&self.name, (self.shape, base), None), patience).await)
-            }
-            Call::CreateOther => {
-                let request = requests::create(&self.name, (self.shape, base + 64 * MIB), None);
-                Said::of(&wire.create(request, patience).await)
-            }
+            Call::Create => Said::of(&wire.create(self.request(base), patience).await),
+            Call::CreateOther => Said::of(&wire.create(self.request(base + 64 * MIB), patience).await),
+            Call::Copy(from) => Said::of(&wire.create(self.copy(from), patience).await),
+            Call::Restore => Said::of(&wire.restore(&self.id, patience).await),
+            Call::Purge => Said::of(&wire.purge(&self.id, patience).await),
             Call::Delete => Said::of(&wire.delete(requests::delete(&self.id), patience).await),
             Call::Stage => {
                 Said::of(&wire.stage(requests::stage(&self.id, self.shape, &self.spot), patience).await)
@@ -281,22 +288,41 @@ impl Object<'_> {
         }
     }
 
+    /// CreateVolume of the volume.
+    fn request(&self, size: i64) -> csi::CreateVolumeRequest {
+        let mut request = requests::create(&self.name, (self.shape, size), None);
+        request
+            .parameters
+            .extend(self.parameters.iter().map(|(key, value)| ((*key).into(), (*value).into())));
+        request
+    }
+
+    /// CreateVolume of its copy.
+    fn copy(&self, from: From) -> csi::CreateVolumeRequest {
+        let origin = match from {
+            From::Volume => Origin::Volume(self.id.clone()),
+            From::Snapshot => Origin::Snapshot(self.cut.clone()),
+        };
+        requests::create(&self.copy_name, (self.shape, size(self.shape)), Some(origin))
+    }
+
     fn is_mine(&self, record: &Record) -> bool {
-        record.name == self.name || record.name == self.cut_name
+        [&self.name, &self.cut_name, &self.copy_name].contains(&&record.name)
     }
 
     /// What is there.
     fn look(&self) -> Outcome<State> {
         let facts = Facts::of(&self.world.node)?;
         let mine: Vec<_> = facts.records.values().filter(|record| self.is_mine(record)).collect();
-        let of = |kind: &str| mine.iter().filter(|record| record.kind == kind).count();
-        if of("volume") > 1 || of("snapshot") > 1 || mine.iter().any(|record| !record.ready) {
+        let of = |name: &str| mine.iter().filter(|one| one.name == name && !one.is_kept()).count();
+        let names = [&self.name, &self.cut_name, &self.copy_name];
+        if names.iter().any(|name| of(name) > 1) || mine.iter().any(|one| !one.ready && !one.is_kept()) {
             self.world.violation(format!("a race left {mine:?}"));
         }
-        let named = |kind: &str, name: &str| {
-            facts.records.iter().find(|(_, record)| record.kind == kind && record.name == name)
-        };
-        let (volume, cut) = (named("volume", &self.name), named("snapshot", &self.cut_name));
+        let named =
+            |name: &str| facts.records.iter().find(|(_, record)| record.name == name && !record.is_kept());
+        let (volume, cut, copy) = (named(&self.name), named(&self.cut_name), named(&self.copy_name));
+        let kept = facts.records.get(&self.id).filter(|record| record.is_kept());
         let mounted = |path: &Path| facts.mounts_at(path).len() == 1;
         Ok(State {
             exists: volume.is_some(),
@@ -306,6 +332,9 @@ impl Object<'_> {
             size: volume.map_or(0, |(_, volume)| volume.size),
             cut: cut.is_some(),
             known_cut: cut.is_some_and(|(id, _)| *id == self.cut),
+            copy: copy.and_then(|(_, copy)| copy.from),
+            keeps: !self.parameters.is_empty(),
+            kept: kept.map(|kept| kept.size),
         })
     }
 
@@ -313,10 +342,16 @@ impl Object<'_> {
     async fn reset(&mut self) -> Outcome<()> {
         let facts = Facts::of(&self.world.node)?;
         for (id, record) in facts.records.iter().filter(|(_, record)| self.is_mine(record)) {
-            if record.kind == "volume" {
-                sure(self.wire().unpublish(requests::unpublish(id, &self.spot), PATIENT).await)?;
-                sure(self.wire().unstage(requests::unstage(id, &self.spot), PATIENT).await)?;
+            if record.is_kept() {
+                sure(self.wire().purge(id, PATIENT).await)?;
+            } else if record.kind == "volume" {
+                // Its copy is used nowhere.
+                if record.name == self.name {
+                    sure(self.wire().unpublish(requests::unpublish(id, &self.spot), PATIENT).await)?;
+                    sure(self.wire().unstage(requests::unstage(id, &self.spot), PATIENT).await)?;
+                }
                 sure(self.wire().delete(requests::delete(id), PATIENT).await)?;
+                sure(self.wire().purge(id, PATIENT).await)?;
             } else {
                 sure(self.wire().forget(requests::forget(id), PATIENT).await)?;
             }
@@ -326,8 +361,7 @@ impl Object<'_> {
 
     /// From nothing to a state; the ids of a volume and a snapshot that are gone stay in use by late calls.
     async fn bring_to(&mut self, state: State) -> Outcome<()> {
-        let request = requests::create(&self.name, (self.shape, size(self.shape)), None);
-        let made = sure(self.wire().create(request, PATIENT).await)?;
+        let made = sure(self.wire().create(self.request(size(self.shape)), PATIENT).await)?;
         self.id = made.volume.unwrap_or_default().volume_id;
         if self.world.node.ground.copies() {
             let cut =
@@ -336,6 +370,9 @@ impl Object<'_> {
             if !state.cut {
                 sure(self.wire().forget(requests::forget(&self.cut), PATIENT).await)?;
             }
+        }
+        if let Some(from) = state.copy {
+            sure(self.wire().create(self.copy(from), PATIENT).await)?;
         }
         if !state.exists {
             sure(self.wire().delete(requests::delete(&self.id), PATIENT).await)?;

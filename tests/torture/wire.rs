@@ -9,10 +9,11 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rockpool::proto::csi;
-use tonic::transport::Channel;
+use rockpool::proto::{admin, csi};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
+use admin::admin_client::AdminClient;
 use csi::controller_client::ControllerClient;
 use csi::group_controller_client::GroupControllerClient;
 use csi::identity_client::IdentityClient;
@@ -50,6 +51,8 @@ impl<T> Answer<T> {
 #[derive(Debug, Default)]
 pub(crate) struct Wire {
     channel: Mutex<Option<Channel>>,
+    /// To what CSI does not have.
+    admin: Mutex<Option<Channel>>,
     counts: Mutex<BTreeMap<String, BTreeMap<String, u64>>>,
     /// The calls that a patient caller gave up.
     hung: Mutex<Vec<String>>,
@@ -58,8 +61,10 @@ pub(crate) struct Wire {
 
 impl Wire {
     /// Connects to a driver that was just started.
-    pub(crate) async fn connect(&self, socket: &Path) -> Outcome<()> {
+    pub(crate) async fn connect(&self, (socket, admin): (&Path, &Path)) -> Outcome<()> {
         let channel = requests::endpoint(socket)?.connect().await?;
+        let admin = requests::endpoint(admin)?.connect_lazy();
+        *self.admin.lock().unwrap_or_else(PoisonError::into_inner) = Some(admin);
         *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
         Ok(())
     }
@@ -154,6 +159,26 @@ impl Wire {
                 if open { Answer::Open(code, message) } else { Answer::Refused(code, message) }
             }
         }
+    }
+}
+
+impl Wire {
+    fn admin(&self) -> Channel {
+        let admin = self.admin.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        admin.unwrap_or_else(|| Endpoint::from_static("http://nobody").connect_lazy())
+    }
+
+    /// What was deleted and is kept becomes again what it was.
+    pub(crate) async fn restore(&self, id: &str, patience: Duration) -> Answer<admin::RestoreResponse> {
+        let request = admin::RestoreRequest { id: id.to_owned(), name: String::new() };
+        self.ask("restore", patience, |_| async { AdminClient::new(self.admin()).restore(request).await })
+            .await
+    }
+
+    /// What was deleted and is kept goes for good.
+    pub(crate) async fn purge(&self, id: &str, patience: Duration) -> Answer<admin::PurgeResponse> {
+        let request = admin::PurgeRequest { id: id.to_owned() };
+        self.ask("purge", patience, |_| async { AdminClient::new(self.admin()).purge(request).await }).await
     }
 }
 
