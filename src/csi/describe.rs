@@ -32,6 +32,12 @@ impl Plugin {
         }
     }
 
+    /// A volume of which nothing but its id can be read. No size is an unknown one.
+    pub(super) fn volume_by_id(&self, id: &VolumeId) -> csi::Volume {
+        let accessible_topology = vec![place(&self.about.node_id)];
+        csi::Volume { volume_id: id.to_string(), accessible_topology, ..csi::Volume::default() }
+    }
+
     /// What is handed back to us at stage and publish: for people, since the id suffices.
     pub(super) fn context(&self, volume: &Volume) -> Parameters {
         let pool = volume.id.pool();

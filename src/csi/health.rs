@@ -37,12 +37,11 @@ impl Services {
         let after = List::VolumeHealth.cursor(&request.starting_token)?;
         let engine = self.engine()?;
         engine.complete()?;
-        let volumes = engine.volumes(after, usize::MAX);
+        let volumes: Vec<VolumeId> = engine.listed(after, usize::MAX).into_iter().map(|(id, _)| id).collect();
         let mut page = Vec::new();
         // Ids begin with their pool.
-        for of_pool in volumes.chunk_by(|one, other| one.id.pool() == other.id.pool()) {
-            let ids: Vec<_> = of_pool.iter().map(|volume| volume.id).collect();
-            page.extend(self.unhealthy(ids, max.saturating_add(1) - page.len()).await?);
+        for of_pool in volumes.chunk_by(|one, other| one.pool() == other.pool()) {
+            page.extend(self.unhealthy(of_pool.to_vec(), max.saturating_add(1) - page.len()).await?);
             if page.len() > max {
                 break;
             }

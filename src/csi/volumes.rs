@@ -241,10 +241,10 @@ impl Plugin {
 
     fn volumes(&self, after: Option<VolumeId>, max: usize) -> Result<csi::ListVolumesResponse> {
         self.engine.complete()?;
-        let mut page = self.engine.volumes(after, max.saturating_add(1));
-        let next_token = cut(List::Volumes, &mut page, max, |volume: &Arc<Volume>| volume.id);
-        let entry = |volume: &Arc<Volume>| csi::list_volumes_response::Entry {
-            volume: Some(self.volume(volume)),
+        let mut page = self.engine.listed(after, max.saturating_add(1));
+        let next_token = cut(List::Volumes, &mut page, max, |(id, _)| *id);
+        let entry = |(id, volume): &(VolumeId, Option<Arc<Volume>>)| csi::list_volumes_response::Entry {
+            volume: Some(volume.as_ref().map_or_else(|| self.volume_by_id(id), |volume| self.volume(volume))),
             status: None,
         };
         Ok(csi::ListVolumesResponse { entries: page.iter().map(entry).collect(), next_token })

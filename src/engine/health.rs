@@ -15,8 +15,20 @@ impl Engine {
     /// `NotFound`. A volume whose pool is away is known to be inaccessible only if its record was read before; otherwise `Unavailable`.
     pub fn volume_health(&self, id: &VolumeId) -> Result<Vec<Problem>> {
         let known = self.store.volume(id).filter(|volume| !matches!(volume.phase, Phase::Retained { .. }));
+        let pool = self.pool(id.pool());
+        if let (Ok(_), Some(bad)) = (&pool, self.store.quarantined(ObjectId::Volume(*id))) {
+            let message = format!(
+                "its record cannot be read, so it cannot be used: {}; see `rockpool ctl doctor`",
+                bad.why
+            );
+            return Ok(vec![Problem {
+                severity: Severity::Inaccessible,
+                reason: "RecordUnreadable",
+                message,
+            }]);
+        }
         let volume = known.ok_or_else(|| self.absent(ObjectId::Volume(*id)))?;
-        let pool = match self.pool(id.pool()) {
+        let pool = match pool {
             Ok(pool) => pool,
             Err(error) => return Ok(vec![away(chain(&error))]),
         };

@@ -347,6 +347,11 @@ impl Engine {
         self.store.volumes(after, max)
     }
 
+    /// The same, with those whose record cannot be read, as its copy has them: a collector deletes what is not listed.
+    pub fn listed(&self, after: Option<VolumeId>, max: usize) -> Vec<(VolumeId, Option<Arc<Volume>>)> {
+        self.store.listed(after, max)
+    }
+
     /// The volume with this name, if it is usable.
     pub fn volume_named(&self, name: &str) -> Option<Arc<Volume>> {
         let found = self.store.named(&Key::VolumeName(name.to_owned()))?.into_volume()?;

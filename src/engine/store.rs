@@ -273,6 +273,27 @@ impl Store {
             .collect()
     }
 
+    /// Up to `max` volumes with ids after `after` that nobody may take for gone, in ascending order: the usable ones, and those
+    /// whose record cannot be read as its copy has them, where there is one.
+    pub fn listed(&self, after: Option<VolumeId>, max: usize) -> Vec<(VolumeId, Option<Arc<Volume>>)> {
+        let index = self.lock();
+        let from = after.map_or(Bound::Unbounded, |id| Bound::Excluded(ObjectId::Volume(id)));
+        let is_there = |volume: &Volume| matches!(volume.phase, Phase::Ready | Phase::Growing { .. });
+        let read = index.after(after.map(ObjectId::Volume)).map_while(|entry| entry.record.as_volume());
+        let read = read.filter(|volume| is_there(volume)).map(|volume| (volume.id, Some(Arc::clone(volume))));
+        let unread = index.quarantined.range((from, Bound::Unbounded)).map_while(|(id, bad)| match id {
+            ObjectId::Volume(id) => {
+                Some((*id, bad.copy.as_ref().and_then(Record::as_volume).map(Arc::clone)))
+            }
+            ObjectId::Snapshot(_) | ObjectId::Group(_) => None,
+        });
+        let unread = unread.filter(|(_, copy)| copy.as_ref().is_none_or(|volume| is_there(volume)));
+        let mut listed: Vec<_> = read.take(max).chain(unread.take(max)).collect();
+        listed.sort_unstable_by_key(|(id, _)| *id);
+        listed.truncate(max);
+        listed
+    }
+
     /// Up to `max` snapshots that are cut, their group with them, with ids after `after`, in ascending order; of one volume or of all.
     pub fn snapshots(
         &self,

@@ -349,6 +349,40 @@ fn an_unreadable_record_is_no_orphan_and_keeps_its_bytes() {
         let refused = ward.doctor(&["--repair", "RP-ORPHAN-OBJECT", "--object", &one]);
         assert!(!refused.status.success() && ward.image(&one).exists());
     }
+    // Who is not told of it takes it for gone: with its copy, and without.
+    let two = ward.create("two", &["--block", "--size", "8MiB"]);
+    let listed = |size: i64| {
+        let list = place.ask(&["volume", "list"]);
+        let entries = list["volumes"].as_array().unwrap();
+        let of = |id: &str| {
+            entries.iter().find(|entry| entry["volume_id"] == id).map(|entry| entry["capacity_bytes"].clone())
+        };
+        assert_eq!(
+            (entries.len(), of(&one), of(&two)),
+            (2, Some(size.into()), Some((8 << 20).into())),
+            "{list}"
+        );
+        let ill = String::from_utf8(place.ctl(&["-o", "json", "volume", "health"]).stdout).unwrap();
+        assert!(ill.contains(&one) && ill.contains("RecordUnreadable") && !ill.contains(&two), "{ill}");
+    };
+    listed(8 << 20);
+    ward.kill();
+    let mut bytes = vec![0; 4096];
+    let length = rustix::fs::getxattr(ward.image(&one), "trusted.rockpool.record", &mut bytes[..]).unwrap();
+    bytes.truncate(length);
+    rustix::fs::removexattr(ward.image(&one), "trusted.rockpool.record").unwrap();
+    ward.start();
+    listed(0);
+    ward.kill();
+    rustix::fs::setxattr(
+        ward.image(&one),
+        "trusted.rockpool.record",
+        &bytes,
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
+    ward.start();
+    place.ask(&["volume", "delete", &two]);
     ward.repaired("RP-RECORD-QUARANTINED", None, &format!("rebuilt the record of {one}"));
     assert_eq!(ward.codes(), (Vec::new(), 0));
     assert_eq!(place.ask(&["volume", "get", &one])["capacity_bytes"], 8 << 20);
