@@ -368,10 +368,20 @@ impl Pool for DirectoryPool {
     }
 
     fn health(&self, of: Option<&VolumeId>) -> Vec<Problem> {
-        let of_pool = self.home.problem();
-        let usable = of_pool.as_ref().is_none_or(|problem| problem.severity == Severity::Degraded);
-        let own = of.filter(|_| usable).and_then(|id| self.ailment(id));
-        of_pool.into_iter().chain(own).collect()
+        let Some(id) = of else { return self.home.problems() };
+        let mut problems = self.home.problems_of_volumes();
+        if problems.iter().all(|problem| problem.severity == Severity::Degraded) {
+            problems.extend(self.ailment(id));
+        }
+        problems
+    }
+
+    fn health_of_all(&self, all: &[VolumeId]) -> Vec<(Option<VolumeId>, Problem)> {
+        let of_pool = self.home.problems();
+        let usable = of_pool.iter().all(|problem| problem.severity == Severity::Degraded);
+        let ailing = |id: &VolumeId| self.ailment(id).map(|problem| (Some(*id), problem));
+        let own: Vec<_> = if usable { all.iter().filter_map(ailing).collect() } else { Vec::new() };
+        of_pool.into_iter().map(|problem| (None, problem)).chain(own).collect()
     }
 }
 

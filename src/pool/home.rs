@@ -22,7 +22,7 @@ use std::time::Duration;
 use rustix::fs::StatVfsMountFlags;
 use serde::{Deserialize, Serialize};
 
-use super::{Found, Kind, Problem, Setup, Severity, mounted};
+use super::{Found, Kind, Setup, mounted};
 use crate::error::{Error, Result};
 use crate::model::{Bytes, ObjectId, PoolId, Time};
 use crate::os::file::{self, Dir, Identity, Lock};
@@ -357,17 +357,12 @@ impl Home {
         [&self.root, &self.volumes, &self.snapshots, &self.tmp, &records].into_iter().try_for_each(Dir::prove)
     }
 
-    /// What keeps the pool from being used as it should be.
-    pub(super) fn problem(&self) -> Option<Problem> {
-        let (severity, reason, error) = if let Err(error) = self.present() {
-            (Severity::Inaccessible, "PoolMissing", error)
-        } else if let Err(error) = refuse_read_only(&self.name, &self.root) {
-            (Severity::Inaccessible, "PoolReadOnly", error)
-        } else {
-            // What is mounted goes on, on a disk that lost something.
-            (Severity::Degraded, FENCED, self.writable().err()?)
-        };
-        Some(Problem { severity, reason, message: crate::error::chain(&error) })
+    /// Refuses where the filesystem is mounted read-only.
+    ///
+    /// # Errors
+    /// `Precondition`.
+    pub(super) fn refuse_read_only(&self) -> Result<()> {
+        refuse_read_only(&self.name, &self.root)
     }
 
     /// How full the filesystem is; a sparse pool has no more than its host has free.

@@ -15,6 +15,7 @@
 //!
 //! `tests/contract.rs` runs it over every kind.
 
+mod condition;
 pub mod directory;
 pub mod home;
 pub mod image;

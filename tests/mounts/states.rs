@@ -8,6 +8,7 @@ use rockpool::engine::{Asked, CapacityQuery, CreateSnapshot, CreateVolume, Publi
 use rockpool::error::{Error, Result};
 use rockpool::model::{Bytes, Source, Volume};
 use rockpool::os::loopdev;
+use rockpool::pool::Kind;
 
 use crate::mishaps::rewrite;
 use crate::rig::{BLOCK, EXT4, Rig, put, run, unmounted, wanted, write_block};
@@ -113,6 +114,29 @@ fn a_pool_whose_filesystem_gave_up_is_read_published_and_let_go() {
         assert!(rig.has_loops(&volume.id, 0), "{name}");
     }
     assert!(rig.mounts().is_empty());
+}
+
+#[test]
+fn a_directory_pool_that_is_nearly_full_or_gave_up_says_so() {
+    let rig = Rig::on(&PLAIN_EXT4, 320, Kind::Directory);
+    let volume = rig.create("a", Asked::Mount(None), 10);
+    let of_pool = || {
+        let index = rig.engine().indexes().next().unwrap();
+        rig.engine().pool_health(index).iter().map(|problem| problem.reason).collect::<Vec<_>>()
+    };
+    assert_eq!((of_pool(), reasons(&rig, &volume)), (vec![], vec![]));
+    let filler = rig.setup.path.join("filler");
+    let file = fs::File::create(&filler).unwrap();
+    let free = rustix::fs::statvfs(&rig.setup.path).unwrap();
+    let most = free.f_bavail * free.f_frsize;
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, most - (8 << 20)).unwrap();
+    assert_eq!((of_pool(), reasons(&rig, &volume)), (vec!["PoolNearlyFull"], vec![]), "the volume is well");
+    fs::remove_file(&filler).unwrap();
+    drop(file);
+    assert_eq!(of_pool(), Vec::<&str>::new());
+    run("mount", &[Path::new("-oremount,errors=remount-ro"), &rig.setup.path]);
+    trigger_error(&rig.setup.path);
+    assert_eq!((of_pool(), reasons(&rig, &volume)), (vec!["PoolFailed"], vec!["PoolFailed"]));
 }
 
 /// Makes an ext4 believe that it found an error in itself.

@@ -12,11 +12,9 @@ use crate::model::{Bytes, VolumeId};
 use crate::os::loopdev::Loop;
 use crate::os::mount::{Here, Mount, Place};
 use crate::os::{file, fs, label, mount};
-use crate::pool::home::{FENCED, Space};
+use crate::pool::home::Space;
 use crate::pool::{Problem, Severity};
 
-/// A pool with less than one part in so many free is nearly full.
-const NEARLY_FULL: u64 = 20;
 /// With more extents than this a snapshot stops the volume's writers for the better part of a second.
 const MANY_EXTENTS: u32 = 100_000;
 /// The smallest block of a filesystem that a pool lies on, in bytes.
@@ -48,40 +46,17 @@ impl Foreign {
 impl Images {
     /// What is wrong with the pool.
     pub(super) fn pool_problems(&self) -> Vec<Problem> {
-        let mut problems = Vec::from_iter(self.home.problem());
-        if problems.iter().all(|problem| problem.severity == Severity::Degraded) {
-            problems.extend(
-                self.check_pool().unwrap_or_else(|error| {
-                    vec![problem(Severity::Inaccessible, "PoolFailed", chain(&error))]
-                }),
-            );
-        }
-        problems
-    }
-
-    fn check_pool(&self) -> Result<Vec<Problem>> {
-        let mut problems = Vec::new();
-        if mount::of_device(self.home.root().identity()?.device)?.iter().any(|mount| mount.emergency) {
-            let text = "the pool's filesystem gave up after an error; unmount, check and mount it again";
-            problems.push(problem(Severity::Inaccessible, "PoolFailed", text.to_owned()));
-        }
-        let space = self.home.space()?;
-        if space.free.get() < space.total.get() / NEARLY_FULL {
-            let text =
-                format!("{} of {} are free: sparse volumes are about to fail", space.free, space.total);
-            problems.push(problem(Severity::Degraded, "PoolNearlyFull", text));
-        }
-        Ok(problems)
+        self.home.problems()
     }
 
     /// What is wrong with one volume; what is wrong with the pool is wrong with all of it.
     pub(super) fn volume_problems(&self, id: &VolumeId) -> Vec<Problem> {
-        let of_pool = self.pool_problems();
-        if of_pool.iter().any(|problem| problem.severity == Severity::Inaccessible) {
-            return of_pool;
+        let mut problems = self.home.problems_of_volumes();
+        if problems.iter().all(|problem| problem.severity == Severity::Degraded) {
+            let own = mount::table().and_then(|table| self.check_volume(id, &by_device(&table)));
+            problems.extend(readable(own));
         }
-        let own = mount::table().and_then(|table| self.check_volume(id, &by_device(&table)));
-        of_pool.into_iter().filter(|problem| problem.reason == FENCED).chain(readable(own)).collect()
+        problems
     }
 
     /// What is wrong with each of these volumes, in a pool that can be used.
