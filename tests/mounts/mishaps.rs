@@ -11,7 +11,7 @@ use rockpool::engine::{
 use rockpool::error::Error;
 use rockpool::model::{Bytes, Retention, Source};
 use rockpool::os::fs::{Thawed, thaw};
-use rockpool::os::mount::Tree;
+use rockpool::os::mount::{self, Tree};
 use rockpool::pool::{Kind, Quota, Setup};
 
 use crate::rig::{BLOCK, EXT4, MIB, Rig, XFS, put, run, unmounted, wanted};
@@ -39,6 +39,7 @@ fn a_mount_that_we_cannot_see_never_leads_to_a_second_device() {
 #[test]
 fn a_directory_in_which_a_stranger_mounted_something_is_not_begun_to_be_deleted() {
     let rig = Rig::directory();
+    let _strangers = Strangers(rig.dir.path().to_owned());
     let volume = rig.create("a", Asked::Mount(None), 10);
     let sub = rig.object(&volume.id).join("sub");
     fs::create_dir(&sub).unwrap();
@@ -63,6 +64,19 @@ fn a_directory_in_which_a_stranger_mounted_something_is_not_begun_to_be_deleted(
     run("umount", &[&other]);
     rig.engine().delete_volume(&volume.id).unwrap();
     assert!(rig.objects().is_empty());
+}
+
+/// Whatever is mounted below a path, unmounted with the test, wherever a delete that should not have begun moved it.
+struct Strangers(PathBuf);
+
+impl Drop for Strangers {
+    fn drop(&mut self) {
+        let table = mount::table().unwrap_or_default();
+        let left = table.iter().rev().filter(|mount| mount.point.starts_with(&self.0));
+        left.for_each(|mount| {
+            let _ = unmounted(&mount.point);
+        });
+    }
 }
 
 #[test]
