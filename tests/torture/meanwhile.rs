@@ -3,6 +3,7 @@
 //! Owns: the allowance that is in force, and the judgement of answers by it. Never: knows how the trouble is made, or relaxes
 //! what an answer means: who is refused for good must find nothing left, as ever.
 
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tonic::Code;
@@ -70,6 +71,9 @@ pub(crate) const WRITE_TO_THE_POOL: &[&str] = &[
     "node_stage_volume",
 ];
 
+/// A volume whose own filesystem gave up cannot be flushed, so no snapshot of it can be cut until it is mounted anew.
+pub(crate) const GAVE_UP: (&[&str], &[Code]) = (&["create_snapshot"], &[Code::FailedPrecondition]);
+
 /// Nothing but what is always allowed.
 pub(crate) const STRICT: Allowance = Allowance { refused: &[], barred: &[], served: &[], io: Io::Whole };
 
@@ -88,6 +92,8 @@ pub(crate) struct Meanwhile {
     now: Mutex<Option<(Allowance, Reach)>>,
     times: Mutex<u64>,
     wrong: Mutex<Vec<String>>,
+    /// Calls that were given up and may run on, word by word.
+    left: Mutex<HashSet<Vec<u8>>>,
 }
 
 /// When a call was made.
@@ -144,8 +150,17 @@ impl Meanwhile {
         if self.io() == Io::MayFail { Sync::Yes } else { wanted }
     }
 
-    /// To be called before a call is made.
-    pub(crate) fn asked(&self) -> Asked {
+    /// A call was given up.
+    pub(crate) fn left(&self, words: Vec<u8>) {
+        lock(&self.left).insert(words);
+    }
+
+    /// To be called before a call is made. One that was given up before the trouble may have gone on, and whoever asks the same in
+    /// the same words may be told what came of that.
+    pub(crate) fn asked(&self, words: &[u8]) -> Asked {
+        if lock(&self.left).remove(words) {
+            return Asked(None);
+        }
         Asked(match lock(&self.now).as_ref() {
             Some((_, Reach::Whole(time))) => Some(*time),
             Some((_, Reach::Partly)) | None => None,

@@ -14,13 +14,14 @@ use tonic::Code;
 use crate::Outcome;
 use crate::adversity::{Adversity, Comes, Goes, Trouble};
 use crate::ground::Ground;
-use crate::meanwhile::{Allowance, DELETES, Io, MAKES, STRICT};
+use crate::meanwhile::{Allowance, DELETES, GAVE_UP, Io, MAKES, STRICT};
 use crate::world::World;
 
 /// An image that finds no block for what its filesystem writes has a filesystem that cannot be mounted or grown now.
 const FULL: Allowance = Allowance {
     refused: &[
         (MAKES, &[Code::ResourceExhausted]),
+        GAVE_UP,
         (&["node_stage_volume", "node_expand_volume"], &[Code::Internal, Code::ResourceExhausted]),
     ],
     served: DELETES,

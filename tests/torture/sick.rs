@@ -12,12 +12,12 @@ use crate::Outcome;
 use crate::adversity::{Adversity, Comes, Goes, Trouble};
 use crate::chance::Chance;
 use crate::disk::{Call, Disk, Mood};
-use crate::meanwhile::{ALL_CALLS, Allowance, Io, STRICT};
+use crate::meanwhile::{ALL_CALLS, Allowance, GAVE_UP, Io, STRICT};
 use crate::world::World;
 
 /// Whatever reads or writes may fail, and is over only where nothing was done. A workload may fail as well.
 const FAILING: Allowance =
-    Allowance { refused: &[(ALL_CALLS, &[Code::Internal])], io: Io::MayFail, ..STRICT };
+    Allowance { refused: &[(ALL_CALLS, &[Code::Internal]), GAVE_UP], io: Io::MayFail, ..STRICT };
 
 pub(crate) fn table() -> Vec<Adversity> {
     let sick = |name, comes, lasts, allowance, impose| Adversity {

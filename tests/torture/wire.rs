@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use prost::Message;
 use rockpool::proto::{admin, csi};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
@@ -119,16 +120,17 @@ impl Wire {
 
     async fn ask<T, F: Future<Output = Result<Response<T>, Status>>>(
         &self,
-        method: &str,
+        (method, words): (&str, Vec<u8>),
         patience: Duration,
         call: impl FnOnce(Channel) -> F,
     ) -> Answer<T> {
         let Some(channel) = self.channel() else {
             return Answer::Open(Code::Unavailable, "the driver is down".to_owned());
         };
-        let asked = self.meanwhile.asked();
+        let asked = self.meanwhile.asked(&words);
         let Ok(answer) = tokio::time::timeout(patience, call(channel)).await else {
             self.count(method, "gave up");
+            self.meanwhile.left(words);
             self.take_leave().await;
             // After its death a driver owes no answer; the client library may sleep through the end of a connection.
             if patience >= PATIENT && self.channel().is_some() {
@@ -171,15 +173,25 @@ impl Wire {
     /// What was deleted and is kept becomes again what it was.
     pub(crate) async fn restore(&self, id: &str, patience: Duration) -> Answer<admin::RestoreResponse> {
         let request = admin::RestoreRequest { id: id.to_owned(), name: String::new() };
-        self.ask("restore", patience, |_| async { AdminClient::new(self.admin()).restore(request).await })
-            .await
+        self.ask(("restore", words("restore", &request)), patience, |_| async {
+            AdminClient::new(self.admin()).restore(request).await
+        })
+        .await
     }
 
     /// What was deleted and is kept goes for good.
     pub(crate) async fn purge(&self, id: &str, patience: Duration) -> Answer<admin::PurgeResponse> {
         let request = admin::PurgeRequest { id: id.to_owned() };
-        self.ask("purge", patience, |_| async { AdminClient::new(self.admin()).purge(request).await }).await
+        self.ask(("purge", words("purge", &request)), patience, |_| async {
+            AdminClient::new(self.admin()).purge(request).await
+        })
+        .await
     }
+}
+
+/// What tells a call from every other one.
+fn words(method: &str, request: &impl Message) -> Vec<u8> {
+    [method.as_bytes(), &request.encode_to_vec()].concat()
 }
 
 macro_rules! calls {
@@ -190,7 +202,8 @@ macro_rules! calls {
                 request: csi::$request,
                 patience: Duration,
             ) -> Answer<csi::$answer> {
-                self.ask(stringify!($method), patience, |channel| async move {
+                let method = stringify!($method);
+                self.ask((method, words(method, &request)), patience, |channel| async move {
                     $client::new(channel).$method(request).await
                 })
                 .await
