@@ -246,6 +246,8 @@ impl Dir {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(None),
             Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => return Err(self.not_a_file(name)),
+            // Mounted so by somebody, or given up after an error: that is told apart.
+            Err(Errno::ROFS) => return Err(self.refused("open", name, Errno::ROFS)),
             Err(e) => return Err(self.failed("open", name, e)),
         };
         let stat = rustix::fs::fstat(&fd).map_err(|e| self.failed("look at", name, e))?;

@@ -139,6 +139,18 @@ fn a_disk_that_fails_closes_the_fence_of_all_that_was_opened_on_it() {
 }
 
 #[test]
+fn a_filesystem_that_gave_up_is_no_filesystem_that_somebody_mounted_read_only() {
+    let mounted = Mounted::new("mkfs.ext4", &["-q"]);
+    let dir = Dir::open(mounted.path.path()).unwrap();
+    dir.replace("image", b"bytes").unwrap();
+    let at = mounted.path.path().to_str().unwrap();
+    run("mount", &["-o", "remount,abort", at], "failed to make a filesystem give up").unwrap();
+    let refused = dir.open_file("image", Access::ReadWrite).unwrap_err();
+    assert!(matches!(&refused, Error::Unavailable(why) if why.contains("Read-only")), "{refused:?}");
+    assert!(dir.fenced().is_some_and(|why| why.contains("image")));
+}
+
+#[test]
 fn a_full_disk_keeps_the_old_file_and_says_full() {
     let path = tempfile::tempdir().unwrap();
     let at = path.path().to_str().unwrap();
