@@ -34,6 +34,11 @@ impl Record {
     pub(crate) fn is_kept(&self) -> bool {
         self.phase.starts_with("{\"retained\"")
     }
+
+    /// Whether a growth of it was interrupted.
+    pub(crate) fn is_growing(&self) -> bool {
+        self.phase.starts_with("{\"growing\"")
+    }
 }
 
 /// All there is.

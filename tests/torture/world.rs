@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use tonic::Code;
 
 use crate::Outcome;
-use crate::facts::Facts;
+use crate::facts::{Facts, Record};
 use crate::model::{Group, Snapshot, Volume};
 use crate::node::{Ground, Node};
 use crate::progress;
@@ -125,7 +125,10 @@ impl World {
         }
         // A code that says "over" must not leave work to be finished.
         let Ok(facts) = Facts::of(&self.node) else { return };
-        let unfinished = facts.records.values().find(|record| record.name == volume.name && !record.ready);
+        let mut of_this_name = facts.records.values().filter(|record| record.name == volume.name);
+        // A growth that was left open is the matter of whoever asks for it again.
+        let others = |record: &&Record| record.is_growing() && !call.starts_with("ControllerExpandVolume");
+        let unfinished = of_this_name.find(|record| !record.ready && !others(record));
         if let Some(record) = unfinished {
             let phase = &record.phase;
             self.violation(format!(
