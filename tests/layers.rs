@@ -31,8 +31,8 @@ fn refusal(from: &[String], to: &[String]) -> Option<String> {
         return Some(format!("`{layer}` must not see `{target}`; it may use {}", below.join(", ")));
     }
     let part = to.get(1).map_or("", String::as_str);
-    if layer == "engine" && target == "os" && !["file", "mount", "fs"].contains(&part) {
-        return Some("`engine` may use only os::file, os::mount and os::fs".into());
+    if layer == "engine" && target == "os" && !["file", "mount", "fs", "thread"].contains(&part) {
+        return Some("`engine` may use only os::file, os::mount, os::fs and os::thread".into());
     }
     if target == "pool" && KINDS.contains(&part) {
         let own = layer == "pool" && (from.len() == 1 || from[1] == part);

@@ -4,18 +4,17 @@
 //! are: the same parsing, the same codes, the same bridge to the pools' threads. Never: served where CSI is; its socket is
 //! another one, which only root opens.
 
-use std::time::Duration;
-
 use tonic::{Request, async_trait};
 
 use crate::engine::{Code, Finding, PoolView, Purged, Retained, Weight};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::ObjectId;
 use crate::proto::admin;
 use crate::proto::admin::admin_server::Admin;
 
 use super::bridge::{PATIENCE, ask};
 use super::describe::timestamp;
+use super::diagnose::{Signs, examine};
 use super::parse::{id, name, present, short};
 use super::recent::RECENT;
 use super::{Plugin, Reply, Services, noted};
@@ -65,23 +64,13 @@ impl Admin for Services {
         self.lanes.purge.run(&request, self.changing(id, job)).await
     }
 
-    async fn diagnose(&self, request: Request<admin::DiagnoseRequest>) -> Reply<admin::DiagnoseResponse> {
-        let pool = noted(request, |r| &r.pool).pool;
-        short("pool", &pool)?;
-        let (engine, plugin) = (self.engine()?, self.plugin());
-        let found = if pool.is_empty() {
-            ask(engine.host_workers(), THOROUGH, move || Ok(plugin.engine.diagnose_host())).await?
-        } else if let Some(found) = engine.out_of_reach(&pool) {
-            vec![found]
-        } else {
-            let (workers, name) = (engine.workers_named(&pool), pool.clone());
-            match ask(workers, THOROUGH, move || plugin.engine.diagnose(&name)).await {
-                // A disk that hangs is a finding, and the other pools are looked at all the same.
-                Err(error @ Error::Unavailable(_)) => vec![engine.unanswered(&pool, &error)?],
-                other => other?,
-            }
-        };
-        Ok(admin::DiagnoseResponse { findings: found.into_iter().map(finding).collect() }.into())
+    type DiagnoseStream = Signs;
+
+    async fn diagnose(&self, request: Request<admin::DiagnoseRequest>) -> Reply<Signs> {
+        let request = noted(request, |r| &r.pool);
+        short("pool", &request.pool)?;
+        self.engine()?;
+        Ok(examine(self.clone(), request).into())
     }
 
     async fn repair(&self, request: Request<admin::RepairRequest>) -> Reply<admin::RepairResponse> {
@@ -103,9 +92,6 @@ impl Admin for Services {
         Ok(admin::RecentLogResponse { lines: RECENT.lines() }.into())
     }
 }
-
-/// A look at a pool asks every object of it.
-const THOROUGH: Duration = Duration::from_secs(30);
 
 fn object(text: &str) -> Result<ObjectId> {
     present("id", text)?;

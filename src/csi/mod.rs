@@ -15,6 +15,7 @@ mod capability;
 mod class;
 mod controller;
 mod describe;
+mod diagnose;
 mod groups;
 mod health;
 mod identity;
@@ -122,6 +123,7 @@ struct Lanes {
     restore: Lane<wire::RestoreResponse>,
     purge: Lane<wire::PurgeResponse>,
     repair: Lane<wire::RepairResponse>,
+    diagnose: Lane<wire::DiagnoseResponse>,
 }
 
 /// Every CSI service of a node, ready to be put on a socket. Clones share their running jobs, so that a retry over another

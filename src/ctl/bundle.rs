@@ -136,8 +136,11 @@ pub(super) async fn run(endpoint: &Endpoint, timeout: Duration, asked: &Bundle) 
         let told = found.into_iter().map(|one| mounts::finding(one, asked.with_names));
         told.map(|one| doctor::as_json(&one)).collect()
     };
-    let found = found.map_or_else(|why| json!(why), |found| Value::Array(told(found)));
-    tar.add_json("findings.json", &json!({ "asked": who, "findings": found }));
+    let (found, failed) = match found {
+        Ok(all) => (Value::Array(told(all.found)), all.failed.iter().map(ToString::to_string).collect()),
+        Err(why) => (json!(why), Vec::new()),
+    };
+    tar.add_json("findings.json", &json!({ "asked": who, "findings": found, "failed": failed }));
     if let Some(said) = recent(endpoint, timeout).await {
         let names: Vec<&str> = pools.iter().map(|pool| pool.subject.name.as_str()).collect();
         let said = if asked.with_names { said } else { lines::without_names(&said, &names) };
@@ -385,16 +388,16 @@ async fn findings(
     endpoint: &Endpoint,
     timeout: Duration,
     pools: &[Listed],
-) -> (&'static str, std::result::Result<Vec<admin::Finding>, String>) {
+) -> (&'static str, std::result::Result<doctor::Examined, String>) {
     if let Ok(mut driver) = driver::admin(endpoint, timeout).await
-        && let Ok(found) = doctor::ask(&mut driver).await
+        && let Ok(examined) = doctor::ask(&mut driver, timeout).await
     {
-        return ("the driver", Ok(found));
+        return ("the driver", Ok(examined));
     }
     let lasting = |pool: &&Listed| pool.config.as_ref().is_none_or(|config| config.setup.kind.lasts());
     let subjects = pools.iter().filter(lasting).map(|pool| pool.subject.clone()).collect();
     match doctor::Pools::of(subjects).findings() {
-        Ok(found) => ("the pools", Ok(found)),
+        Ok(found) => ("the pools", Ok(doctor::Examined { found, ..Default::default() })),
         Err(failure) => ("nobody", Err(failure.to_string())),
     }
 }

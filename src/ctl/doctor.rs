@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
+use tonic::Status;
 use tonic::transport::Channel;
 
 use super::answer::{Answer, Table, Verdict};
 use super::driver;
-use super::errand::{self, PATIENCE, Subject, Told};
+use super::errand::{self, STILL, Subject, Told, still};
 use super::failure::{Failure, Outcome};
 use crate::config::{self, Endpoint};
 use crate::csi::admin::finding;
@@ -57,8 +58,8 @@ fn code(text: &str) -> Result<Code, String> {
 
 /// Whom to ask.
 enum Patient {
-    /// A running driver.
-    Driver(AdminClient<Channel>),
+    /// A running driver, which must give a sign of life within this time.
+    Driver(AdminClient<Channel>, Duration),
     /// Pools that no driver has.
     Pools(Pools),
 }
@@ -79,17 +80,17 @@ pub(super) async fn run(endpoint: &Endpoint, timeout: Duration, asked: &Doctor) 
         (None, Some(directory)) => {
             Patient::Pools(Pools::of(vec![Subject::directory(directory, &last(directory))]))
         }
-        (None, None) => Patient::Driver(driver::admin(endpoint, timeout).await?),
+        (None, None) => Patient::Driver(driver::admin(endpoint, timeout).await?, timeout),
     };
     let answer = match asked.repair {
-        None => findings(&patient.findings().await?),
+        None => patient.findings().await?.answer(),
         Some(code) => patient.repair(code, asked.object.as_deref()).await?,
     };
     Ok(answer.noting(patient.notes()))
 }
 
-/// Findings for the command line, whoever found them.
-pub(super) fn findings(found: &[admin::Finding]) -> Answer {
+/// Findings for the command line, whoever found them, and what nobody could tell.
+fn findings(found: &[admin::Finding], failed: Vec<Failure>) -> Answer {
     let mut table = Table::new(&["SEVERITY", "CODE", "POOL", "FINDING"]);
     for one in found {
         table.push([severity(one).to_owned(), one.code.clone(), one.pool.clone(), one.what.clone()]);
@@ -104,38 +105,87 @@ pub(super) fn findings(found: &[admin::Finding]) -> Answer {
         Some(Severity::Notice | Severity::Unknown) | None => Verdict::Yes,
     };
     let list: Vec<Value> = found.iter().map(as_json).collect();
-    Answer::new(table, json!({ "findings": list })).with(verdict)
+    let json = json!({ "findings": list });
+    if failed.is_empty() { Answer::new(table, json) } else { Answer::of_several(table, json, failed) }
+        .with(verdict)
 }
 
-/// Everything that is wrong, as a driver tells it.
-pub(super) async fn ask(driver: &mut AdminClient<Channel>) -> Outcome<Vec<admin::Finding>> {
-    let mut all = Vec::new();
-    for pool in driver::list(driver).await?.into_iter().map(|pool| pool.name).chain([String::new()]) {
-        let answer = driver.diagnose(admin::DiagnoseRequest { pool }).await;
-        all.extend(answer.map_err(Failure::of("Diagnose"))?.into_inner().findings);
+/// What was found, and what nobody could tell.
+#[derive(Default)]
+pub(super) struct Examined {
+    pub(super) found: Vec<admin::Finding>,
+    pub(super) failed: Vec<Failure>,
+}
+
+impl Examined {
+    fn answer(self) -> Answer {
+        findings(&self.found, self.failed)
     }
-    Ok(worst_first(all))
+}
+
+/// Everything that is wrong, as a driver tells it: of all pools at once, each for as long as the driver gives a sign of life.
+pub(super) async fn ask(driver: &mut AdminClient<Channel>, patience: Duration) -> Outcome<Examined> {
+    let pools = driver::list(driver).await?.into_iter().map(|pool| pool.name).chain([String::new()]);
+    let asked: Vec<_> = pools.map(|pool| tokio::spawn(ask_about(driver.clone(), pool, patience))).collect();
+    let mut all = Examined::default();
+    for told in asked {
+        let told = told.await.map_err(|error| Failure::Other(format!("a question broke off: {error}")))?;
+        match told {
+            Ok(found) => all.found.extend(found),
+            Err(failure) => all.failed.push(failure),
+        }
+    }
+    all.found = worst_first(all.found);
+    Ok(all)
+}
+
+async fn ask_about(
+    mut driver: AdminClient<Channel>,
+    pool: String,
+    patience: Duration,
+) -> Outcome<Vec<admin::Finding>> {
+    let of_whom = if pool.is_empty() { "the host".to_owned() } else { format!("pool {}", quoted(&pool)) };
+    let asked = driver.diagnose(admin::DiagnoseRequest { pool }).await;
+    let mut said = asked.map_err(Failure::of("Diagnose"))?.into_inner();
+    let mut next = STILL;
+    loop {
+        let Ok(one) = tokio::time::timeout(patience, said.message()).await else {
+            let why = format!(
+                "the driver has said nothing of {of_whom} for {} s, the time of --timeout; what it looks at is not known",
+                patience.as_secs()
+            );
+            return Err(Failure::of("Diagnose")(Status::deadline_exceeded(why)));
+        };
+        let one = one.map_err(Failure::of("Diagnose"))?;
+        let one = one.ok_or_else(|| Failure::Other(format!("the look at {of_whom} broke off")))?;
+        let Some(going) = one.going_seconds else { return Ok(one.findings) };
+        let going = Duration::from_secs(going.into());
+        if going >= next {
+            still(&of_whom, going);
+            next = going + STILL;
+        }
+    }
 }
 
 impl Patient {
     /// What was not looked at, and why.
     fn notes(self) -> Vec<String> {
         match self {
-            Patient::Driver(_) => Vec::new(),
+            Patient::Driver(..) => Vec::new(),
             Patient::Pools(pools) => pools.notes,
         }
     }
 
-    async fn findings(&mut self) -> Outcome<Vec<admin::Finding>> {
+    async fn findings(&mut self) -> Outcome<Examined> {
         match self {
-            Patient::Driver(driver) => ask(driver).await,
-            Patient::Pools(pools) => pools.findings(),
+            Patient::Driver(driver, patience) => ask(driver, *patience).await,
+            Patient::Pools(pools) => Ok(Examined { found: pools.findings()?, ..Default::default() }),
         }
     }
 
     /// Mends in every pool where the doctor finds it; one pool that fails keeps no other from being mended.
     async fn repair(&mut self, code: Code, object: Option<&str>) -> Outcome<Answer> {
-        let found = self.findings().await?;
+        let Examined { found, failed } = self.findings().await?;
         let about = object.map_or_else(String::new, |object| format!(" about {object}"));
         let host = found.iter().find(|one| one.pool.is_empty() && one.code == code.name());
         if let Some(host) = host {
@@ -147,7 +197,7 @@ impl Patient {
         };
         let here = |one: &&admin::Finding| !unseen(one) || one.code == code.name();
         let pools: BTreeSet<&str> = found.iter().filter(here).map(|one| one.pool.as_str()).collect();
-        let (mut done, mut failures) = (Vec::new(), Vec::new());
+        let (mut done, mut failures) = (Vec::new(), failed);
         for pool in pools.into_iter().filter(|pool| !pool.is_empty()) {
             match self.mend(pool, code, object).await {
                 Ok(mended) => {
@@ -171,7 +221,7 @@ impl Patient {
 
     async fn mend(&mut self, pool: &str, code: Code, object: Option<&str>) -> Outcome<Mended> {
         match self {
-            Patient::Driver(driver) => {
+            Patient::Driver(driver, _) => {
                 let (code, object) = (code.to_string(), object.unwrap_or_default().to_owned());
                 let request = admin::RepairRequest { pool: pool.to_owned(), code, object };
                 let answer = driver.repair(request).await.map_err(Failure::of("Repair"))?.into_inner();
@@ -233,7 +283,7 @@ impl Pools {
                 Some(said) => {
                     all.extend(said["findings"].as_array().into_iter().flatten().filter_map(from_json))
                 }
-                None => all.push(finding(Finding::silent(&subject.name, PATIENCE))),
+                None => all.push(finding(Finding::silent(&subject.name))),
             }
         }
         let host = Engine::examine(Vec::new()).map_err(|error| failed(&error))?;

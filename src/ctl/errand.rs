@@ -12,16 +12,14 @@ use serde_json::Value;
 use super::answer::say;
 use super::failure::{Failure, Outcome};
 use crate::config;
-use crate::engine::PoolConfig;
+use crate::engine::{PoolConfig, SILENT_AFTER};
 use crate::error::{Error, chain, quoted};
 use crate::model::Retention;
 use crate::os::errand::{self, Errand};
 use crate::pool::{self, Setup};
 
-/// A process that does nothing at all for so long hangs.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is said that one is still at it.
-const STILL: Duration = Duration::from_secs(10);
+pub(super) const STILL: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// A pool, by the way it is found.
@@ -93,17 +91,13 @@ pub(super) fn send(subjects: &[Subject], verb: &[&str]) -> Outcome<Vec<(Subject,
     let mut next = STILL;
     while sent.iter().any(|(_, _, told)| told.is_none()) {
         for (subject, errand, told) in sent.iter_mut().filter(|(_, _, told)| told.is_none()) {
-            *told = match errand.wait(PAUSE, PATIENCE).map_err(failed)? {
+            *told = match errand.wait(PAUSE, SILENT_AFTER).map_err(failed)? {
                 errand::Outcome::Answer(text) => Some(Told::Said(heard(subject, &text)?)),
                 errand::Outcome::Silent => Some(Told::Silent),
                 errand::Outcome::Busy => None,
             };
             if told.is_none() && errand.age() >= next {
-                say(&format!(
-                    "pool {}: still at it, after {} s",
-                    quoted(&subject.name),
-                    errand.age().as_secs()
-                ));
+                still(&format!("pool {}", quoted(&subject.name)), errand.age());
             }
         }
         if sent.iter().any(|(_, errand, told)| told.is_none() && errand.age() >= next) {
@@ -111,6 +105,11 @@ pub(super) fn send(subjects: &[Subject], verb: &[&str]) -> Outcome<Vec<(Subject,
         }
     }
     Ok(sent.into_iter().filter_map(|(subject, _, told)| Some((subject, told?))).collect())
+}
+
+/// Says that somebody is still at it.
+pub(super) fn still(whom: &str, since: Duration) {
+    say(&format!("{whom}: still at it, after {} s", since.as_secs()));
 }
 
 fn heard(subject: &Subject, text: &[u8]) -> Outcome<Value> {

@@ -74,7 +74,7 @@ pub struct Ctl {
     #[arg(long, global = true, value_name = "FILE")]
     secrets_file: Option<PathBuf>,
 
-    /// Give up on a call after this many seconds.
+    /// Give up on a call after this many seconds, on `doctor` after this many without a sign of life.
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 120)]
     timeout: u64,
 

@@ -25,6 +25,9 @@ use crate::error::{Error, Result, chain, quoted};
 use crate::model::{Bytes, ObjectId, VolumeId};
 use crate::pool::{Exposed, Pool};
 
+/// Whoever looks and does not run at all for so long hangs with the disk.
+pub const SILENT_AFTER: Duration = Duration::from_secs(10);
+
 /// One thing that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -41,12 +44,12 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// About a pool that was asked and did nothing for so long.
-    pub fn silent(pool: &str, waited: Duration) -> Finding {
+    /// About a pool that was asked, and who looked did not run for `SILENT_AFTER`.
+    pub fn silent(pool: &str) -> Finding {
         let what = format!(
             "pool {} does not answer: the look at it did not move for {} s; its disk hangs",
             quoted(pool),
-            waited.as_secs()
+            SILENT_AFTER.as_secs()
         );
         let repair = "look into the kernel log and mend its disk; whoever hangs with it ends when it answers";
         Finding {
@@ -201,13 +204,20 @@ impl Engine {
     /// `NotFound` for a name that no pool has.
     pub fn diagnose(&self, pool: &str) -> Result<Vec<Finding>> {
         let slot = self.patient(pool)?;
+        let _looks = slot.examining();
         Ok(self.cases(slot, &CHECKS).into_iter().map(|case| case.finding).collect())
     }
 
-    /// What is wrong with a pool that is not even to be asked: it is away, or its disk does not answer. Asks no disk.
+    /// What is wrong with a pool that is not even to be asked, since it is away. Asks no disk.
     pub fn out_of_reach(&self, pool: &str) -> Option<Finding> {
-        let slot = self.patient(pool).ok()?;
+        let slot = self.patient(pool).ok().filter(|slot| slot.is_surely_away())?;
         slot.trouble().map(|error| look::away(slot, &error).finding)
+    }
+
+    /// For how long those have run on whom a look at a pool, or without a name at the host, waits, in nanoseconds: it hangs if
+    /// they do not run at all. `None` where that is not known. Asks no disk.
+    pub fn ran(&self, pool: &str) -> Option<u64> {
+        if pool.is_empty() { self.host.ran() } else { self.patient(pool).ok()?.ran() }
     }
 
     /// What is wrong with a pool that was asked and did not answer.

@@ -44,7 +44,7 @@ use crate::os::mount::MountOption;
 pub use crate::pool::{Features, Offer, Problem, Severity};
 use crate::pool::{Pool, Setup};
 
-pub use self::doctor::{Code, Finding, Mended, Weight};
+pub use self::doctor::{Code, Finding, Mended, SILENT_AFTER, Weight};
 pub use self::retained::{Purged, Retained};
 use self::slot::Slot;
 use self::store::Store;

@@ -10,6 +10,7 @@ use crate::engine::{Files, PoolConfig};
 use crate::error::{Error, Result, chain, of_pool, quoted};
 use crate::model::{Bytes, PoolId};
 use crate::os::file::Kept;
+use crate::os::thread::Thread;
 use crate::pool::{Features, Pool};
 
 /// A configured pool, present or not.
@@ -22,6 +23,8 @@ pub(super) struct Slot {
     refusal: RwLock<Option<String>>,
     /// Held while it is tended.
     pub(super) tending: Mutex<()>,
+    /// Who looks for the doctor at this moment.
+    examiner: Mutex<Option<Thread>>,
 }
 
 /// Whether a configured pool can be used.
@@ -56,6 +59,7 @@ impl Slot {
             known: RwLock::default(),
             refusal: RwLock::default(),
             tending: Mutex::default(),
+            examiner: Mutex::default(),
         })
     }
 
@@ -84,6 +88,24 @@ impl Slot {
     /// Whether the calling thread is one of those that may reach the open pool.
     pub(super) fn is_here(&self) -> bool {
         self.workers.is_here()
+    }
+
+    /// Notes that the calling thread looks for the doctor, until what this answers is dropped.
+    pub(super) fn examining(&self) -> Examining<'_> {
+        *self.examiner.lock().unwrap_or_else(PoisonError::into_inner) = Some(Thread::here());
+        Examining(self)
+    }
+
+    /// For how long those have run on whom a look of the doctor waits, in nanoseconds; `None` where that is not known.
+    pub(super) fn ran(&self) -> Option<u64> {
+        let examiner = *self.examiner.lock().unwrap_or_else(PoisonError::into_inner);
+        examiner.map_or_else(|| self.workers.ran(), Thread::ran)
+    }
+
+    /// Whether it is known to be away, and nobody is about to find out more for so long that its disk may hang.
+    pub(super) fn is_surely_away(&self) -> bool {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        matches!(&*state, State::Away(..)) && self.workers.silence().is_none()
     }
 
     /// Why it cannot be used, as far as is known without asking the disk.
@@ -147,5 +169,14 @@ impl Slot {
         }
         let budget = self.budget(pool.as_ref())?;
         Ok((pool, budget))
+    }
+}
+
+/// A look of the doctor, as long as it takes.
+pub(super) struct Examining<'a>(&'a Slot);
+
+impl Drop for Examining<'_> {
+    fn drop(&mut self) {
+        *self.0.examiner.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

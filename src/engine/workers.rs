@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use crate::error::{Error, Result, chain, quoted};
 use crate::os::file::Table;
+use crate::os::thread::Thread;
 
 /// Workers a pool may have. They are started when work waits and stay.
 const THREADS: usize = 8;
@@ -58,10 +59,12 @@ struct Queue {
     /// Since when there is a look that is not over.
     looking: Option<Instant>,
     has_first: bool,
+    /// The one that looks, once it is there.
+    first: Option<Thread>,
     workers: usize,
     idle: usize,
-    /// When each of the jobs that run now was begun.
-    begun: Vec<Instant>,
+    /// When each of the jobs that run now was begun, and by whom.
+    begun: Vec<(Instant, Thread)>,
     /// When a job was last begun or ended.
     moved: Option<Instant>,
     closed: bool,
@@ -200,7 +203,25 @@ impl Workers {
 
     /// For how long the oldest job has been running.
     pub(crate) fn at_work_for(&self) -> Duration {
-        self.shared.lock().begun.iter().map(Instant::elapsed).max().unwrap_or_default()
+        let queue = self.shared.lock();
+        queue.begun.iter().map(|(since, _)| since.elapsed()).max().unwrap_or_default()
+    }
+
+    /// Why nothing new is taken at this moment, where that is so: it would wait for a disk that hangs or is slow.
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        self.shared.refuse(&self.shared.lock()).err()
+    }
+
+    /// For how long those have run for whom a new job would wait, in nanoseconds: while a look is not answered, who looks, else all
+    /// that are at work. `None` where it would wait for nobody, or the kernel does not tell.
+    pub(crate) fn ran(&self) -> Option<u64> {
+        let queue = self.shared.lock();
+        let awaited: Vec<Thread> = match queue.silence() {
+            Some(_) => queue.first.into_iter().collect(),
+            None => queue.begun.iter().map(|(_, by)| *by).collect(),
+        };
+        drop(queue);
+        awaited.into_iter().filter_map(Thread::ran).reduce(u64::saturating_add)
     }
 }
 
@@ -293,6 +314,7 @@ impl Shared {
             let _ = self.start_worker(&mut self.lock());
         }
         let mut queue = self.lock();
+        queue.first = Some(Thread::here());
         loop {
             if let Some(look) = queue.look.take() {
                 drop(queue);
@@ -324,9 +346,9 @@ impl Shared {
         let mut queue = self.lock();
         loop {
             if let Some(job) = queue.jobs.pop_front() {
-                let begun = Instant::now();
+                let begun = (Instant::now(), Thread::here());
                 queue.begun.push(begun);
-                queue.moved = Some(begun);
+                queue.moved = Some(begun.0);
                 if self.is_apart() {
                     // An error means that there is one at least: this one.
                     let _ = self.start_worker(&mut queue);

@@ -14,6 +14,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::os::thread::ran_in_all;
 
 /// What a child is at.
 #[derive(Debug)]
@@ -86,8 +87,7 @@ impl Errand {
             }
             Err(RecvTimeoutError::Timeout) => {}
         }
-        let ran = ran(Path::new("/proc").join(self.child.id().to_string()).as_path());
-        // A thread that has ended is counted no more, which is a change as well.
+        let ran = ran_in_all(&Path::new("/proc").join(self.child.id().to_string()));
         if ran != self.moved.1 {
             self.moved = (Instant::now(), ran);
         }
@@ -115,15 +115,4 @@ impl Drop for Errand {
     fn drop(&mut self) {
         self.leave();
     }
-}
-
-/// For how long the threads of a process have run, in nanoseconds: one that gets on does so again and again, be it to wait for
-/// its disk once more; one that hangs does not.
-fn ran(process: &Path) -> u64 {
-    let threads = std::fs::read_dir(process.join("task")).into_iter().flatten().flatten();
-    let times = threads.filter_map(|thread| {
-        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    times.fold(0, u64::saturating_add)
 }

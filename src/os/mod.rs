@@ -14,3 +14,4 @@ pub mod loopdev;
 pub mod mount;
 pub mod process;
 pub mod quota;
+pub mod thread;

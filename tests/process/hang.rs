@@ -156,6 +156,25 @@ fn a_disk_that_hangs_keeps_nothing_else_waiting_not_even_after_a_kill() {
     soon(&place, &["volume", "delete", a], "ABORTED");
     soon(&place, &["plugin", "probe"], "");
     assert!(soon(&place, &create("d", ON_FINE), "").status.success());
+    // Its own pool is found to hang, and what is in the other is told all the same.
+    let roots = std::fs::read_dir(place.path("pools")).unwrap().map(|entry| entry.unwrap().path());
+    let stray = roots
+        .filter(|root| root.to_string_lossy().contains("fine"))
+        .map(|root| root.join("stray"))
+        .next()
+        .unwrap();
+    std::fs::write(&stray, "").unwrap();
+    let begun = Instant::now();
+    let found = place.ctl(&["doctor", "--json"]);
+    let told: serde_json::Value = serde_json::from_slice(&found.stdout).unwrap();
+    let of = |pool: &str| {
+        let told = told["findings"].as_array().unwrap().iter().filter(|one| one["pool"] == pool);
+        told.map(|one| one["code"].as_str().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!((of("stuck"), of("fine")), (vec!["RP-POOL-SILENT"], vec!["RP-FOREIGN-FILE"]), "{found:?}");
+    assert!(begun.elapsed() < LONG, "{:?}", begun.elapsed());
+    println!("a pool that hangs was told of after {} ms", begun.elapsed().as_millis());
+    std::fs::remove_file(&stray).unwrap();
     let room = |on: [&str; 2]| {
         let asked = [&["-o", "json", "capacity"], &on[..]].concat();
         let said: serde_json::Value = serde_json::from_slice(&place.ctl(&asked).stdout).unwrap();
