@@ -88,6 +88,9 @@ pub enum Files {
     Shared,
 }
 
+/// What opens a pool as the configuration describes it; `pool::open` but where a test brings its own.
+pub type Opener = Box<dyn Fn(&Setup) -> Result<Arc<dyn Pool>> + Send + Sync>;
+
 /// Everything on this node.
 pub struct Engine {
     pools: Vec<Slot>,
@@ -105,6 +108,7 @@ pub struct Engine {
     ready: AtomicBool,
     /// Held while a pool's identity is compared with those of the others.
     identities: Mutex<()>,
+    opener: Opener,
 }
 
 /// A configured pool, by its place in the configuration.

@@ -17,7 +17,7 @@ use crate::engine::notes::Notes;
 use crate::engine::slot::{Slot, State};
 use crate::engine::store::Store;
 use crate::engine::workers::Workers;
-use crate::engine::{Engine, EngineConfig, Files, PoolConfig, PoolIndex, spare};
+use crate::engine::{Engine, EngineConfig, Files, Opener, PoolConfig, PoolIndex, spare};
 use crate::error::{Error, Result, chain, of_pool, quoted};
 use crate::model::PoolId;
 use crate::os::file::{Kept, real_path};
@@ -43,9 +43,20 @@ impl Engine {
     /// # Errors
     /// Whatever an operator must mend: a pool held by another process, one that is not what its configuration says.
     pub fn open(config: EngineConfig) -> Result<Arc<Engine>> {
+        Engine::open_with(config, Box::new(crate::pool::open))
+    }
+
+    /// The same over pools that the caller opens in its own way: where a test breaks their verbs, or keeps one in memory from
+    /// one start to the next.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_with(config: EngineConfig, opener: Opener) -> Result<Arc<Engine>> {
         let notes = Notes::open(&config.state_dir)?;
         let told = (notes, Fences::open(&config.state_dir)?, Freezes::open(&config.state_dir)?);
-        let engine = Arc::new(Engine::new(config.pools, config.kubelet_root, told, config.files)?);
+        let mut engine = Engine::new(config.pools, config.kubelet_root, told, config.files)?;
+        engine.opener = opener;
+        let engine = Arc::new(engine);
         engine.open_all()?;
         if let Some(found) = engine.kubelet_trouble() {
             tracing::warn!(code = found.code.name(), "{}; {}", found.what, found.repair);
@@ -99,6 +110,7 @@ impl Engine {
             freezes,
             ready: AtomicBool::new(false),
             identities: Mutex::default(),
+            opener: Box::new(crate::pool::open),
         })
     }
 
@@ -265,7 +277,7 @@ impl Engine {
         if let Some(known) = slot.id() {
             crate::pool::expect(&slot.config.setup, known)?;
         }
-        let pool = crate::pool::open(&slot.config.setup)?;
+        let pool = (self.opener)(&slot.config.setup)?;
         step!("open: pool open");
         self.read(slot, pool.as_ref())?;
         if !planted!("no-recovery") {

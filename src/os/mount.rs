@@ -25,7 +25,7 @@ mod tree;
 pub use options::MountOption;
 pub use place::{Here, Mounted, Place};
 pub use shared::{ensure_shared, is_shared};
-pub use table::{Mount, Of, Seat, boot_id, of_device, seats, table};
+pub use table::{Mount, Of, Seat, boot_id, mounts_in, of_device, seats, table};
 pub use tree::{Devices, ReadOnly, Restrict, RootStat, Tree};
 
 use std::path::Path;

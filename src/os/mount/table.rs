@@ -51,6 +51,14 @@ pub struct Mount {
 /// The whole table, in the kernel's order: of several mounts on one point the last is on top.
 pub fn table() -> Result<Vec<Mount>> {
     let text = read().map_err(|error| Error::host("failed to read the mount table", error))?;
+    mounts_in(&text)
+}
+
+/// The mounts of a text like `/proc/self/mountinfo`, in its order.
+///
+/// # Errors
+/// `Corrupt` with the first line that cannot be read.
+pub fn mounts_in(text: &[u8]) -> Result<Vec<Mount>> {
     text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(parse).collect()
 }
 
