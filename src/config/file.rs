@@ -116,7 +116,7 @@ impl Entry<'_> {
                 self.complain(key, None, "a pool of kind `sim` lies in memory: remove the key");
             }
         }
-        if setup.file.is_some() && setup.device.is_some() {
+        if setup.file.is_some() && setup.device.is_some() && !planted!("file-and-device") {
             self.complain("device", None, "a pool lies in a file or on a device: remove this key or `file`");
         }
         if setup.kind != Kind::Directory && self.table.contains_key("quota") {

@@ -72,7 +72,7 @@ impl Class {
                 CLAIM_NAMESPACE => claim.namespace.clone_from(value),
                 // Kept with the parameters; a delete reads it there.
                 RETAIN_DELETED => drop(Retention::of_class(parameters)?),
-                other if other.starts_with(KUBERNETES) => {}
+                other if other.starts_with(KUBERNETES) || planted!("unknown-parameter") => {}
                 other => {
                     return Err(unknown_key(
                         "parameters",

@@ -48,7 +48,7 @@ impl List {
         if token.is_empty() {
             return Ok(None);
         }
-        let id = token.split('/').nth(1).filter(|id| self.token(id) == token);
+        let id = token.split('/').nth(1).filter(|id| self.token(id) == token || planted!("token-invented"));
         let cursor = id.and_then(|id| id.parse().ok());
         cursor.map(Some).ok_or_else(|| {
             Error::PageToken(format!(

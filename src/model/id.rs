@@ -16,7 +16,10 @@ struct Hex<const N: usize>([u8; N]);
 impl<const N: usize> Hex<N> {
     fn parse(text: &str) -> Option<Self> {
         let digits: [u8; N] = text.as_bytes().try_into().ok()?;
-        digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')).then_some(Hex(digits))
+        let fits = |d: &u8| {
+            matches!(d, b'0'..=b'9' | b'a'..=b'f') || (planted!("upper-case-id") && matches!(d, b'A'..=b'F'))
+        };
+        digits.iter().all(fits).then_some(Hex(digits))
     }
 
     /// From random bytes, of which each gives two digits.

@@ -180,7 +180,7 @@ impl Record {
             serde_json::from_slice(bytes).map_err(|error| damaged(format!("it is not a record: {error}")))?;
         let text = envelope.body.get();
         let found = format!("{:08x}", crc32c::crc32c(text.as_bytes()));
-        if found != envelope.checksum {
+        if found != envelope.checksum && !planted!("checksum-unread") {
             return Err(damaged(format!("its checksum is {found}, but {} was written", envelope.checksum)));
         }
         let body: Body<Record> =

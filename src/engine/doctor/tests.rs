@@ -1,4 +1,4 @@
-//! Repairs of what changed since it was seen.
+//! Repairs of what changed since it was seen, and the words for a pool that is not there.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test makes its own files, and panics")]
 

@@ -141,7 +141,8 @@ impl MountOption {
         options.dedup();
         for pair in options.windows(2) {
             let (one, other) = (pair[0].key(), pair[1].key());
-            if one == other || (one, other) == ("noatime", "relatime") {
+            let clash = one == other || (one, other) == ("noatime", "relatime");
+            if clash && !planted!("flags-contradict") {
                 return Err(Error::Invalid(format!(
                     "mount_flags: `{one}` and `{other}` contradict each other"
                 )));

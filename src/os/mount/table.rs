@@ -254,7 +254,7 @@ fn plain(word: &[u8]) -> String {
 
 /// The kernel writes blank, tab, newline, backslash (and in sources `#`) as a backslash and three octal digits.
 fn unescaped(word: &[u8]) -> Cow<'_, OsStr> {
-    if !word.contains(&b'\\') {
+    if !word.contains(&b'\\') || planted!("escapes-kept") {
         return Cow::Borrowed(OsStr::from_bytes(word));
     }
     let mut bytes = Vec::with_capacity(word.len());
