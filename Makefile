@@ -1,7 +1,7 @@
 # The commands of this repository. Each installs what it lacks, says so, and may be repeated.
 export PATH := $(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH):/usr/sbin:/sbin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt bench sanity test-guest torture
+.PHONY: help demo test lint fmt bench sanity test-guest torture fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,10 @@ ARGS ?=
 torture: ## Kill it, cut its power, break its calls, for MINUTES=5; PARTS='random', ARGS='--seed 2' (root)
 	@tests/install.sh build test torture
 	@tests/torture.sh $(PARTS) --minutes $(MINUTES) $(ARGS)
+
+fuzz: ## Fuzz every target for MINUTES=5 altogether; ARGS=operations for one (root: in a mount namespace)
+	@tests/install.sh build
+	@tests/fuzz.sh $(MINUTES) $(ARGS)
 
 test-guest: ## Run what this kernel lacks under a stock Debian kernel in qemu (minutes)
 	@tests/install.sh build test guest sanity

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # tests/install.sh GROUP...: installs what the groups need and this machine lacks, and says what and why.
-# Groups: build, fmt, test, lint, sanity, bench, torture, guest. Installs nothing when everything is there.
+# Groups: build, fmt, test, lint, sanity, bench, torture, fuzz, guest. Installs nothing when everything is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/rockpool
 deny_version=0.20.2
+fuzz_version=0.13.2
 
 say() { printf 'install: %s\n' "$*"; }
 die() { printf 'install: %s\n' "$*" >&2; exit 1; }
@@ -68,7 +69,20 @@ check_deny() {
   cargo install --quiet --locked --root "$root" --version "$deny_version" cargo-deny
 }
 
-[ $# -gt 0 ] || die "usage: tests/install.sh GROUP..., groups: build fmt test lint sanity bench torture guest"
+check_fuzz() {
+  local root=$cache/tools nightly
+  nightly=$(sed -n 's/^channel = "\(.*\)"/\1/p' fuzz/rust-toolchain.toml)
+  if ! RUSTUP_AUTO_INSTALL=0 cargo "+$nightly" --version >/dev/null 2>&1; then
+    command -v rustup >/dev/null || die "no rustup to install $nightly with, which the fuzzer's counters need"
+    say "Rust $nightly is missing: the fuzzer's counters need it; installing it with rustup, the minimal profile"
+    rustup toolchain install "$nightly" --profile minimal --no-self-update || die "$nightly cannot be had"
+  fi
+  [ -x "$root/bin/cargo-fuzz" ] && [ "$("$root/bin/cargo-fuzz" --version)" = "cargo-fuzz $fuzz_version" ] && return
+  say "cargo-fuzz $fuzz_version is missing: make fuzz builds with it; building it into $root (about 2 minutes, once)"
+  cargo install --quiet --locked --root "$root" --version "$fuzz_version" cargo-fuzz || die "cargo-fuzz cannot be had"
+}
+
+[ $# -gt 0 ] || die "usage: tests/install.sh GROUP..., groups: build fmt test lint sanity bench torture fuzz guest"
 for group in "$@"; do
   case $group in
     build) check_rust ;;
@@ -83,6 +97,7 @@ for group in "$@"; do
     lint)
       check_rust_component fmt rustfmt
       check_rust_component clippy clippy
+      need c++ g++ "libFuzzer, which the fuzz targets stand on, is C++"
       check_deny
       ;;
     sanity) check_go ;;
@@ -90,6 +105,11 @@ for group in "$@"; do
     torture)
       need strace strace "make torture injects errors into system calls with it"
       need unshare util-linux "make torture runs in a mount namespace of its own"
+      ;;
+    fuzz)
+      need jq jq "the script writes its figures with it"
+      need c++ g++ "libFuzzer is built from its C++ source"
+      check_fuzz
       ;;
     guest)
       need qemu-system-x86_64 qemu-system-x86 "the guest tests run under a kernel with project quota"
@@ -99,7 +119,7 @@ for group in "$@"; do
       need mkfs.xfs xfsprogs "the guest makes its pools with it"
       need mkfs.ext4 e2fsprogs "the guest makes its volumes with it"
       ;;
-    *) die "unknown group $group: build, fmt, test, lint, sanity, bench, torture or guest" ;;
+    *) die "unknown group $group: build, fmt, test, lint, sanity, bench, torture, fuzz or guest" ;;
   esac
 done
 install_packages

@@ -17,10 +17,15 @@ advisories() {
 }
 
 cargo fmt --check
+cargo fmt --manifest-path fuzz/Cargo.toml --check
 cargo clippy --locked --all-targets -- -D warnings
 # With the steps and planted bugs, and the test that uses them.
 cargo clippy --locked --all-targets --features torture -- -D warnings
+# The fuzz targets need nightly Rust to fuzz, but none to be checked; what both build is built once.
+cargo clippy --locked --manifest-path fuzz/Cargo.toml --target-dir "${CARGO_TARGET_DIR:-target}" --all-targets -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items --quiet
-"$deny" --locked check --hide-inclusion-graph bans licenses sources
+# The one exception is for the lock file of fuzz/.
+"$deny" --locked check --allow license-exception-not-encountered --hide-inclusion-graph bans licenses sources
+"$deny" --locked --manifest-path fuzz/Cargo.toml --config deny.toml check --hide-inclusion-graph bans licenses sources
 advisories
 for script in tests/*.sh tests/guest/*.sh .ci/run; do bash -n "$script"; done
