@@ -479,7 +479,8 @@ impl Index {
     fn promise(&mut self, record: &Record, budget: Option<Bytes>) -> Result<(u64, u64)> {
         let present = self.objects.get(&record.id());
         let before = present.map_or(0, |entry| entry.record.promise());
-        let generation = present.map_or(0, |entry| entry.generation) + 1;
+        // A record says its generation itself, whatever that is; none is ever followed by an older one.
+        let generation = present.map_or(0, |entry| entry.generation).saturating_add(1);
         let promised = self.promised.get(&record.id().pool()).copied().unwrap_or(0);
         let then = promised.saturating_sub(before).saturating_add(record.promise());
         if let Some(budget) = budget.filter(|budget| then > budget.get() && then > promised) {
@@ -597,6 +598,8 @@ fn load_some(records: &Dir, ids: &[ObjectId]) -> Vec<Loaded> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods, reason = "a test makes its own files")]
+
     use super::*;
     use crate::model::{Access, Allocation, Source, Time};
 
@@ -645,6 +648,20 @@ mod tests {
         store.erase(&claim, id).unwrap();
         assert_eq!(store.promised(pool), Bytes::MIB.times(40));
         assert!(store.named(&Key::VolumeName("a".to_owned())).is_none());
+    }
+
+    #[test]
+    fn the_last_generation_is_followed_by_itself() {
+        let (dir, record) = (tempfile::tempdir().unwrap(), volume("a", 1, 1));
+        let records = dir.path().join("records");
+        std::fs::create_dir(&records).unwrap();
+        let file = records.join(record.id().to_string());
+        std::fs::write(&file, record.encode(u64::MAX).unwrap()).unwrap();
+        let store = Store::default();
+        store.open(record.id().pool(), Some(&Dir::open(dir.path()).unwrap())).unwrap();
+        admit(&store, &record).unwrap();
+        let written = Record::decode(&record.id().to_string(), &std::fs::read(&file).unwrap()).unwrap();
+        assert_eq!(written.generation, u64::MAX, "it is never older than what it replaces");
     }
 
     #[test]
