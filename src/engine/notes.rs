@@ -144,9 +144,14 @@ impl Notes {
         self.folder.as_deref().map(Dir::open).transpose()
     }
 
-    /// Forgets what was asked for at `path`.
-    pub(super) fn forget(&self, path: &Path) -> Result<()> {
-        self.dir()?.map_or(Ok(()), |dir| dir.remove_unsynced(file_name(path)))
+    /// Forgets what was asked for at `path` of this volume, also where nothing is mounted there any more: a note that stays keeps
+    /// the volume's device. That of another volume stays.
+    pub(super) fn forget(&self, volume: &VolumeId, path: &Path) -> Result<()> {
+        let Some(dir) = self.dir()? else { return Ok(()) };
+        match read(&dir, file_name(path)) {
+            Some(note) if note.volume != *volume => Ok(()),
+            Some(_) | None => dir.remove_unsynced(file_name(path)),
+        }
     }
 }
 

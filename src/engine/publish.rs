@@ -69,18 +69,17 @@ impl Engine {
         let _claim = self.store.claim(&[Key::Object(ObjectId::Volume(*id))], &[])?;
         let place = match self.place("target_path", target) {
             Ok(place) => place,
-            Err(Error::Precondition(_)) => return Ok(()), // Its parent is gone, and so is it.
+            // Its parent is gone, and so is it.
+            Err(Error::Precondition(_)) => return self.notes.forget(id, target),
             Err(error) => return Err(error),
         };
         match place.look()? {
-            Here::Nothing => return Ok(()),
+            Here::Nothing => return self.notes.forget(id, target),
             Here::Mounted(mounted) => {
                 self.refuse_foreign(id, &place, &mounted)?;
                 self.refuse_staged(id, &place, &mounted)?;
                 place.unmount_all()?;
                 step!("unpublish: unmounted");
-                self.notes.forget(target)?;
-                step!("unpublish: note gone");
             }
             Here::Directory { empty: true } | Here::File { empty: true } => {
                 // Nothing is in it and nothing is mounted there, so whoever clears up after a reboot need not wait for a disk
@@ -101,6 +100,8 @@ impl Engine {
                 )));
             }
         }
+        self.notes.forget(id, target)?;
+        step!("unpublish: note gone");
         if !planted!("target-kept") {
             place.remove()?;
         }

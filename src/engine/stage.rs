@@ -150,7 +150,8 @@ impl Engine {
     fn unmount(&self, id: &VolumeId, path: &Path) -> Result<()> {
         let place = match self.place(STAGING, path) {
             Ok(place) => place,
-            Err(Error::Precondition(_)) => return Ok(()), // Its parent is gone, and so is it.
+            // Its parent is gone, and so is it.
+            Err(Error::Precondition(_)) => return self.notes.forget(id, path),
             Err(error) => return Err(error),
         };
         let is_device = path.file_name().is_some_and(|name| name == STAGED_DEVICE);
@@ -159,13 +160,18 @@ impl Engine {
                 self.refuse_foreign(id, &place, &mounted)?;
                 place.unmount_all()?;
                 step!("unstage: unmounted");
-                self.notes.forget(path)?;
+                self.notes.forget(id, path)?;
                 step!("unstage: note gone");
+                if is_device { place.remove() } else { Ok(()) }
             }
-            Here::File { empty: true } if is_device => {}
-            Here::Nothing | Here::Directory { .. } | Here::File { .. } | Here::Other => return Ok(()),
+            Here::File { empty: true } if is_device => {
+                self.notes.forget(id, path)?;
+                place.remove()
+            }
+            Here::Nothing | Here::Directory { .. } | Here::File { .. } | Here::Other => {
+                self.notes.forget(id, path)
+            }
         }
-        if is_device { place.remove() } else { Ok(()) }
     }
 
     /// Refuses to touch a mount that does not show this volume.

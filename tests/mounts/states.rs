@@ -11,7 +11,7 @@ use rockpool::os::loopdev;
 use rockpool::pool::Kind;
 
 use crate::mishaps::rewrite;
-use crate::rig::{BLOCK, EXT4, Rig, put, run, unmounted, wanted, write_block};
+use crate::rig::{BLOCK, EXT4, Rig, put, run, soon, unmounted, wanted, write_block};
 
 const PLAIN_EXT4: [&str; 4] = ["mkfs.ext4", "-q", "-E", "lazy_itable_init=1"];
 const PLAIN_XFS: [&str; 2] = ["mkfs.xfs", "-q"];
@@ -461,4 +461,50 @@ fn what_a_crash_left_is_not_over_while_its_pool_is_read_only() {
     rig.engine().create_volume(&wanted("made", BLOCK, 64)).unwrap();
     rig.engine().delete_volume(&gone.id).unwrap();
     assert_eq!(rig.engine().expand_volume(&grown.id, &range, None).unwrap().0.size, Bytes::MIB.times(80));
+}
+
+#[test]
+fn a_raw_volume_whose_mounts_went_before_their_notes_is_let_go_as_well() {
+    let mut rig = Rig::image_on(&PLAIN_EXT4, 512);
+    let volume = rig.create("left", BLOCK, 10);
+    rig.publish("left", &volume, BLOCK);
+    let image = fs::metadata(rig.object(&volume.id)).unwrap();
+    let notes = rig.dir.path().join("state/mounts");
+    // As a driver leaves them that is killed between an unmount and its note.
+    for point in [rig.target("left"), rig.staging("left").join("device")] {
+        run("umount", &[&point]);
+    }
+    assert_eq!(fs::read_dir(&notes).unwrap().count(), 2);
+    rig.stop();
+    run("umount", &[Path::new("-l"), &rig.setup.path]);
+    rig.restart();
+    assert!(rig.engine().pools()[0].away.is_some(), "the disk comes later");
+    rig.engine().unpublish(&volume.id, &rig.target("left")).unwrap();
+    rig.engine().unstage(&volume.id, &rig.staging("left")).unwrap();
+    assert_eq!(fs::read_dir(&notes).unwrap().count(), 0, "the notes outlive their mounts");
+    rig.mount_again();
+    rig.reconnect();
+    let gone = soon(|| loopdev::find(image.dev(), image.ino()).unwrap().is_empty());
+    assert!(gone, "a note of a mount that is gone keeps the device");
+    rig.engine().delete_volume(&volume.id).unwrap();
+}
+
+#[test]
+fn what_is_asked_again_where_nothing_is_left_forgets_what_was_noted_there() {
+    let rig = Rig::image();
+    let volume = rig.create("a", EXT4, 64);
+    let notes = || fs::read_dir(rig.dir.path().join("state/mounts")).unwrap().count();
+    let target = rig.publish("a", &volume, EXT4);
+    assert_eq!(notes(), 2);
+    run("umount", &[&target]);
+    fs::remove_dir(&target).unwrap();
+    let other = rig.create("b", EXT4, 64);
+    rig.engine().unpublish(&other.id, &target).unwrap();
+    assert_eq!(notes(), 2, "it is about another volume");
+    rig.engine().unpublish(&volume.id, &target).unwrap();
+    assert_eq!(notes(), 1);
+    run("umount", &[&rig.staging("a")]);
+    fs::remove_dir(rig.staging("a")).unwrap();
+    rig.engine().unstage(&volume.id, &rig.dir.path().join("kubelet/staging/a")).unwrap();
+    assert_eq!(notes(), 0);
 }
