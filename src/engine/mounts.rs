@@ -87,19 +87,10 @@ impl Engine {
     /// Where something is mounted in the directory that a volume is, by whoever uses it. Not by the path of the pool: what is
     /// mounted through any bind of that directory keeps it from being removed.
     pub(super) fn mounted_within(&self, pool: &dyn Pool, volume: &Volume) -> Result<Option<PathBuf>> {
-        let (Access::Mount { fs: Filesystem::Shared }, Some(home)) = (volume.access, pool.home()) else {
-            return Ok(None);
-        };
-        let device = home.identity()?.device;
-        let table = mount::table()?;
-        let of_pool: HashMap<u64, &Mount> =
-            table.iter().filter(|mount| mount.device == device).map(|mount| (mount.id, mount)).collect();
-        let within = table.iter().find(|mount| {
-            let Some(below) = of_pool.get(&mount.parent) else { return false };
-            let rest = mount.point.strip_prefix(&below.point);
-            rest.is_ok_and(|rest| volume_in(&below.root.join(rest)) == Some(volume.id))
-        });
-        Ok(within.map(|mount| mount.point.clone()))
+        match volume.access {
+            Access::Mount { fs: Filesystem::Shared } => mounted_within_object(pool, &volume.id),
+            Access::Mount { fs: Filesystem::Ext4 | Filesystem::Xfs } | Access::Block => Ok(None),
+        }
     }
 
     /// The mounts of this volume that a workload may use: below the kubelet root, and not its staging.
@@ -212,6 +203,21 @@ impl Engine {
         };
         if self.is_ours(&volume.id, &place, &mounted)? { Ok((place, mounted)) } else { Err(absent()) }
     }
+}
+
+/// The same of what lies under a volume's id in its pool, be it that no record says what it is.
+pub(super) fn mounted_within_object(pool: &dyn Pool, id: &VolumeId) -> Result<Option<PathBuf>> {
+    let Some(home) = pool.home() else { return Ok(None) };
+    let device = home.identity()?.device;
+    let table = mount::table()?;
+    let of_pool: HashMap<u64, &Mount> =
+        table.iter().filter(|mount| mount.device == device).map(|mount| (mount.id, mount)).collect();
+    let within = table.iter().find(|mount| {
+        let Some(below) = of_pool.get(&mount.parent) else { return false };
+        let rest = mount.point.strip_prefix(&below.point);
+        rest.is_ok_and(|rest| volume_in(&below.root.join(rest)) == Some(*id))
+    });
+    Ok(within.map(|mount| mount.point.clone()))
 }
 
 /// Whether a mount of the right filesystem, or of the right node, may show it. The table shows no inodes, so a directory is

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rockpool::engine::{
-    Asked, CreateGroup, CreateSnapshot, CreateVolume, Engine, EngineConfig, Files, PoolConfig, Range,
+    Asked, Code, CreateGroup, CreateSnapshot, CreateVolume, Engine, EngineConfig, Files, PoolConfig, Range,
 };
 use rockpool::error::Error;
 use rockpool::model::{Bytes, Retention, Source};
@@ -34,6 +34,30 @@ fn a_mount_that_we_cannot_see_never_leads_to_a_second_device() {
     drop(kept);
     rig.engine().delete_volume(&volume.id).unwrap();
     assert!(rig.objects().is_empty());
+}
+
+#[test]
+fn an_orphan_in_which_a_stranger_mounted_something_is_not_begun_to_be_deleted() {
+    let mut rig = Rig::directory();
+    let _strangers = Strangers(rig.dir.path().to_owned());
+    let volume = rig.create("a", Asked::Mount(None), 10);
+    let object = rig.object(&volume.id);
+    let sub = object.join("sub");
+    fs::create_dir(&sub).unwrap();
+    put(&object.join("file"), "kept");
+    rig.stop();
+    fs::remove_file(rig.setup.path.join("records").join(volume.id.to_string())).unwrap();
+    rig.restart();
+    let id = volume.id.to_string();
+    run("mount", &[Path::new("-ttmpfs"), Path::new("stranger"), &sub]);
+    let refused = rig.engine().mend("p", Code::OrphanObject, Some(&id));
+    run("umount", &[&sub]);
+    let Err(Error::Precondition(why)) = refused else { panic!("{refused:?}") };
+    assert!(why.contains(sub.to_str().unwrap()), "{why}");
+    assert_eq!(fs::read_to_string(object.join("file")).unwrap(), "kept");
+    assert!(sub.is_dir());
+    rig.engine().mend("p", Code::OrphanObject, Some(&id)).unwrap();
+    assert!(!object.exists());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Case, Code, Fix, Shows, check_of};
 use crate::engine::claims::Claim;
-use crate::engine::mounts::volume_in;
+use crate::engine::mounts::{mounted_within_object, volume_in};
 use crate::engine::store::Record;
 use crate::engine::{Engine, Key, Slot};
 use crate::error::{Error, Result, quoted};
@@ -132,7 +132,7 @@ fn unmount(shows: &Shows) -> Result<String> {
     }
 }
 
-/// Refuses what a device or a mount shows: it may be in use.
+/// Refuses what a device or a mount shows, or what something is mounted in: it may be in use, and could be deleted in part only.
 fn refuse_shown(pool: &dyn Pool, id: ObjectId) -> Result<()> {
     let ObjectId::Volume(id) = id else { return Ok(()) };
     if let Some(shown) = pool.exposed()?.iter().find(|shown| shown.volume == id) {
@@ -142,6 +142,12 @@ fn refuse_shown(pool: &dyn Pool, id: ObjectId) -> Result<()> {
     if let Some(mount) = mount::table()?.iter().find(|mount| volume_in(&mount.root) == Some(id)) {
         let point = mount.point.display();
         return Err(Error::Precondition(format!("{id} is mounted at {point}: unmount it there first")));
+    }
+    if let Some(point) = mounted_within_object(pool, &id)? {
+        let point = point.display();
+        return Err(Error::Precondition(format!(
+            "something is mounted in {id} at {point}: unmount that first"
+        )));
     }
     Ok(())
 }
