@@ -30,6 +30,8 @@ pub enum Error {
     PageToken(String),
     /// The outcome is unknown, or the pool is away: ask again with the same request.
     Unavailable(String),
+    /// As `Unavailable`, and what was frozen may be frozen still: nobody said that it thawed.
+    StillFrozen(String),
     /// This driver never offers it, or the pool's kind cannot do it.
     Unsupported(String),
     /// The host refused a system call.
@@ -80,7 +82,7 @@ impl Error {
             return self;
         }
         match self {
-            Error::Busy(_) | Error::Unavailable(_) => self,
+            Error::Busy(_) | Error::Unavailable(_) | Error::StillFrozen(_) => self,
             Error::Invalid(_)
             | Error::OutOfRange(_)
             | Error::NotFound(_)
@@ -144,6 +146,7 @@ impl fmt::Display for Error {
             | Error::Busy(text)
             | Error::PageToken(text)
             | Error::Unavailable(text)
+            | Error::StillFrozen(text)
             | Error::Unsupported(text)
             | Error::Corrupt(text) => f.write_str(text),
             Error::Host { what, .. } => f.write_str(what),
@@ -165,6 +168,7 @@ impl std::error::Error for Error {
             | Error::Busy(_)
             | Error::PageToken(_)
             | Error::Unavailable(_)
+            | Error::StillFrozen(_)
             | Error::Unsupported(_)
             | Error::Program { .. }
             | Error::Corrupt(_) => None,

@@ -29,7 +29,7 @@ fn code(error: &Error) -> Code {
         Error::Full(_) => Code::ResourceExhausted,
         // Somebody works on it right now; for a page token the standard asks for this code.
         Error::Busy(_) | Error::PageToken(_) => Code::Aborted,
-        Error::Unavailable(_) => Code::Unavailable,
+        Error::Unavailable(_) | Error::StillFrozen(_) => Code::Unavailable,
         Error::Host { .. } | Error::Program { .. } | Error::Corrupt(_) => Code::Internal,
     }
 }
@@ -82,6 +82,7 @@ mod tests {
             (Error::Busy(text()), Code::Aborted),
             (Error::PageToken(text()), Code::Aborted),
             (Error::Unavailable(text()), Code::Unavailable),
+            (Error::StillFrozen(text()), Code::Unavailable),
             (host, Code::Internal),
             (Error::Program { what: text(), said: text() }, Code::Internal),
             (Error::Corrupt(text()), Code::Internal),

@@ -4,7 +4,8 @@
 //! Never: says anything of a freeze that is not ours, such as that of a backup hook, or of one before a reboot, which thaws all.
 //!
 //! Such a file is all that is left of a freeze whose freezer died with its whole container. It is there some microseconds too
-//! early and too late: a freeze that nobody knows of would hang its writers for ever.
+//! early and too late: a freeze that nobody knows of would hang its writers for ever. After a death of the driver alone it is there
+//! though the freezer has thawed, so what a hook froze since in the same volumes passes for ours until the group is settled.
 
 use std::path::{Path, PathBuf};
 

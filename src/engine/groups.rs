@@ -20,7 +20,7 @@ use crate::engine::retained::Fate;
 use crate::engine::snapshots::{self, refuse_elsewhere, refuse_without_snapshots};
 use crate::engine::store::Record;
 use crate::engine::{CreateGroup, Engine, Key, Whole};
-use crate::error::{Error, Result, quoted};
+use crate::error::{Error, Result, chain, quoted};
 use crate::model::{
     Bytes, Group, GroupId, ObjectId, Phase, PoolId, Snapshot, SnapshotId, Time, Volume, VolumeId,
 };
@@ -167,7 +167,10 @@ impl Engine {
         let Record::Group(group) = group else { unreachable!("the caller made it a group") };
         self.freezes.begin(&group.id)?;
         let cut = cut_at_once(pool, &members);
-        self.freezes.end(&group.id);
+        // Where nobody says that all is thawed, whoever settles the group thaws.
+        if !matches!(cut, Err(Error::StillFrozen(_))) {
+            self.freezes.end(&group.id);
+        }
         let (created, held) = cut?;
         step!("group: thawed");
         for (member, held) in members.iter().zip(held) {
@@ -191,10 +194,15 @@ fn cut_at_once(pool: &dyn Pool, members: &[Snapshot]) -> Result<(Time, Vec<Bytes
     let thaw = pool.freeze(&sources)?;
     step!("group: frozen");
     let created = Time::now();
-    let held = members.iter().map(|member| pool.snapshot(member)).collect::<Result<Vec<_>>>()?;
+    let held = members.iter().map(|member| pool.snapshot(member)).collect::<Result<Vec<_>>>();
     step!("group: cut");
-    thaw.thaw()?;
-    Ok((created, held))
+    match (held, thaw.thaw()) {
+        (Err(cause), Err(Error::StillFrozen(why))) => {
+            Err(Error::StillFrozen(format!("{}; {why}", chain(&cause))))
+        }
+        (Err(cause), _) => Err(cause),
+        (Ok(held), thawed) => thawed.map(|()| (created, held)),
+    }
 }
 
 /// The records of a group that is about to be cut.

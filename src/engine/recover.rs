@@ -5,7 +5,7 @@
 //!
 //! | phase | what is done |
 //! |---|---|
-//! | `Creating` | no bytes, then no record; of a group at an opening, the volumes that it noted to freeze are thawed first |
+//! | `Creating` | no bytes, then no record; of a group, the volumes that it noted to freeze are thawed first |
 //! | `Deleting` | no bytes, then no record |
 //! | `Growing` | grown, then `Ready` with the new size; where there is no room, or nothing to grow, `Ready` with the old one |
 
@@ -25,7 +25,6 @@ impl Engine {
         self.mend_copies(pool);
         self.let_go_of_unused(pool);
         for record in self.store.interrupted(pool.id()) {
-            self.thaw(pool, &record);
             let settled = self.store.claim(&keys(&record), &[]).and_then(|claim| {
                 // An earlier one of this list, a group, may have settled it.
                 self.store.record(record.id()).map_or(Ok(()), |record| self.settle(&claim, pool, &record))
@@ -43,19 +42,14 @@ impl Engine {
         }
     }
 
-    /// A group that is still `Creating` at an opening may have died with its volumes frozen, where the process that freezes died
-    /// as well: with its container. Only here, and only what was noted: all else that is frozen is somebody else's.
-    fn thaw(&self, pool: &dyn Pool, record: &Record) {
-        let Record::Group(group) = record else { return };
-        if group.phase != Phase::Creating || !self.freezes.is_ours(&group.id) {
-            return;
+    /// A group that is not whole may have left its volumes frozen, where the process that freezes died with its container, or did
+    /// not say that it thawed. Only what was noted: all else that is frozen is somebody else's.
+    fn thaw(&self, pool: &dyn Pool, group: &Group) -> Result<()> {
+        if self.freezes.is_ours(&group.id) {
+            pool.unfreeze(&group.sources)?;
+            self.freezes.end(&group.id);
         }
-        match pool.unfreeze(&group.sources) {
-            Ok(()) => self.freezes.end(&group.id),
-            Err(error) => {
-                tracing::error!(id = %group.id, error = chain(&error), "failed to thaw what a killed group snapshot froze");
-            }
-        }
+        Ok(())
     }
 
     /// Detaches, at an opening, the raw devices that nobody uses and nobody would detach: their volumes were unstaged while the
@@ -144,8 +138,10 @@ impl Engine {
         Ok(())
     }
 
-    /// All or none: a group that is not whole takes every member along.
+    /// All or none: a group that is not whole takes every member along. One whose volumes do not thaw stays: nobody else would
+    /// thaw them.
     fn disband(&self, claim: &Claim, pool: &dyn Pool, group: &Group) -> Result<()> {
+        self.thaw(pool, group)?;
         for member in &group.members {
             pool.forget(member)?;
             self.store.erase(claim, ObjectId::Snapshot(*member))?;

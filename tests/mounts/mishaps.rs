@@ -159,6 +159,37 @@ fn frozen_at_the_start(noted: Option<&str>, ours: Thawed) {
     drop(roots);
 }
 
+#[test]
+fn a_group_whose_volumes_cannot_be_thawed_is_kept_and_tried_again_at_the_next_start() {
+    let mut rig = Rig::image();
+    let volumes = ["one", "two"].map(|name| (name, rig.create(name, EXT4, 64)));
+    let mounts = volumes.each_ref().map(|(name, volume)| rig.publish(name, volume, EXT4));
+    let sources = volumes.iter().map(|(_, volume)| volume.id).collect();
+    let want = CreateGroup { name: "g".to_owned(), sources, parameters: Default::default() };
+    let (group, _) = rig.engine().create_group(&want).unwrap();
+    rig.stop();
+    rewrite(&rig.setup.path.join("records").join(group.id.to_string()), "\"ready\"", "\"creating\"");
+    let notes = rig.dir.path().join("state/freezes");
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    put(&notes.join(group.id.to_string()), boot.trim());
+    let roots = mounts.each_ref().map(|mount| File::open(mount).unwrap());
+    let thawed = Thaws(&roots);
+    mounts.iter().for_each(|mount| run("fsfreeze", &[Path::new("-f"), mount]));
+    let hidden = [rig.staging("one"), rig.target("one")];
+    hidden.iter().for_each(|point| run("mount", &[Path::new("-ttmpfs"), Path::new("stranger"), point]));
+    rig.restart();
+    assert_eq!(thaw(&roots[1]).unwrap(), Thawed::WasNot, "one that resists keeps another frozen");
+    assert_eq!(fs::read_dir(&notes).unwrap().count(), 1, "nobody would thaw the other");
+    hidden.iter().for_each(|point| run("umount", &[point]));
+    rig.restart();
+    let after = roots.each_ref().map(|root| thaw(root).unwrap());
+    assert_eq!(after, [Thawed::WasNot, Thawed::WasNot]);
+    assert_eq!(fs::read_dir(&notes).unwrap().count(), 0);
+    assert!(rig.engine().snapshots(None, None, 10).is_empty());
+    drop(thawed);
+    drop(roots);
+}
+
 /// Nothing stays frozen after a test that failed.
 struct Thaws<'a>(&'a [File]);
 

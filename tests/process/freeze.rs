@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{Driver, PROGRAM, Place};
 use crate::pools::Pool;
@@ -104,12 +104,35 @@ fn ok(output: Output) -> String {
 
 /// Whether a child of the driver says that all is frozen.
 fn is_frozen(driver: &Driver) -> bool {
+    freezer(driver).is_some()
+}
+
+/// The child of the driver that says that all is frozen.
+fn freezer(driver: &Driver) -> Option<Pid> {
     let ours = format!(" {} ", driver.child.id());
-    std::fs::read_dir("/proc").unwrap().flatten().any(|process| {
+    std::fs::read_dir("/proc").unwrap().flatten().find_map(|process| {
         let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
-        stat.split_once("(rockpool-frozen) ")
-            .is_some_and(|(_, rest)| rest.get(1..).unwrap_or_default().starts_with(&ours))
+        let (pid, rest) = stat.split_once(" (rockpool-frozen) ")?;
+        let is_ours = rest.get(1..).unwrap_or_default().starts_with(&ours);
+        Pid::from_raw(pid.parse().ok().filter(|_| is_ours)?)
     })
+}
+
+/// A process that is stopped, until this is dropped.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn new(pid: Pid) -> Stopped {
+        // It may have ended.
+        let _ = kill_process(pid, Signal::STOP);
+        Stopped(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::CONT);
+    }
 }
 
 #[test]
@@ -148,4 +171,36 @@ fn a_driver_that_sleeps_keeps_nothing_frozen_and_its_cut_does_not_count() {
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && said.contains("does not count"), "{said}");
     ok(staged.cut("whole").output().unwrap());
+}
+
+#[test]
+fn a_freezer_that_sleeps_keeps_nothing_frozen_and_its_note_goes_with_the_thaw() {
+    let place = Place::new();
+    let _pool = Pool::init(&place);
+    let driver = place.start();
+    let staged = Staged::new(&place);
+    for attempt in 0..20 {
+        let mut cut = staged.cut(&format!("g{attempt}"));
+        let mut cut = cut.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut found = None;
+        while found.is_none() && cut.try_wait().unwrap().is_none() {
+            found = freezer(&driver);
+        }
+        let stopped = found.map(Stopped::new);
+        if stopped.is_none() || !staged.is_frozen() {
+            drop(stopped);
+            cut.wait().unwrap();
+            continue;
+        }
+        let refused = cut.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && said.contains("UNAVAILABLE"), "{said}");
+        assert!(!staged.is_frozen(), "nobody thaws: {said}");
+        let notes = std::fs::read_dir(place.path("state_dir/freezes")).unwrap();
+        assert_eq!(notes.count(), 0, "{said}");
+        drop(stopped);
+        ok(staged.cut("whole").output().unwrap());
+        return;
+    }
+    panic!("the freezer was never met with something frozen");
 }

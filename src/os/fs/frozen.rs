@@ -29,7 +29,7 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 use rustix::time::Timespec;
 
 use super::{Thawed, freeze_once, thaw_once};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 use crate::os::descriptors::close_all_but;
 
 /// The longest time that a freeze lasts.
@@ -67,7 +67,7 @@ impl Frozen {
     ///
     /// # Errors
     /// `Busy` where one is frozen already, `Unsupported` where it cannot be, `Unavailable` where it took too long or no
-    /// process could be had that thaws it again.
+    /// process could be had that thaws it again; `StillFrozen` where it is not known that all is thawed again.
     pub fn begin(members: Vec<Member>) -> Result<Frozen> {
         Frozen::begin_for(members, LIMIT)
     }
@@ -81,19 +81,24 @@ impl Frozen {
         // The child's alone from now on, so that its death is seen.
         drop(theirs);
         let mut begun = Frozen { members, frozen: 0, freezer: Some(Freezer { pid, socket, hangs: false }) };
-        begun.hear_of_all().map(|()| begun)
+        let Err(cause) = begun.hear_of_all() else { return Ok(begun) };
+        match begun.end() {
+            Err(Error::StillFrozen(why)) => Err(Error::StillFrozen(format!("{}; {why}", chain(&cause)))),
+            Ok(_) | Err(_) => Err(cause),
+        }
     }
 
     /// Thaws all. Says whether every one of them was frozen until now: only then was everything since `begin` one cut.
     /// Again: nothing is left to thaw.
     ///
     /// # Errors
-    /// `Unavailable` where the limit was over before, or a filesystem does not thaw; all others are thawed anyway.
+    /// `Unavailable` where the limit was over before, `StillFrozen` where a filesystem does not thaw, or nobody says that it did; all
+    /// others are thawed anyway.
     pub fn thaw(&mut self) -> Result<Thawed> {
         self.end()
     }
 
-    /// Waits until each is frozen. On an error the drop thaws what is.
+    /// Waits until each is frozen. On an error the end thaws what is.
     fn hear_of_all(&mut self) -> Result<()> {
         let Some(freezer) = &mut self.freezer else { return Ok(()) };
         for (name, _) in &self.members {
@@ -122,7 +127,7 @@ impl Frozen {
                 let outcomes: Vec<_> = ours.map(|(_, root)| thaw_once(root)).collect();
                 all(outcomes.into_iter().take(self.frozen).collect())
             }
-            Err(error) => Err(Error::Unavailable(format!("failed to hear that all is thawed: {error}"))),
+            Err(error) => Err(Error::StillFrozen(format!("failed to hear that all is thawed: {error}"))),
         }
     }
 }
@@ -130,7 +135,7 @@ impl Frozen {
 impl Drop for Frozen {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
-            tracing::error!(error = crate::error::chain(&error), "failed to thaw");
+            tracing::error!(error = chain(&error), "failed to thaw");
         }
     }
 }
@@ -166,18 +171,21 @@ impl Freezer {
 
 /// What the thaws of all come to; the first of them is the reason for it.
 fn all(outcomes: Vec<rustix::io::Result<()>>) -> Result<Thawed> {
+    let resists = |errno: &Errno| ![Errno::INVAL, Errno::TIMEDOUT].contains(errno);
+    if let Some(errno) = outcomes.iter().filter_map(|outcome| outcome.err()).find(resists) {
+        return Err(Error::StillFrozen(format!("failed to thaw a filesystem: {errno}")));
+    }
     let mut thawed = Thawed::Now;
     for outcome in outcomes {
         match outcome {
             Ok(()) => {}
-            Err(Errno::INVAL) => thawed = Thawed::WasNot,
             Err(Errno::TIMEDOUT) => {
                 return Err(Error::Unavailable(format!(
                     "all was thawed again after {} s, before the cut was done, which therefore does not count; ask again",
                     LIMIT.as_secs()
                 )));
             }
-            Err(errno) => return Err(Error::host("failed to thaw a filesystem", errno.into())),
+            Err(_) => thawed = Thawed::WasNot,
         }
     }
     Ok(thawed)
