@@ -23,13 +23,22 @@ impl Published {
         let [staging, target] = [&published.staging, &published.target].map(|path| path.to_str().unwrap());
         place.ask(&["volume", "stage", id, "--staging", staging]);
         place.ask(&["volume", "publish", id, "--staging", staging, "--target", target]);
+        // As kubelet does for a `subPath`, below the pod's directory.
+        let (within, sub) = (published.target.join("wages-of-alice"), published.sub());
+        [&within, &sub].into_iter().for_each(|path| std::fs::create_dir_all(path).unwrap());
+        let bound = Command::new("mount").arg("--bind").args([&within, &sub]).output().unwrap();
+        assert!(bound.status.success(), "{bound:?}");
         published
+    }
+
+    fn sub(&self) -> PathBuf {
+        self.target.ancestors().nth(4).unwrap().join("volume-subpaths/pvc-of-the-bank/app/0")
     }
 }
 
 impl Drop for Published {
     fn drop(&mut self) {
-        for path in [&self.target, &self.staging] {
+        for path in [&self.sub(), &self.target, &self.staging] {
             let _ = Command::new("umount").arg(path).output();
         }
     }
@@ -60,6 +69,10 @@ fn a_bundle_names_no_volume_by_where_it_is_mounted() {
     let read = unpacked(&to, place.path("live"));
     let points = points(&read("mounts.json"));
     assert!(points.iter().any(|point| told(point)), "{points:?}");
+    let roots = read("mounts.json");
+    let roots: Vec<_> =
+        roots.as_array().unwrap().iter().map(|mount| mount["root"].as_str().unwrap()).collect();
+    assert!(roots.iter().any(|root| root.starts_with("/name:")), "the subPath: {roots:?}");
     assert!(points.contains(&ward.pool.root().display().to_string()), "{points:?}");
     assert!(!points.contains(&"/".to_owned()), "the pool is not on it: {points:?}");
     // The same where a finding says where it is mounted.
@@ -67,7 +80,7 @@ fn a_bundle_names_no_volume_by_where_it_is_mounted() {
     std::fs::remove_file(ward.image(&one)).unwrap();
     let nameless = |tar: &Path| {
         let whole = std::fs::read(tar).unwrap();
-        for name in ["bank", "uid-1"] {
+        for name in ["bank", "uid-1", "alice"] {
             assert!(!whole.windows(name.len()).any(|at| at == name.as_bytes()), "{name}");
         }
         std::fs::remove_file(tar).unwrap();

@@ -54,8 +54,9 @@ pub(super) fn mounts(grounds: &[u64], pools: &[&Path], with_names: bool) -> Valu
             (false, true) => point(&mount.point, with_names),
             (false, false) => return None,
         };
+        let root = |mount: &Mount| root(&mount.root, volumes.contains(&mount.device), with_names);
         Some(json!({
-            "id": mount.id, "parent": mount.parent, "device": mount.device, "root": mount.root, "point": point,
+            "id": mount.id, "parent": mount.parent, "device": mount.device, "root": root(mount), "point": point,
             "type": mount.kind, "source": mount.source, "options": mount.options, "super_options": mount.super_options,
         }))
     });
@@ -65,6 +66,22 @@ pub(super) fn mounts(grounds: &[u64], pools: &[&Path], with_names: bool) -> Valu
 /// Whether it shows the directory of a volume, which is named by its id.
 fn shows_volume(mount: &Mount) -> bool {
     mount.root.iter().any(|part| part.to_str().is_some_and(|part| part.parse::<VolumeId>().is_ok()))
+}
+
+/// The root of a mount as it may be told: what lies within a volume, such as kubelet's `subPath`, is its user's.
+fn root(path: &Path, of_volume: bool, with_names: bool) -> String {
+    if with_names {
+        return path.display().to_string();
+    }
+    let mut within = of_volume;
+    let told = path.iter().skip(1).map(|part| {
+        let part = part.to_string_lossy();
+        let told = if within { checksum(&part) } else { part.to_string() };
+        within |= part.parse::<VolumeId>().is_ok();
+        format!("/{told}")
+    });
+    let told: String = told.collect();
+    if told.is_empty() { "/".to_owned() } else { told }
 }
 
 /// A mount point as it may be told: all above kubelet's own directories and their names, and of the rest a checksum.
@@ -110,6 +127,20 @@ fn quoted_paths(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_the_root_of_a_mount_nothing_within_a_volume_is_told() {
+        let name = checksum;
+        let volume = "v1.0a0102030405.0101010101010101";
+        let told = |path: &str, of_volume| root(Path::new(path), of_volume, false);
+        assert_eq!(told("/", true), "/");
+        assert_eq!(told("/wages/2026", true), format!("/{}/{}", name("wages"), name("2026")));
+        let of_pool = format!("/pool/volumes/{volume}");
+        assert_eq!(told(&of_pool, false), of_pool);
+        assert_eq!(told(&format!("{of_pool}/wages"), false), format!("{of_pool}/{}", name("wages")));
+        assert_eq!(told("/loop7", false), "/loop7");
+        assert_eq!(root(Path::new("/wages"), true, true), "/wages");
+    }
 
     #[test]
     fn of_a_mount_point_only_what_is_kubelets_own_is_told() {
