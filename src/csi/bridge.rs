@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prost::Message;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tonic::{Response, Status};
 
-use crate::engine::workers::Workers;
+use crate::engine::workers::{Workers, broke_off};
 use crate::error::{Error, Result, quoted};
 
 /// How long a question may take before the caller hears that there is no answer. A question changes nothing, so its worker
@@ -65,7 +65,7 @@ impl<R: Clone + Send + Sync + 'static> Lane<R> {
                     start(entry, workers, job)?;
                     return answered(&mut answer)
                         .await
-                        .unwrap_or_else(|_| Err(panicked().into()))
+                        .unwrap_or_else(|_| Err(broke_off().into()))
                         .map(Response::new);
                 }
             }
@@ -97,7 +97,7 @@ async fn answered<R: Clone>(
     answer: &mut watch::Receiver<Answer<R>>,
 ) -> std::result::Result<std::result::Result<R, Status>, watch::error::RecvError> {
     let answered = answer.wait_for(Option::is_some).await?;
-    Ok(answered.clone().unwrap_or_else(|| Err(panicked().into())))
+    Ok(answered.clone().unwrap_or_else(|| Err(broke_off().into())))
 }
 
 fn start<R: Clone + Send + Sync + 'static>(
@@ -109,9 +109,9 @@ fn start<R: Clone + Send + Sync + 'static>(
     workers.run_then(
         move || begin().then(|| job().map_err(Status::from)),
         move |outcome| match outcome {
-            Some(Some(answer)) => entry.finish(answer),
-            Some(None) => {} // It was not begun.
-            None => entry.finish(Err(panicked().into())),
+            Ok(Some(answer)) => entry.finish(answer),
+            Ok(None) => {} // It was not begun.
+            Err(error) => entry.finish(Err(error.into())),
         },
     )
 }
@@ -168,7 +168,7 @@ pub(super) async fn ask<R: Send + 'static>(
     job: impl FnOnce() -> Result<R> + Send + 'static,
 ) -> Result<R> {
     let mut answers = ask_each([(workers, job)], patience).await;
-    answers.pop().unwrap_or_else(|| Err(panicked()))
+    answers.pop().unwrap_or_else(|| Err(broke_off()))
 }
 
 /// Asks several pools at once, each on its own threads; the answers come in the same order. One that is silent is an error
@@ -178,12 +178,20 @@ pub(super) async fn ask_each<'w, R: Send + 'static, J: FnOnce() -> Result<R> + S
     patience: Duration,
 ) -> Vec<Result<R>> {
     let until = tokio::time::Instant::now() + patience;
-    let asked: Vec<_> = questions.into_iter().map(|(workers, job)| (workers, workers.run(job))).collect();
+    let asked: Vec<_> = questions
+        .into_iter()
+        .map(|(workers, job)| {
+            let (tell, told) = oneshot::channel();
+            // Nobody may wait any more.
+            let deliver = move |outcome: Result<Result<R>>| drop(tell.send(outcome.flatten()));
+            (workers, workers.run_then(job, deliver).map(|()| told))
+        })
+        .collect();
     let mut answers = Vec::with_capacity(asked.len());
     for (workers, waiting) in asked {
         answers.push(match waiting {
             Ok(waiting) => match tokio::time::timeout_at(until, waiting).await {
-                Ok(answer) => answer.unwrap_or_else(|_| Err(panicked())),
+                Ok(answer) => answer.unwrap_or_else(|_| Err(broke_off())),
                 Err(_) => Err(Error::Unavailable(format!(
                     "pool {} did not answer within {} ms; its disk may hang",
                     quoted(workers.name()),
@@ -194,12 +202,6 @@ pub(super) async fn ask_each<'w, R: Send + 'static, J: FnOnce() -> Result<R> + S
         });
     }
     answers
-}
-
-fn panicked() -> Error {
-    Error::Unavailable(
-        "the operation broke off, its outcome is unknown; send the same request again".to_owned(),
-    )
 }
 
 #[cfg(test)]

@@ -41,12 +41,12 @@ type Job = Box<dyn FnOnce(Turn) + Send>;
 type Deed = Box<dyn FnOnce() + Send>;
 
 /// What became of the wait for a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Turn {
     /// Here is one.
     Come,
-    /// There will be none.
-    Refused,
+    /// There will be none, for this reason.
+    Refused(String),
 }
 
 /// Hands answers over, in the table of the process.
@@ -124,8 +124,8 @@ impl Workers {
         Ok(wait)
     }
 
-    /// Runs `job` on one of the workers to its end, and then `deliver` where whoever waits can be woken; with `None` where
-    /// the job panicked, or no thread could be had for it.
+    /// Runs `job` on one of the workers to its end, and then `deliver` where whoever waits can be woken; with `Unavailable` where
+    /// the job panicked, or no thread could be had for it, so that it was not begun.
     ///
     /// # Errors
     /// `Unavailable` when too many jobs wait already, or the disk does not answer.
@@ -133,7 +133,7 @@ impl Workers {
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
-        D: FnOnce(Option<T>) + Send + 'static,
+        D: FnOnce(Result<T>) + Send + 'static,
     {
         let mut queue = self.shared.lock();
         self.shared.refuse(&queue)?;
@@ -142,12 +142,12 @@ impl Workers {
             let delivery: Deed = match turn {
                 Turn::Come => {
                     // The panic was printed by the hook; the dropped claim frees the object.
-                    let outcome = catch_unwind(AssertUnwindSafe(job)).ok();
+                    let outcome = catch_unwind(AssertUnwindSafe(job)).map_err(|_| broke_off());
                     Box::new(move || deliver(outcome))
                 }
-                Turn::Refused => Box::new(move || {
+                Turn::Refused(why) => Box::new(move || {
                     drop(job);
-                    deliver(None);
+                    deliver(Err(Error::Unavailable(why)));
                 }),
             };
             if apart { post(delivery) } else { delivery() }
@@ -332,7 +332,8 @@ impl Shared {
                     );
                     let refused = std::mem::take(&mut queue.jobs);
                     drop(queue);
-                    refused.into_iter().for_each(|job| job(Turn::Refused));
+                    let why = format!("nothing was begun: {}; ask again", chain(&error));
+                    refused.into_iter().for_each(|job| job(Turn::Refused(why.clone())));
                     queue = self.lock();
                 }
             } else {
@@ -380,6 +381,13 @@ impl Drop for Workers {
 }
 
 /// Starts the thread that hands answers over, where there is none yet.
+/// What is known of a job that ended without an answer.
+pub(crate) fn broke_off() -> Error {
+    Error::Unavailable(
+        "the operation broke off, its outcome is unknown; send the same request again".to_owned(),
+    )
+}
+
 fn start_post() -> Result<()> {
     static STARTING: Mutex<()> = Mutex::new(());
     let _one = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -452,7 +460,9 @@ mod tests {
         for _ in 0..3 {
             let (tell, told) = mpsc::channel();
             workers.run_then(|| 7, move |outcome| tell.send(outcome).unwrap()).unwrap();
-            assert_eq!(told.recv_timeout(Duration::from_secs(60)).unwrap(), None, "it has run");
+            let refused = told.recv_timeout(Duration::from_secs(60)).unwrap();
+            let Err(Error::Unavailable(why)) = refused else { panic!("it has run: {refused:?}") };
+            assert!(why.contains("nothing was begun") && why.contains("os error 11"), "{why}");
         }
         workers.shared.stack.store(STACK_BYTES, Ordering::Relaxed);
         assert_eq!(workers.run(|| 7).unwrap().blocking_recv().unwrap(), 7);
