@@ -40,7 +40,7 @@ const TRIES: u32 = 1000;
 static TAKEN: Mutex<bool> = Mutex::new(false);
 static FREED: Condvar = Condvar::new();
 /// Whoever attaches for longer hangs with the disk of its file; without a turn the others only need more tries.
-const TURN: Duration = Duration::from_secs(1);
+const TURN: Duration = Duration::from_millis(200);
 
 /// One loop device, attached or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

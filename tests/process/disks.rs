@@ -86,12 +86,20 @@ fn reads_that_hang_keep_nothing_else_waiting_not_even_after_a_kill() {
     let a = made["volume_id"].as_str().unwrap();
     let staging = place.path("kubelet/a");
     let stage = ["volume", "stage", a, "--staging", staging.to_str().unwrap()];
+    let made = place.ask(&create("b", ON_FINE));
+    let (b, other) = (made["volume_id"].as_str().unwrap(), place.path("kubelet/b"));
+    let at_other = ["--staging", other.to_str().unwrap()];
 
     below.disk.set(Call::Read, Mood::Hangs);
     let staged = call(&place, &stage);
     until_hangs(&below.disk, Call::Read);
     soon(&place, &["plugin", "probe"], "");
-    assert!(soon(&place, &create("b", ON_FINE), "").status.success());
+    assert!(soon(&place, &create("c", ON_FINE), "").status.success());
+    // Also where the one that hangs has the turn to attach.
+    for verb in ["stage", "unstage"] {
+        let done = soon(&place, &["volume", verb, b, at_other[0], at_other[1]], "");
+        assert!(done.status.success(), "{verb}: {done:?}");
+    }
     soon(&place, &["volume", "delete", a], "ABORTED");
     soon(&place, &["volume", "list"], a);
 
@@ -99,11 +107,11 @@ fn reads_that_hang_keep_nothing_else_waiting_not_even_after_a_kill() {
     drop(staged);
     second = place.start();
     until(&mut second, "the other pool is served", SOON, || {
-        place.ctl(&create("c", ON_FINE)).status.success()
+        place.ctl(&create("d", ON_FINE)).status.success()
     });
     assert!(driver.child.try_wait().unwrap().is_none(), "the first driver has ended: nothing hung");
     soon(&place, &["plugin", "probe"], "");
-    soon(&place, &create("d", ON_BAD), "UNAVAILABLE");
+    soon(&place, &create("e", ON_BAD), "UNAVAILABLE");
     soon(&place, &["volume", "delete", a], "bad");
 
     drop(healing);
