@@ -7,6 +7,7 @@
 //! again while its claim is held, and a repair is the same once more: the claim, that one look, and then the act.
 
 mod code;
+mod generations;
 mod host;
 mod look;
 mod mend;
@@ -89,6 +90,10 @@ enum Fix {
     Unmount(Shows),
     /// Make object and record agree about the size.
     Resize(VolumeId, Bytes),
+    /// Write a record once more as it is in memory, whose file is not what was written.
+    Rewrite(ObjectId),
+    /// Make a record anew that is older than its copy.
+    Renew(ObjectId),
 }
 
 impl Case {
@@ -117,7 +122,9 @@ impl Fix {
     /// What it is about, where a call could be about the same.
     fn subject(&self) -> Option<ObjectId> {
         match self {
-            Fix::Remove(id) | Fix::Rebuild(id) | Fix::Forget(id) => Some(*id),
+            Fix::Remove(id) | Fix::Rebuild(id) | Fix::Forget(id) | Fix::Rewrite(id) | Fix::Renew(id) => {
+                Some(*id)
+            }
             Fix::Settle(record) => Some(record.id()),
             Fix::Clear(name) => name.strip_prefix("tmp/").and_then(|name| name.parse().ok()),
             Fix::LetGo(Exposed { volume, .. })
@@ -137,17 +144,20 @@ impl Fix {
             | Fix::Clear(_)
             | Fix::LetGo(_)
             | Fix::Unmount(_)
-            | Fix::Resize(..) => self.subject().map(Key::Object).into_iter().collect(),
+            | Fix::Resize(..)
+            | Fix::Rewrite(_)
+            | Fix::Renew(_) => self.subject().map(Key::Object).into_iter().collect(),
         }
     }
 
     /// Whether bytes or the memory of them go that somebody may want, so that they must be named.
     fn deletes(&self) -> bool {
         match self {
-            Fix::Remove(_) | Fix::Forget(_) => true,
+            // The copy may say that it is deleted, and kept no longer.
+            Fix::Remove(_) | Fix::Forget(_) | Fix::Renew(_) => true,
             Fix::LetGo(shown) => !shown.there,
             Fix::Unmount(shows) => shows.last,
-            Fix::Rebuild(_) | Fix::Settle(_) | Fix::Clear(_) | Fix::Resize(..) => false,
+            Fix::Rebuild(_) | Fix::Settle(_) | Fix::Clear(_) | Fix::Resize(..) | Fix::Rewrite(_) => false,
         }
     }
 }
@@ -164,8 +174,14 @@ pub struct Mended {
 /// One of the doctor's looks at a pool that is there: what it sees at this moment, calls at work included.
 type Check = fn(&Engine, &Slot, &dyn Pool) -> Result<Vec<Case>>;
 
-const CHECKS: [Check; 5] =
-    [Engine::differences, Engine::exposures, Engine::promises, Engine::ailments, Engine::lacks];
+const CHECKS: [Check; 6] = [
+    Engine::differences,
+    Engine::generations,
+    Engine::exposures,
+    Engine::promises,
+    Engine::ailments,
+    Engine::lacks,
+];
 
 /// The look that finds it; none for what the opening of a pool shows, or the host.
 fn check_of(code: Code) -> Option<Check> {
@@ -184,6 +200,7 @@ fn check_of(code: Code) -> Option<Check> {
         | Code::Interrupted
         | Code::StrayTemporary
         | Code::ForeignFile => Some(Engine::differences),
+        Code::RecordOutdated => Some(Engine::generations),
         Code::ObjectDeleted | Code::LeftoverDevice | Code::LeftoverMount | Code::NoDirectIo => {
             Some(Engine::exposures)
         }

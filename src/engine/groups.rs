@@ -21,6 +21,7 @@ use crate::engine::snapshots::{self, refuse_elsewhere, refuse_without_snapshots}
 use crate::engine::store::Record;
 use crate::engine::{CreateGroup, Engine, Key, Whole};
 use crate::error::{Error, Result, chain, quoted};
+use crate::model::record::FIRST;
 use crate::model::{
     Bytes, Group, GroupId, ObjectId, Phase, PoolId, Snapshot, SnapshotId, Time, Volume, VolumeId,
 };
@@ -180,7 +181,8 @@ impl Engine {
         step!("group: members ready");
         let ready = Arc::new(Group { phase: Phase::Ready, created, ..Group::clone(group) });
         let record = Record::Group(Arc::clone(&ready));
-        self.carry(pool, &record)?;
+        // A copy is never of a later generation than the record that is on the disk.
+        self.carry(pool, &record, FIRST)?;
         step!("group: copies carried");
         self.store.put(claim, record)?;
         step!("group: ready");

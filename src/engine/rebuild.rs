@@ -12,13 +12,15 @@
 //!  1. claim it and its name                          –
 //!  2. read the copy, take the size from the bytes    –
 //!  3. write the record, durably                      the old file or the new one
+//!  4. let the copy say of which generation it is     –
 
 use std::sync::Arc;
 
-use crate::engine::store::Quarantined;
+use crate::engine::claims::Claim;
+use crate::engine::store::{Quarantined, anew};
 use crate::engine::{Engine, Key};
 use crate::error::{Error, Result};
-use crate::model::record::Unreadable;
+use crate::model::record::{Unreadable, Written};
 use crate::model::{ObjectId, Phase, Record, Snapshot, SnapshotId, Volume};
 use crate::pool::{Label, Pool};
 
@@ -49,7 +51,15 @@ impl Engine {
             )));
         }
         let pool = self.writable(id.pool())?;
-        let record = self.carried(pool.as_ref(), id)?.ok_or_else(|| {
+        self.make_anew(pool.as_ref(), &mut claim, id)
+    }
+
+    /// The record as its copy has it, in place of whatever there is. The claim owns the object.
+    ///
+    /// # Errors
+    /// As `rebuild`.
+    pub(super) fn make_anew(&self, pool: &dyn Pool, claim: &mut Claim, id: ObjectId) -> Result<Record> {
+        let Written { generation, record } = self.carried(pool, id)?.ok_or_else(|| {
             Error::NotFound(format!(
                 "no bytes of {id} are in its pool: there is nothing to rebuild its record from"
             ))
@@ -58,13 +68,25 @@ impl Engine {
         if !record.phase().frees_name() {
             let name = record.name();
             claim.extend(std::slice::from_ref(&name))?;
-            if let Some(other) = self.store.named(&name) {
+            if let Some(other) = self.store.named(&name).filter(|other| other.id() != id) {
                 return Err(Error::Conflict(format!("{name} of {id} is that of {} by now", other.id())));
             }
         }
-        self.store.restore(&claim, record.clone())?;
+        let generation = anew(generation);
+        self.store.restore(claim, record.clone(), generation)?;
+        // So that the file which was lost, should somebody bring it back, is known for older.
+        if let Err(error) = self.carry(pool, &record, generation) {
+            tracing::warn!(%id, error = crate::error::chain(&error), "failed to note in a copy that its record was rebuilt");
+        }
         tracing::warn!(%id, "rebuilt a record from the copy with its object");
         Ok(record)
+    }
+
+    /// The copy that is newer than its record, where that is so: somebody brought back an older record.
+    pub(super) fn newer_copy(&self, pool: &dyn Pool, id: ObjectId) -> Option<Written> {
+        let generation = self.store.generation(id)?;
+        let copy = self.carried(pool, id).ok().flatten();
+        copy.filter(|copy| copy.generation > generation)
     }
 
     /// Learns from their objects which names the quarantined records of a pool hold, and what they promise.
@@ -72,7 +94,7 @@ impl Engine {
         for (id, _) in self.store.quarantine().into_iter().filter(|(id, _)| id.pool() == pool.id()) {
             // Members come before their groups, which are found by them.
             match self.carried(pool, id) {
-                Ok(Some(copy)) => self.store.keep(id, copy),
+                Ok(Some(copy)) => self.store.keep(id, copy.record),
                 Ok(None) => {
                     tracing::error!(%id, "a quarantined record has no bytes, and so no copy: its name is not known")
                 }
@@ -88,7 +110,7 @@ impl Engine {
     ///
     /// # Errors
     /// `Corrupt` where there is no whole copy.
-    pub(super) fn carried(&self, pool: &dyn Pool, id: ObjectId) -> Result<Option<Record>> {
+    pub(super) fn carried(&self, pool: &dyn Pool, id: ObjectId) -> Result<Option<Written>> {
         match id {
             ObjectId::Volume(_) | ObjectId::Snapshot(_) => carried_by_itself(pool, id),
             ObjectId::Group(group) => carried_by_one_of(pool, id, &self.store.members_of(&group)),
@@ -101,7 +123,7 @@ impl Engine {
         let tells = |carrier: ObjectId, text: fn(Label) -> Option<Vec<u8>>| -> Result<bool> {
             let text = pool.label(carrier)?.and_then(text);
             let copy = text.map(|text| whole_copy(record.id(), Some(text)));
-            Ok(copy.is_none_or(|copy| copy.is_ok_and(|copy| copy.phase() == record.phase())))
+            Ok(copy.is_none_or(|copy| copy.is_ok_and(|copy| copy.record.phase() == record.phase())))
         };
         match record {
             Record::Volume(_) | Record::Snapshot(_) => tells(record.id(), |label| label.text),
@@ -113,12 +135,13 @@ impl Engine {
         }
     }
 
-    /// Gives the copy of a record to what carries it: its own object, of a group every member.
-    pub(super) fn carry(&self, pool: &dyn Pool, record: &Record) -> Result<()> {
+    /// Gives the copy of a record of this generation to what carries it: its own object, of a group every member.
+    pub(super) fn carry(&self, pool: &dyn Pool, record: &Record, generation: u64) -> Result<()> {
         match record {
-            Record::Volume(_) | Record::Snapshot(_) => pool.carry(record.id(), record),
+            Record::Volume(_) | Record::Snapshot(_) => pool.carry(record.id(), record, generation),
             Record::Group(group) => {
-                group.members.iter().try_for_each(|member| pool.carry(ObjectId::Snapshot(*member), record))
+                let mut members = group.members.iter().map(|member| ObjectId::Snapshot(*member));
+                members.try_for_each(|member| pool.carry(member, record, generation))
             }
         }
     }
@@ -140,16 +163,16 @@ impl Engine {
 }
 
 /// What an object says of itself, whole and as large as it is; `None` where it is not there.
-fn carried_by_itself(pool: &dyn Pool, id: ObjectId) -> Result<Option<Record>> {
+fn carried_by_itself(pool: &dyn Pool, id: ObjectId) -> Result<Option<Written>> {
     let Some(label) = pool.label(id)? else { return Ok(None) };
-    let record = whole_copy(id, label.text)?;
+    let Written { generation, record } = whole_copy(id, label.text)?;
     // It was written when the bytes were made, or when the object was deleted and kept. They are whole since they have their
     // name; what else changed since is their size.
     let phase = match record.phase() {
         kept @ Phase::Retained { .. } => kept,
         Phase::Creating | Phase::Ready | Phase::Growing { .. } | Phase::Deleting => Phase::Ready,
     };
-    Ok(Some(match record {
+    let record = match record {
         Record::Volume(volume) => {
             Record::Volume(Arc::new(Volume { phase, size: label.size, ..Volume::clone(&volume) }))
         }
@@ -157,17 +180,18 @@ fn carried_by_itself(pool: &dyn Pool, id: ObjectId) -> Result<Option<Record>> {
             Record::Snapshot(Arc::new(Snapshot { phase, held: label.held, ..Snapshot::clone(&snapshot) }))
         }
         group @ Record::Group(_) => group,
-    }))
+    };
+    Ok(Some(Written { generation, record }))
 }
 
 /// What the first of a group's members says of it that carries a whole copy; `None` where no member is there.
-fn carried_by_one_of(pool: &dyn Pool, id: ObjectId, members: &[SnapshotId]) -> Result<Option<Record>> {
+fn carried_by_one_of(pool: &dyn Pool, id: ObjectId, members: &[SnapshotId]) -> Result<Option<Written>> {
     let mut outcome = Ok(None);
     for member in members {
         match pool.label(ObjectId::Snapshot(*member)) {
             Ok(None) => {}
             Ok(Some(label)) => match whole_copy(id, label.group) {
-                Ok(record) => return Ok(Some(record)),
+                Ok(copy) => return Ok(Some(copy)),
                 Err(error) => outcome = Err(error),
             },
             Err(error) => outcome = Err(error),
@@ -176,10 +200,9 @@ fn carried_by_one_of(pool: &dyn Pool, id: ObjectId, members: &[SnapshotId]) -> R
     outcome
 }
 
-fn whole_copy(id: ObjectId, text: Option<Vec<u8>>) -> Result<Record> {
+fn whole_copy(id: ObjectId, text: Option<Vec<u8>>) -> Result<Written> {
     let text = text.ok_or_else(|| Error::Corrupt(format!("no copy of the record of {id} is carried")))?;
-    let written = Record::decode(&id.to_string(), &text).map_err(|why| {
+    Record::decode(&id.to_string(), &text).map_err(|why| {
         Error::Corrupt(format!("the copy of the record of {id} that is carried is damaged: {why}"))
-    })?;
-    Ok(written.record)
+    })
 }

@@ -24,6 +24,7 @@ use crate::engine::recover::keys;
 use crate::engine::store::Record;
 use crate::engine::{Engine, Key};
 use crate::error::{Error, Result, chain, quoted};
+use crate::model::record::FIRST;
 use crate::model::{self, Age, Bytes, ObjectId, Parameters, Phase, PoolId, Retention, Time};
 use crate::pool::Pool;
 
@@ -100,9 +101,11 @@ impl Engine {
             )));
         }
         let name = ready.name_text().to_owned();
-        self.carry(pool.as_ref(), &ready)?;
+        // Under the generation of what is on the disk: one that lags behind its copy was brought back by somebody.
+        self.carry(pool.as_ref(), &ready, self.store.generation(id).unwrap_or(FIRST))?;
         step!("restore: copy carried");
-        self.store.put(&claim, ready).map_err(Error::unfinished)?;
+        self.store.put(&claim, ready.clone()).map_err(Error::unfinished)?;
+        self.carry_present(pool.as_ref(), &ready);
         tracing::info!(%id, "restored what was deleted");
         Ok(name)
     }
@@ -124,7 +127,13 @@ impl Engine {
     fn purge_over(&self, id: ObjectId, now: Age) -> Result<()> {
         let claim = self.store.claim(&[Key::Object(id)], &[])?;
         match self.store.record(id) {
-            Some(record) if is_over(&record, now) => self.purge_claimed(claim, &record),
+            // By itself nothing goes of which a later record said something else.
+            Some(record) if is_over(&record, now) => {
+                match self.newer_copy(self.pool(id.pool())?.as_ref(), id) {
+                    None => self.purge_claimed(claim, &record),
+                    Some(_) => Ok(()),
+                }
+            }
             Some(_) | None => Ok(()),
         }
     }
@@ -231,19 +240,33 @@ impl Engine {
             ))
         })?;
         step!("keep: recorded");
-        // The record stands and says all; without the copy it is as after a crash here.
-        if let Err(error) = self.carry(pool, &kept_record) {
-            tracing::warn!(id = %record.id(), error = chain(&error), "failed to note in a copy that its object is kept");
-        }
+        self.carry_present(pool, &kept_record);
         Ok(Fate::Kept)
+    }
+
+    /// Notes what a record says by now in its copies. The record stands and says all; without that it is as after a crash here.
+    fn carry_present(&self, pool: &dyn Pool, record: &Record) {
+        let id = record.id();
+        let generation = self.store.generation(id).unwrap_or(FIRST);
+        if let Err(error) = self.carry(pool, record, generation) {
+            tracing::warn!(%id, error = chain(&error), "failed to note in a copy what became of its object");
+        }
     }
 
     /// Writes the copies of what is kept that do not say so: of a crash, of a full disk, of an older release.
     pub(super) fn mend_copies(&self, pool: &dyn Pool) {
         for record in self.store.retained(Some(pool.id())) {
+            if let Some(copy) = self.newer_copy(pool, record.id()) {
+                tracing::error!(
+                    id = %record.id(), copy = copy.generation,
+                    "the record of what is kept is older than its copy: it is not purged, see `rockpool ctl doctor`"
+                );
+                continue;
+            }
+            let generation = self.store.generation(record.id()).unwrap_or(FIRST);
             let mended = self
                 .copy_tells(pool, &record)
-                .and_then(|tells| if tells { Ok(()) } else { self.carry(pool, &record) });
+                .and_then(|tells| if tells { Ok(()) } else { self.carry(pool, &record, generation) });
             if let Err(error) = mended {
                 tracing::warn!(id = %record.id(), error = chain(&error), "failed to look after the copies of what is kept");
                 return;

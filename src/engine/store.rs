@@ -9,10 +9,13 @@
 //! A file that cannot be read is quarantined: the rest serves, and the copy that its object carries says which name it
 //! holds and what it promises, until the record is rebuilt from it.
 
+mod generations;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+pub(crate) use self::generations::anew;
 use crate::engine::claims::{Claim, Claims};
 use crate::engine::{Key, spare};
 use crate::error::{Error, Result};
@@ -24,8 +27,6 @@ use crate::model::{
 use crate::os::file::{Dir, Kept};
 use crate::pool::Pool;
 
-/// The generation of a record that was rebuilt: above whatever it had.
-const RESTORED: u64 = 1 << 40;
 /// Threads that read records at a start: a cold disk answers that many side by side.
 const LOADERS: usize = 16;
 
@@ -436,21 +437,6 @@ impl Store {
         })
     }
 
-    /// Writes anew a record that was quarantined or lost.
-    ///
-    /// # Errors
-    /// Those of the disk; then nothing changed.
-    pub(crate) fn restore(&self, claim: &Claim, record: Record) -> Result<()> {
-        let id = record.id();
-        assert!(claim.owns(&Key::Object(id)), "{id} is restored without its claim");
-        self.shelf(id.pool())?.write(&record, RESTORED)?;
-        let mut index = self.lock();
-        let counted = index.quarantined.remove(&id).and_then(|bad| bad.copy).map_or(0, |copy| copy.promise());
-        index.move_promise(id.pool(), counted, record.promise());
-        index.place(Written { generation: RESTORED, record });
-        Ok(())
-    }
-
     /// How many volumes, snapshots and groups a pool has on record, in whatever phase.
     pub fn count(&self, pool: PoolId) -> usize {
         self.lock().objects.keys().filter(|id| id.pool() == pool).count()
@@ -587,13 +573,14 @@ fn load(records: &Dir, pool: PoolId) -> Result<Vec<Loaded>> {
 }
 
 fn load_some(records: &Dir, ids: &[ObjectId]) -> Vec<Loaded> {
+    ids.iter().map(|id| (*id, read_one(records, *id))).collect()
+}
+
+fn read_one(records: &Dir, id: ObjectId) -> std::result::Result<Written, Unreadable> {
     let damaged = |error: &Error| Unreadable::Damaged(crate::error::chain(error));
-    let read = |id: &ObjectId| {
-        let name = id.to_string();
-        let bytes = records.read(&name, LARGEST).map_err(|error| damaged(&error))?;
-        Record::decode(&name, &bytes.ok_or_else(|| Unreadable::Damaged("it vanished".to_owned()))?)
-    };
-    ids.iter().map(|id| (*id, read(id))).collect()
+    let name = id.to_string();
+    let bytes = records.read(&name, LARGEST).map_err(|error| damaged(&error))?;
+    Record::decode(&name, &bytes.ok_or_else(|| Unreadable::Damaged("it is gone".to_owned()))?)
 }
 
 #[cfg(test)]

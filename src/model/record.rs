@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 
 /// The layout of a record's body that this release writes, and the newest that it reads.
 pub const SCHEMA: u32 = 1;
+/// The generation of a record that was just made, and of the copy that its object is made with.
+pub const FIRST: u64 = 1;
 /// No record is larger, in bytes; what is, is not a record.
 pub const LARGEST: usize = 64 * 1024;
 

@@ -33,6 +33,7 @@ use super::{
     Thaw, Usage, kept, whole,
 };
 use crate::error::{Error, Result, chain};
+use crate::model::record::FIRST;
 use crate::model::{Bytes, ObjectId, PoolId, Record, Snapshot, SnapshotId, Volume, VolumeId};
 use crate::os::file::{self, Dir};
 use crate::os::label;
@@ -110,7 +111,7 @@ impl DirectoryPool {
         step!("directory: made");
         note_size(&volume, size)?;
         step!("directory: size noted");
-        kept::keep(&volume, &Record::Volume(Arc::new(want.clone())))?;
+        kept::keep(&volume, &Record::Volume(Arc::new(want.clone())), FIRST)?;
         if let Some(projects) = &self.projects {
             projects.limit_new(&self.home, &volume, size)?;
         }
@@ -334,11 +335,11 @@ impl Pool for DirectoryPool {
         Ok(Some(Label { text, group: None, size: noted_size(&volume)?, held: Bytes::ZERO }))
     }
 
-    fn carry(&self, id: ObjectId, copy: &Record) -> Result<()> {
+    fn carry(&self, id: ObjectId, copy: &Record, generation: u64) -> Result<()> {
         self.writable()?;
         let ObjectId::Volume(id) = id else { return Ok(()) };
         let volume = self.need(&id)?;
-        kept::keep(&volume, copy)?;
+        kept::keep(&volume, copy, generation)?;
         step!("copy: written");
         volume.sync()
     }

@@ -35,6 +35,7 @@ use super::{
     Usage, kept, whole,
 };
 use crate::error::{Error, Result};
+use crate::model::record::FIRST;
 use crate::model::{
     Access, Allocation, Bytes, Filesystem, ObjectId, PoolId, Record, Snapshot, SnapshotId, Source, Volume,
     VolumeId,
@@ -95,7 +96,7 @@ impl Images {
         step!("object: begun");
         let made = fill(&file).and_then(|()| {
             step!("object: filled");
-            kept::keep(&file, record)?;
+            kept::keep(&file, record, FIRST)?;
             file::sync(&file)?;
             step!("object: synced");
             tmp.rename_into(name, place, name)
@@ -332,12 +333,12 @@ impl Pool for ImagePool {
         Ok(Some(Label { text: kept::kept(&file)?, group: kept::kept_of_group(&file)?, size, held }))
     }
 
-    fn carry(&self, id: ObjectId, copy: &Record) -> Result<()> {
+    fn carry(&self, id: ObjectId, copy: &Record, generation: u64) -> Result<()> {
         self.images.home.writable()?;
         let Some(place) = self.images.place_of(id) else { return Ok(()) };
         let name = id.to_string();
         let file = object(place, &name, "object")?;
-        kept::keep(&file, copy)?;
+        kept::keep(&file, copy, generation)?;
         step!("copy: written");
         place.sync_file(&file, &name)
     }

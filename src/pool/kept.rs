@@ -15,14 +15,14 @@ const RECORD: &str = "trusted.rockpool.record";
 /// What carries that of its group.
 const GROUP: &str = "trusted.rockpool.group";
 
-/// Makes an object carry a record, in place of the one before; durable with the next sync of the object. Where only that
+/// Makes an object carry a record of this generation, in place of the one before; durable with the next sync of the object. Where only that
 /// fits, without parameters and claim; a filesystem that has no extended attributes gets none.
-pub(super) fn keep(of: impl AsFd, record: &Record) -> Result<()> {
+pub(super) fn keep(of: impl AsFd, record: &Record, generation: u64) -> Result<()> {
     let name = match record {
         Record::Volume(_) | Record::Snapshot(_) => RECORD,
         Record::Group(_) => GROUP,
     };
-    let put = |record: &Record| label::set(of.as_fd(), name, record.encode(1)?.as_bytes());
+    let put = |record: &Record| label::set(of.as_fd(), name, record.encode(generation)?.as_bytes());
     match put(record) {
         // Too long for this filesystem, or no room at all; the second try tells.
         Err(Error::Full(_)) => put(&record.lean()),

@@ -443,11 +443,12 @@ pub trait Pool: Send + Sync {
     }
 
     /// The object carries this copy, in place of the one before: of its own record, or of that of the group it is a member of,
-    /// which it carries besides. Where the copy does not fit, without what only a retry of the creation is compared with.
+    /// which it carries besides, and of which generation it is. Where the copy does not fit, without what only a retry of the
+    /// creation is compared with.
     ///
     /// # Errors
     /// `Corrupt` where the object is not there.
-    fn carry(&self, _id: ObjectId, _copy: &Record) -> Result<()> {
+    fn carry(&self, _id: ObjectId, _copy: &Record, _generation: u64) -> Result<()> {
         Ok(())
     }
 

@@ -695,15 +695,16 @@ pub(crate) fn an_object_carries_what_it_is_given_later(on: &Ground) {
         ..made.clone()
     };
     let (id, later) = (ObjectId::Volume(made.id), Record::Volume(Arc::new(later)));
-    on.pool.carry(id, &later).unwrap();
-    on.pool.carry(id, &later).unwrap();
+    on.pool.carry(id, &later, 7).unwrap();
+    on.pool.carry(id, &later, 7).unwrap();
     if on.sim().is_some() {
         return;
     }
-    let absent = on.pool.carry(ObjectId::Volume(on.volume().id), &later);
+    let absent = on.pool.carry(ObjectId::Volume(on.volume().id), &later, 7);
     assert!(matches!(absent, Err(Error::Corrupt(_))), "{absent:?}");
     let text = |id| on.pool.label(id).unwrap().unwrap().text.unwrap();
-    assert_eq!(Record::decode(&id.to_string(), &text(id)).unwrap().record, later);
+    let written = Record::decode(&id.to_string(), &text(id)).unwrap();
+    assert_eq!((written.record, written.generation), (later, 7));
     if on.snapshots() {
         let group = GroupId::new(made.id.pool(), [3; 8]);
         let member = Snapshot { group: Some(group), ..cut(on.snapshot_id(), made.id) };
@@ -720,7 +721,7 @@ pub(crate) fn an_object_carries_what_it_is_given_later(on: &Ground) {
             parameters: Default::default(),
             created: made.created,
         }));
-        on.pool.carry(of, &group).unwrap();
+        on.pool.carry(of, &group, 2).unwrap();
         assert_eq!(text(of), before.0, "its own stays beside it");
         let carried = on.pool.label(of).unwrap().unwrap().group.unwrap();
         assert_eq!(Record::decode(&group.id().to_string(), &carried).unwrap().record, group);

@@ -526,3 +526,80 @@ fn promises_that_cannot_be_kept_are_told_until_there_is_room() {
     // xfs gives the blocks of a removed file back a little later.
     eventually("there is room again", || ward.codes() == (Vec::new(), 0));
 }
+
+#[test]
+fn a_record_that_is_put_in_place_of_a_newer_one_is_told_of_by_both_generations() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    let id = ward.create("one", &["--block", "--size", "16MiB"]);
+    let file = ward.record(&id);
+    let old = fs::read(&file).unwrap();
+    place.ask(&["volume", "expand", &id, "--size", "32MiB"]);
+    assert_eq!(ward.codes(), (Vec::new(), 0));
+
+    // While a driver runs: what it wrote against what is there.
+    fs::write(&file, &old).unwrap();
+    let found = ward.finding("RP-RECORD-OUTDATED");
+    let what = text(&found, "what");
+    assert!(what.contains("driver wrote, generation 4: it is of generation 2"), "{what}");
+    ward.repaired("RP-RECORD-OUTDATED", None, "as the driver has it");
+    fs::remove_file(&file).unwrap();
+    assert!(text(&ward.finding("RP-RECORD-OUTDATED"), "what").contains("it is gone"));
+    ward.repaired("RP-RECORD-OUTDATED", None, "as the driver has it");
+    drop(ward.driver.take());
+    ward.start();
+    let size = place.ask(&["volume", "get", &id])["capacity_bytes"].as_i64();
+    assert_eq!(size, Some(32 << 20), "the last that was written");
+
+    // A record that was made anew, and then the one that it replaced.
+    ward.kill();
+    fs::write(&file, "torn").unwrap();
+    let output = ward.doctor(&["--repair", "RP-RECORD-QUARANTINED"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(ward.codes(), (Vec::new(), 0));
+    fs::write(&file, &old).unwrap();
+    let found = ward.doctor(&["--json"]);
+    let found = findings(&found).into_iter().find(|one| one["code"] == "RP-RECORD-OUTDATED").unwrap();
+    let what = text(&found, "what");
+    assert!(what.contains("is of generation 2,") && what.contains("of generation 1099511627776,"), "{what}");
+}
+
+#[test]
+fn a_volume_whose_record_of_its_deletion_comes_back_is_not_purged_and_comes_back() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    ward.kill();
+    ward.pool.set("retainDeleted = \"1s\"");
+    ward.start();
+    let id = ward.create("one", &["--block", "--size", "16MiB"]);
+    let (file, image) = (ward.record(&id), ward.image(&id));
+    fs::File::options().write(true).open(&image).unwrap().write_all_at(b"precious", 4096).unwrap();
+    place.ask(&["volume", "delete", &id]);
+    let deleted = fs::read(&file).unwrap();
+    place.ask(&["retained", "restore", &id]);
+    // Longer than it was to be kept.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    ward.kill();
+    fs::write(&file, &deleted).unwrap();
+
+    let told = |found: Value| {
+        let what = text(&found, "what").to_owned();
+        assert!(what.contains("of generation 3, deleted and kept") && what.contains("4, in use"), "{what}");
+        assert!(text(&found, "repair").contains(&format!("--object {id}")), "{found}");
+    };
+    told(ward.finding("RP-RECORD-OUTDATED"));
+    // It begins with what is over.
+    ward.start();
+    eventually("it has looked at what is kept", || {
+        ward.driver.as_ref().unwrap().log().contains("it is not purged")
+    });
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    told(ward.finding("RP-RECORD-OUTDATED"));
+    let unnamed = ward.doctor(&["--repair", "RP-RECORD-OUTDATED"]);
+    assert!(!unnamed.status.success() && fs::read(&file).unwrap() == deleted, "{unnamed:?}");
+    ward.repaired("RP-RECORD-OUTDATED", Some(&id), "anew from its copy");
+    assert_eq!(text(&place.ask(&["volume", "get", &id]), "volume_id"), id);
+    let mut there = [0; 8];
+    fs::File::open(&image).unwrap().read_exact_at(&mut there, 4096).unwrap();
+    assert_eq!(&there, b"precious");
+}

@@ -23,6 +23,8 @@ pub enum Code {
     RecordQuarantined,
     /// A record that is gone, and can be made anew from a copy.
     RecordLost,
+    /// A record that somebody put in place of a newer one.
+    RecordOutdated,
     /// A record without bytes.
     ObjectMissing,
     /// An object that was deleted while a device shows it: that holds the last of its bytes.
@@ -78,13 +80,14 @@ pub enum Weight {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Code; 26] = [
+    pub const ALL: [Code; 27] = [
         Code::PoolAway,
         Code::PoolSilent,
         Code::PoolFailed,
         Code::PoolReadOnly,
         Code::RecordQuarantined,
         Code::RecordLost,
+        Code::RecordOutdated,
         Code::ObjectMissing,
         Code::ObjectDeleted,
         Code::SizeWrong,
@@ -116,6 +119,7 @@ impl Code {
             Code::PoolReadOnly => "RP-POOL-READ-ONLY",
             Code::RecordQuarantined => "RP-RECORD-QUARANTINED",
             Code::RecordLost => "RP-RECORD-LOST",
+            Code::RecordOutdated => "RP-RECORD-OUTDATED",
             Code::ObjectMissing => "RP-OBJECT-MISSING",
             Code::ObjectDeleted => "RP-OBJECT-DELETED",
             Code::SizeWrong => "RP-SIZE-WRONG",
@@ -148,6 +152,7 @@ impl Code {
             | Code::PoolReadOnly
             | Code::RecordQuarantined
             | Code::RecordLost
+            | Code::RecordOutdated
             | Code::ObjectMissing
             | Code::ObjectDeleted
             | Code::SizeWrong

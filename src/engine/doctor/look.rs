@@ -358,7 +358,7 @@ fn temporaries(slot: &Slot, records: &Dir) -> Result<Vec<Case>> {
     Ok(names.map(|name| stray(slot, &format!("records/{}", name.to_string_lossy()))).collect())
 }
 
-fn case(code: Code, slot: &Slot, object: Option<String>, what: String, by_hand: &str) -> Case {
+pub(super) fn case(code: Code, slot: &Slot, object: Option<String>, what: String, by_hand: &str) -> Case {
     let pool = Some(slot.name().to_owned());
     Case {
         finding: Finding { code, pool, object, what, repair: by_hand.to_owned() },
@@ -367,7 +367,7 @@ fn case(code: Code, slot: &Slot, object: Option<String>, what: String, by_hand: 
     }
 }
 
-fn fixable(code: Code, slot: &Slot, object: Option<String>, what: String, fix: Fix) -> Case {
+pub(super) fn fixable(code: Code, slot: &Slot, object: Option<String>, what: String, fix: Fix) -> Case {
     let object_words = object.as_ref().filter(|_| fix.deletes());
     let object_words = object_words.map_or_else(String::new, |object| format!(" --object {object}"));
     let repair = format!("rockpool ctl doctor --repair {code}{object_words}");

@@ -61,6 +61,15 @@ impl Engine {
             }
             Fix::Unmount(shows) => unmount(shows),
             Fix::Resize(id, found) => self.agree(pool, claim, id, *found),
+            Fix::Rewrite(id) => {
+                self.store.rewrite(claim, *id)?;
+                Ok(format!("wrote the record of {id} once more, as the driver has it"))
+            }
+            Fix::Renew(id) => {
+                refuse_shown(pool, *id)?;
+                let record = self.make_anew(pool, claim, *id)?;
+                Ok(format!("made the record of {id} anew from its copy, {}", record.name()))
+            }
         }
     }
 

@@ -161,7 +161,7 @@ fn a_mount_that_came_since_or_lies_over_it_stays() {
     mount::unmount_path(&node.staging()).unwrap();
     // What was found is gone with that, and what is there now is another mount of the volume, which has its record again.
     let claim = node.engine().store.claim(&[Key::Object(id)], &[]).unwrap();
-    node.engine().store.restore(&claim, record).unwrap();
+    node.engine().store.restore(&claim, record, 2).unwrap();
     drop(claim);
     node.stage(one, EXT4);
     assert!(matches!(node.repair(Code::LeftoverMount, &case), Err(Error::Precondition(_))));
