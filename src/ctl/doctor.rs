@@ -214,6 +214,10 @@ impl Patient {
             let why = format!("nothing to repair: {code} finds nothing{about}{}", unseen.concat());
             return Err(Failure::Other(why));
         }
+        let unseen = found.iter().filter(unseen).filter(|one| one.code != code.name());
+        failures.extend(unseen.map(|one| {
+            Failure::Other(format!("pool {} was not looked at: {}", quoted(&one.pool), one.what))
+        }));
         let mut table = Table::new(&["DONE"]);
         done.iter().for_each(|line| table.push([line.clone()]));
         Ok(Answer::of_several(table, json!({ "done": done }), failures))

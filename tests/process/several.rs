@@ -105,6 +105,29 @@ fn what_was_mended_is_told_though_another_could_not_be() {
     ward.repaired("RP-STRAY-TEMPORARY", None, "removed");
 }
 
+#[test]
+fn a_repair_is_not_done_while_a_pool_could_not_be_looked_at() {
+    let place = Place::new();
+    let mut ward = Ward::new(&place);
+    let one = ward.create("one", &["--block", "--size", "8MiB"]);
+    ward.kill();
+    let nowhere = place.path("nowhere");
+    ward.pool.set(&format!("\n[[pool]]\nname = \"gone\"\nkind = \"directory\"\npath = {nowhere:?}"));
+    let stray = ward.pool.root().join("tmp").join(&one);
+    fs::write(&stray, "half").unwrap();
+    for live in [false, true] {
+        if live {
+            ward.start();
+            fs::write(&stray, "half").unwrap();
+        }
+        let done = ward.doctor(&["--repair", "RP-STRAY-TEMPORARY", "--json"]);
+        let (told, said) = (String::from_utf8(done.stdout).unwrap(), String::from_utf8(done.stderr).unwrap());
+        assert!(!stray.exists() && told.contains("removed tmp/"), "live {live}: {told}{said}");
+        assert_eq!(said.matches("pool `gone` was not looked at").count(), 1, "live {live}: {said}");
+        assert_eq!(done.status.code(), Some(1), "live {live}");
+    }
+}
+
 const KEEPING: &str = "[[pool]]\nname = \"toy\"\nkind = \"sim\"\nretainDeleted = \"7d\"\n";
 
 /// A driver that keeps what is deleted, and one deleted volume.
