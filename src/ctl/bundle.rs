@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use self::mounts::mounts;
 use self::tar::Tar;
 use super::answer::{Answer, Table};
-use super::errand::{self, Subject, Told};
+use super::errand::{self, ALL_SILENT, Subject, Told};
 use super::failure::{Failure, Outcome};
 use super::{doctor, driver};
 use crate::config::{self, Endpoint};
@@ -115,7 +115,7 @@ pub(super) async fn run(endpoint: &Endpoint, timeout: Duration, asked: &Bundle) 
         }
     };
     let listed = notes.is_empty();
-    let seen = look(&pools, asked.with_names)?;
+    let seen = look(&pools, asked.with_names);
     if listed {
         tar.add_json("pools.json", &seen.iter().map(|seen| seen.pool.clone()).collect());
     }
@@ -248,10 +248,14 @@ impl Bundle {
 }
 
 /// What is in each pool, in their order.
-fn look(pools: &[Listed], with_names: bool) -> Outcome<Vec<Seen>> {
+fn look(pools: &[Listed], with_names: bool) -> Vec<Seen> {
     let subjects: Vec<Subject> = pools.iter().map(|pool| pool.subject.clone()).collect();
-    let verb: &[&str] = if with_names { &["support-bundle", "--with-names"] } else { &["support-bundle"] };
-    let told = errand::send(&subjects, verb)?;
+    let told = errand::send(&subjects, verb(with_names));
+    let all_silent = told.iter().all(|(_, told)| matches!(told, Told::Silent));
+    let away = |pool: &Listed, why: &str| {
+        let pool = pool.config.as_ref().map(|config| shown(config, None, Some(why)));
+        Seen { pool: pool.unwrap_or_default(), ..Seen::default() }
+    };
     let seen = pools.iter().zip(told).map(|(pool, (_, told))| match told {
         Told::Said(mut said) => {
             let mut part = |key: &str| Some(said[key].take()).filter(|part| !part.is_null());
@@ -259,13 +263,15 @@ fn look(pools: &[Listed], with_names: bool) -> Outcome<Vec<Seen>> {
             let (objects, records) = (part("objects"), part("records"));
             Seen { pool: part("pool").unwrap_or_default(), objects, records, ground }
         }
-        Told::Silent => {
-            let away = "it does not answer: its disk hangs";
-            let pool = pool.config.as_ref().map(|config| shown(config, None, Some(away)));
-            Seen { pool: pool.unwrap_or_default(), ..Seen::default() }
-        }
+        Told::Silent if all_silent => away(pool, &format!("it does not answer; {ALL_SILENT}")),
+        Told::Silent => away(pool, "it does not answer: its disk hangs"),
+        Told::Died(why) => away(pool, &format!("the look at it broke off: {why}")),
     });
-    Ok(seen.collect())
+    seen.collect()
+}
+
+fn verb(with_names: bool) -> &'static [&'static str] {
+    if with_names { &["support-bundle", "--with-names"] } else { &["support-bundle"] }
 }
 
 fn shown(config: &PoolConfig, seen: Option<&Visit>, away: Option<&str>) -> Value {
@@ -397,7 +403,7 @@ async fn findings(
     let lasting = |pool: &&Listed| pool.config.as_ref().is_none_or(|config| config.setup.kind.lasts());
     let subjects = pools.iter().filter(lasting).map(|pool| pool.subject.clone()).collect();
     match doctor::Pools::of(subjects).findings() {
-        Ok(found) => ("the pools", Ok(doctor::Examined { found, ..Default::default() })),
+        Ok(examined) => ("the pools", Ok(examined)),
         Err(failure) => ("nobody", Err(failure.to_string())),
     }
 }

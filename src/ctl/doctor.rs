@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 
 use super::answer::{Answer, Table, Verdict};
 use super::driver;
-use super::errand::{self, STILL, Subject, Told, still};
+use super::errand::{self, ALL_SILENT, STILL, Subject, Told, still};
 use super::failure::{Failure, Outcome};
 use crate::config::{self, Endpoint};
 use crate::csi::admin::finding;
@@ -179,7 +179,7 @@ impl Patient {
     async fn findings(&mut self) -> Outcome<Examined> {
         match self {
             Patient::Driver(driver, patience) => ask(driver, *patience).await,
-            Patient::Pools(pools) => Ok(Examined { found: pools.findings()?, ..Default::default() }),
+            Patient::Pools(pools) => pools.findings(),
         }
     }
 
@@ -279,20 +279,31 @@ impl Pools {
         Pools { subjects, notes: Vec::new() }
     }
 
-    /// What is wrong with them and the host.
-    pub(super) fn findings(&self) -> Outcome<Vec<admin::Finding>> {
-        let mut all = Vec::new();
-        for (subject, told) in errand::send(&self.subjects, &["doctor"])? {
-            match said(told)? {
-                Some(said) => {
-                    all.extend(said["findings"].as_array().into_iter().flatten().filter_map(from_json))
+    /// What is wrong with them and the host. One pool of which nobody could tell keeps no other from being told.
+    pub(super) fn findings(&self) -> Outcome<Examined> {
+        let mut all = Examined::default();
+        let told = errand::send(&self.subjects, &["doctor"]);
+        let all_silent = told.iter().all(|(_, told)| matches!(told, Told::Silent));
+        for (subject, told) in told {
+            match said(&subject, told) {
+                Ok(Some(said)) => {
+                    let said = said["findings"].as_array().into_iter().flatten().filter_map(from_json);
+                    all.found.extend(said);
                 }
-                None => all.push(finding(Finding::silent(&subject.name))),
+                Ok(None) => {
+                    let mut silent = Finding::silent(&subject.name);
+                    if all_silent {
+                        silent.repair = format!("{}; {ALL_SILENT}", silent.repair);
+                    }
+                    all.found.push(finding(silent));
+                }
+                Err(failure) => all.failed.push(failure),
             }
         }
         let host = Engine::examine(Vec::new()).map_err(|error| failed(&error))?;
-        all.extend(host.diagnose_host().into_iter().map(finding));
-        Ok(worst_first(all))
+        all.found.extend(host.diagnose_host().into_iter().map(finding));
+        all.found = worst_first(all.found);
+        Ok(all)
     }
 
     fn mend(&self, pool: &str, code: Code, object: Option<&str>) -> Outcome<Mended> {
@@ -307,13 +318,14 @@ impl Pools {
             lines.map(str::to_owned).collect()
         };
         let mut mended = Mended::default();
-        for (_, told) in errand::send(&subject, &words)? {
-            let Some(said) = said(told)? else {
-                let pool = quoted(pool);
-                return Err(Failure::Other(format!(
-                    "pool {pool} does not answer; what was done is not known, look again"
-                )));
+        for (subject, told) in errand::send(&subject, &words) {
+            let unknown = |why: &str| {
+                Failure::Other(format!("{} {why}; what was done is not known, look again", subject.whom()))
             };
+            if let Told::Died(why) = &told {
+                return Err(unknown(&format!("was not mended to the end: {why}")));
+            }
+            let said = said(&subject, told)?.ok_or_else(|| unknown("does not answer"))?;
             mended.done.extend(lines(&said["done"]));
             mended.failed.extend(lines(&said["not_done"]));
         }
@@ -322,8 +334,14 @@ impl Pools {
 }
 
 /// What a process said of its pool; none where that does not answer.
-fn said(told: Told) -> Outcome<Option<Value>> {
-    let Told::Said(said) = told else { return Ok(None) };
+fn said(subject: &Subject, told: Told) -> Outcome<Option<Value>> {
+    let said = match told {
+        Told::Said(said) => said,
+        Told::Silent => return Ok(None),
+        Told::Died(why) => {
+            return Err(Failure::Other(format!("{}: the look at it broke off: {why}", subject.whom())));
+        }
+    };
     if let Some(held) = said["held"].as_str() {
         let hint = "if a driver runs there, ask it: rockpool ctl doctor, with its --admin-endpoint";
         return Err(Failure::Other(format!("{held}; {hint}")));

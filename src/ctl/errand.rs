@@ -10,7 +10,6 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::answer::say;
-use super::failure::{Failure, Outcome};
 use crate::config;
 use crate::engine::{PoolConfig, SILENT_AFTER};
 use crate::error::{Error, chain, quoted};
@@ -35,6 +34,8 @@ enum Place {
     Listed(PathBuf),
     /// This directory.
     Directory(PathBuf),
+    /// No pool, but what of the host is asked about in these words.
+    Host(Vec<OsString>),
 }
 
 /// What came back.
@@ -43,7 +44,13 @@ pub(super) enum Told {
     Said(Value),
     /// Nothing: the pool's disk does not answer.
     Silent,
+    /// It failed or was killed, for this reason.
+    Died(String),
 }
+
+/// What is said in addition where not one process comes back.
+pub(super) const ALL_SILENT: &str = "none that was asked answers, so it may not be their disks: a loop device of this host whose file lies on a server or \
+     disk that hangs has the same effect";
 
 impl Subject {
     /// An entry of a pool file.
@@ -54,6 +61,19 @@ impl Subject {
     /// The pool in a directory, under whatever name.
     pub(super) fn directory(path: &Path, name: &str) -> Subject {
         Subject { name: name.to_owned(), place: Place::Directory(path.to_owned()) }
+    }
+
+    /// The host's own devices and mounts, asked about in these words.
+    pub(super) fn host(words: Vec<OsString>) -> Subject {
+        Subject { name: "host".to_owned(), place: Place::Host(words) }
+    }
+
+    /// What it is, in a sentence.
+    pub(super) fn whom(&self) -> String {
+        match self.place {
+            Place::Listed(_) | Place::Directory(_) => format!("pool {}", quoted(&self.name)),
+            Place::Host(_) => "the host".to_owned(),
+        }
     }
 
     /// How to open it, for the process that was sent.
@@ -69,42 +89,50 @@ impl Subject {
                 })
             }
             Place::Directory(path) => lone(path, &self.name),
+            Place::Host(_) => Err(Error::NotFound("the host is no pool".to_owned())),
         }
     }
 
     fn words(&self, verb: &[&str]) -> Vec<OsString> {
-        let (flag, path) = match &self.place {
-            Place::Listed(file) => ("--config", file),
-            Place::Directory(path) => ("--pool", path),
+        let whereabouts = match &self.place {
+            Place::Listed(file) => vec!["--config".into(), file.into()],
+            Place::Directory(path) => vec!["--pool".into(), path.into()],
+            Place::Host(words) => words.clone(),
         };
         let begin = ["ctl", "--output", "json"].iter().chain(verb).map(OsString::from);
-        begin.chain([flag.into(), path.into(), "--errand".into(), self.name.as_str().into()]).collect()
+        begin.chain(whereabouts).chain(["--errand".into(), self.name.as_str().into()]).collect()
     }
 }
 
-/// Sends one process for each pool, all at once, and waits for every one that gets on.
-pub(super) fn send(subjects: &[Subject], verb: &[&str]) -> Outcome<Vec<(Subject, Told)>> {
-    let failed = |error: Error| Failure::Other(chain(&error));
-    let begin = |subject: &Subject| Ok((subject.clone(), Errand::begin(&subject.words(verb))?, None));
-    let sent = subjects.iter().map(begin).collect::<crate::error::Result<Vec<_>>>();
-    let mut sent = sent.map_err(failed)?;
+/// Sends one process for each pool, all at once, and waits for every one that gets on; one that dies keeps no other from being told.
+pub(super) fn send(subjects: &[Subject], verb: &[&str]) -> Vec<(Subject, Told)> {
+    let begin = |subject: &Subject| match Errand::begin(&subject.words(verb)) {
+        Ok(errand) => (subject.clone(), Some(errand), None),
+        Err(error) => (subject.clone(), None, Some(Told::Died(chain(&error)))),
+    };
+    let mut sent: Vec<_> = subjects.iter().map(begin).collect();
     let mut next = STILL;
     while sent.iter().any(|(_, _, told)| told.is_none()) {
-        for (subject, errand, told) in sent.iter_mut().filter(|(_, _, told)| told.is_none()) {
-            *told = match errand.wait(PAUSE, SILENT_AFTER).map_err(failed)? {
-                errand::Outcome::Answer(text) => Some(Told::Said(heard(subject, &text)?)),
-                errand::Outcome::Silent => Some(Told::Silent),
-                errand::Outcome::Busy => None,
+        let mut late = false;
+        for (subject, errand, told) in &mut sent {
+            let (Some(errand), None) = (errand, &told) else { continue };
+            *told = match errand.wait(PAUSE, SILENT_AFTER) {
+                Ok(errand::Outcome::Answer(text)) => Some(heard(&text)),
+                Ok(errand::Outcome::Died(why)) => Some(Told::Died(why)),
+                Ok(errand::Outcome::Silent) => Some(Told::Silent),
+                Ok(errand::Outcome::Busy) => None,
+                Err(error) => Some(Told::Died(chain(&error))),
             };
             if told.is_none() && errand.age() >= next {
-                still(&format!("pool {}", quoted(&subject.name)), errand.age());
+                still(&subject.whom(), errand.age());
+                late = true;
             }
         }
-        if sent.iter().any(|(_, errand, told)| told.is_none() && errand.age() >= next) {
+        if late {
             next += STILL;
         }
     }
-    Ok(sent.into_iter().filter_map(|(subject, _, told)| Some((subject, told?))).collect())
+    sent.into_iter().filter_map(|(subject, _, told)| Some((subject, told?))).collect()
 }
 
 /// Says that somebody is still at it.
@@ -112,10 +140,11 @@ pub(super) fn still(whom: &str, since: Duration) {
     say(&format!("{whom}: still at it, after {} s", since.as_secs()));
 }
 
-fn heard(subject: &Subject, text: &[u8]) -> Outcome<Value> {
-    serde_json::from_slice(text).map_err(|error| {
-        Failure::Other(format!("pool {}: the look broke off: {error}", quoted(&subject.name)))
-    })
+fn heard(text: &[u8]) -> Told {
+    match serde_json::from_slice(text) {
+        Ok(said) => Told::Said(said),
+        Err(error) => Told::Died(format!("what it said cannot be read: {error}")),
+    }
 }
 
 /// A pool by its directory alone: its marker says what it is.

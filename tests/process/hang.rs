@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{Driver, LONG, PROGRAM, Place, eventually, in_time, until};
 
@@ -300,6 +300,36 @@ fn who_looks_without_a_driver_tells_of_the_pool_that_hangs_and_holds_no_other() 
     let packed = String::from_utf8_lossy(&packed.stdout).into_owned();
     assert!(packed.contains("pools/fine/records.json") && !packed.contains("pools/stuck/"), "{packed}");
     drop(hang);
+}
+
+#[test]
+fn a_look_that_is_killed_is_a_failure_of_its_pool_and_the_others_are_told() {
+    let place = Place::new();
+    let pools = Pools::new(&place);
+    let fine = place.path("pools").read_dir().unwrap().flatten().map(|pool| pool.path());
+    let fine = fine.into_iter().find(|pool| pool.to_string_lossy().contains("fine")).unwrap();
+    std::fs::write(fine.join("volumes/notes.txt"), "shopping").unwrap();
+    let hang = pools.hang();
+    let config = place.path("config.toml");
+    let mut command = Command::new(PROGRAM);
+    command.args(["ctl", "doctor", "--json", "--config"]).arg(&config);
+    let doctor = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = doctor.id();
+    let sent = || std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let mut hanging = None;
+    eventually("one looks at the pool that hangs, and none at the other", || {
+        let all = sent();
+        let mut all = all.split_whitespace();
+        hanging = all.next().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
+        hanging.is_some() && all.next().is_none()
+    });
+    kill_process(hanging.unwrap(), Signal::KILL).unwrap();
+    drop(hang);
+    let done = doctor.wait_with_output().unwrap();
+    let (told, said) = (String::from_utf8(done.stdout).unwrap(), String::from_utf8(done.stderr).unwrap());
+    assert!(told.contains("RP-FOREIGN-FILE") && told.contains("notes.txt"), "the other pool: {told}{said}");
+    assert!(said.contains("pool `stuck`: the look at it broke off: signal: 9"), "{said}");
+    assert_eq!(done.status.code(), Some(1), "{told}{said}");
 }
 
 #[test]
