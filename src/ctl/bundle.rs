@@ -13,6 +13,7 @@ mod lines;
 mod mounts;
 mod tar;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -69,6 +70,14 @@ pub(super) struct Bundle {
     /// The directory of a pool of which no pool file speaks, with `--errand`.
     #[arg(long, value_name = "DIR", hide = true, requires = "errand")]
     pool: Option<PathBuf>,
+
+    /// With `--errand`: the loop devices and mounts of the host, of pools on these devices at these directories.
+    #[arg(long, hide = true, requires = "errand")]
+    host: bool,
+    #[arg(long = "ground", value_name = "NUMBER", hide = true, requires = "host")]
+    grounds: Vec<u64>,
+    #[arg(long = "at", value_name = "DIR", hide = true, requires = "host")]
+    paths: Vec<PathBuf>,
 }
 
 /// A pool of the bundle.
@@ -128,9 +137,9 @@ pub(super) async fn run(endpoint: &Endpoint, timeout: Duration, asked: &Bundle) 
         }
     }
     let grounds: Vec<u64> = seen.iter().filter_map(|seen| seen.ground).collect();
-    tar.add_json("loops.json", &loops(&grounds));
-    let paths: Vec<&Path> = pools.iter().map(|pool| pool.path.as_path()).collect();
-    tar.add_json("mounts.json", &mounts(&grounds, &paths, asked.with_names));
+    let of_host = host_parts(&grounds, &pools, asked.with_names);
+    tar.add_json("loops.json", &of_host["loops"]);
+    tar.add_json("mounts.json", &of_host["mounts"]);
     let (who, found) = findings(endpoint, timeout, &pools).await;
     let told = |found: Vec<admin::Finding>| -> Vec<Value> {
         let told = found.into_iter().map(|one| mounts::finding(one, asked.with_names));
@@ -227,6 +236,11 @@ impl Listed {
 impl Bundle {
     /// What the one pool comes to that this process was sent to.
     fn alone(&self, name: &str) -> Value {
+        if self.host {
+            let paths: Vec<&Path> = self.paths.iter().map(PathBuf::as_path).collect();
+            let mounts = mounts(&self.grounds, &paths, self.with_names);
+            return json!({ "loops": loops(&self.grounds), "mounts": mounts });
+        }
         let subject = match &self.pool {
             Some(directory) => Subject::directory(directory, name),
             None => Subject::listed(&self.config, name),
@@ -272,6 +286,22 @@ fn look(pools: &[Listed], with_names: bool) -> Vec<Seen> {
 
 fn verb(with_names: bool) -> &'static [&'static str] {
     if with_names { &["support-bundle", "--with-names"] } else { &["support-bundle"] }
+}
+
+/// Loop devices and mounts. By a process of its own as well: to open a device whose file hangs may take for ever.
+fn host_parts(grounds: &[u64], pools: &[Listed], with_names: bool) -> Value {
+    let numbers = grounds.iter().flat_map(|ground| ["--ground".into(), ground.to_string().into()]);
+    let paths = pools.iter().flat_map(|pool| [OsString::from("--at"), pool.path.clone().into()]);
+    let words = ["--host".into()].into_iter().chain(numbers).chain(paths).collect();
+    let told = errand::send(&[Subject::host(words)], verb(with_names)).pop();
+    let why = match told {
+        Some((_, Told::Said(said))) => return said,
+        Some((_, Told::Silent)) | None => {
+            "who looks does not answer: a loop device of this host hangs with its file, its name is in /sys/block".to_owned()
+        }
+        Some((_, Told::Died(why))) => format!("the look broke off: {why}"),
+    };
+    json!({ "loops": { "error": why }, "mounts": { "error": why } })
 }
 
 fn shown(config: &PoolConfig, seen: Option<&Visit>, away: Option<&str>) -> Value {

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::doctor::Ward;
-use crate::harness::Place;
+use crate::harness::{PROGRAM, Place};
 
 /// A volume published as kubelet does, taken away with the test.
 struct Published {
@@ -102,6 +102,31 @@ fn a_bundle_names_no_volume_by_where_it_is_mounted() {
     place.ask(&[&words[..], &["--with-names"]].concat());
     let read = unpacked(&to, place.path("named"));
     assert!(self::points(&read("mounts.json")).contains(&published.target.display().to_string()));
+}
+
+#[test]
+fn a_bundle_is_written_though_a_loop_device_cannot_be_opened() {
+    let place = Place::new();
+    let ward = Ward::new(&place);
+    let (to, config, pipe) = (place.path("bundle.tar"), place.path("config.toml"), place.path("pipe"));
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let root = format!(" {} ", ward.pool.root().display());
+    let device = table.lines().find(|line| line.contains(&root)).unwrap();
+    let device = device.split_whitespace().find(|word| word.starts_with("/dev/loop")).unwrap();
+    // To open a pipe to which nobody writes takes for ever; only where the program is told to look.
+    let script = "mkfifo \"$1\" && mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh"]).arg(&pipe).arg(device).arg(PROGRAM);
+    command.args(["ctl", "--admin-endpoint"]).arg(place.admin_socket()).arg("support-bundle");
+    let done = command.arg("--config").arg(&config).arg("--to").arg(&to).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let read = unpacked(&to, place.path("told"));
+    for part in ["loops.json", "mounts.json"] {
+        let why = read(part)["error"].as_str().unwrap_or_default().to_owned();
+        assert!(why.contains("a loop device of this host hangs"), "{part}: {why}");
+    }
+    assert_eq!(read("pools.json")[0]["name"], "fast");
+    assert_eq!(read("findings.json")["asked"], "the driver");
 }
 
 #[test]
