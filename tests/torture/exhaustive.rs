@@ -24,6 +24,11 @@ use crate::report::Report;
 /// How often a cell is tried: with threads side by side the same life takes a step more or less.
 const TRIES: usize = 3;
 
+/// Why a cell is not covered. The first is no fault of anybody's where a run was given less time than it needs.
+const NOT_BEGUN: &str = "not begun: the time was over";
+const NOT_REACHED: &str = "no driver reached it";
+const BROKEN: &str = "something was violated first";
+
 /// One cell of the table.
 struct Cell {
     life: &'static Life,
@@ -34,6 +39,8 @@ struct Cell {
 /// What the nodes of one ground share.
 struct Table {
     cells: Vec<Cell>,
+    /// Whether a cell that is not begun is a failure, too.
+    whole: bool,
     /// When no more cells are begun.
     ends: Instant,
     next: AtomicUsize,
@@ -68,6 +75,7 @@ async fn ground_part(base: &Path, ground: Ground, options: &Options) -> Outcome<
     progress::expect("cells", cells.len());
     let table = Arc::new(Table {
         cells,
+        whole: options.whole,
         ends: began + options.lasts,
         next: AtomicUsize::new(0),
         covered: Mutex::default(),
@@ -99,24 +107,24 @@ async fn fill(table: &Table, base: PathBuf, ground: Ground, binary: PathBuf) -> 
         let Some(cell) = table.cells.get(number) else { break };
         progress::one("cells");
         let broken = Break::Step(cell.step.clone(), cell.fault);
-        let (mut tries, mut missed) = (0, Some("no driver reached it"));
+        let (mut tries, mut missed) = (0, Some(NOT_REACHED));
         while missed.is_some() && tries < TRIES && stage.world.violations().is_empty() {
             tries += 1;
             match stage.live(cell.life, &broken).await {
                 Ok(true) => missed = None,
                 Ok(false) => {}
                 Err(error) => {
-                    missed = Some("its life could not go on");
                     stage.world.violation(format!("the life could not go on: {error}"));
                 }
             }
         }
+        let violations = stage.world.pardon();
         if let Some(why) = missed {
+            let why = if violations.is_empty() { why } else { BROKEN };
             table.missed.lock().unwrap_or_else(PoisonError::into_inner).insert(number, why);
         } else {
             table.covered.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
         }
-        let violations = stage.world.pardon();
         if !violations.is_empty() {
             let cell = format!("{} / {} / {}", cell.life.name, cell.step, cell.fault.name());
             let said = violations.into_iter().map(|what| format!("{cell}: {what}"));
@@ -145,6 +153,7 @@ fn tell(table: &Table, ground: Ground, seconds: f64, report: &mut Report) {
     let missed = table.missed.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let mut lines: BTreeMap<&str, [(usize, usize); 2]> = BTreeMap::new();
     let mut missing = Vec::new();
+    let mut violations = table.violations.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for (number, cell) in table.cells.iter().enumerate() {
         let at = usize::from(cell.fault == Fault::PowerCut);
         let line = &mut lines.entry(cell.life.name).or_default()[at];
@@ -152,15 +161,18 @@ fn tell(table: &Table, ground: Ground, seconds: f64, report: &mut Report) {
         if covered.contains(&number) {
             line.0 += 1;
         } else {
-            let why = missed.get(&number).copied().unwrap_or("not begun: the time was over");
-            missing.push(format!("{} / {} / {}: {why}", cell.life.name, cell.step, cell.fault.name()));
+            let why = missed.get(&number).copied().unwrap_or(NOT_BEGUN);
+            let said = format!("{} / {} / {}: {why}", cell.life.name, cell.step, cell.fault.name());
+            if is_failure(why, table.whole) {
+                violations.push(format!("not covered: {said}"));
+            }
+            missing.push(said);
         }
     }
     println!("exhaustive {}: covered cells (life: kill, power cut)", ground.name());
     for (life, [kill, cut]) in &lines {
         println!("  {life:<44} {:>4}/{:<4} {:>4}/{:<4}", kill.0, kill.1, cut.0, cut.1);
     }
-    let violations = table.violations.lock().unwrap_or_else(PoisonError::into_inner).clone();
     println!(
         "exhaustive {}: {} of {} cells covered in {seconds:.0} s, {} violations",
         ground.name(),
@@ -177,4 +189,14 @@ fn tell(table: &Table, ground: Ground, seconds: f64, report: &mut Report) {
         "violations": violations.len(),
     });
     report.add(part, violations);
+}
+
+/// Whether a cell that is not covered is a failure by itself.
+fn is_failure(why: &str, whole: bool) -> bool {
+    match why {
+        // Told already.
+        BROKEN => false,
+        NOT_BEGUN => whole,
+        _ => true,
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::Outcome;
 use crate::node::Ground;
 
-const USAGE: &str = "usage: torture PART... --plain FILE --armed FILE [--seed N] [--minutes N] [--grounds NAME,...] [--workers N] [--only TEXT] [--rounds N] [--nodes N] [--power-cuts PERCENT] [--lost-writes PERCENT] [--adversities PERCENT] [--only-faults NAME,...] [--report FILE]
+const USAGE: &str = "usage: torture PART... --plain FILE --armed FILE [--seed N] [--minutes N] [--grounds NAME,...] [--workers N] [--only TEXT] [--rounds N] [--nodes N] [--power-cuts PERCENT] [--lost-writes PERCENT] [--adversities PERCENT] [--only-faults NAME,...] [--whole] [--report FILE]
 parts: random, exhaustive, syscalls, races, mutants, clean, page; see docs/reliability.md";
 
 /// As typed.
@@ -35,6 +35,8 @@ pub(crate) struct Options {
     pub(crate) only_faults: String,
     /// Only what has this in its name.
     pub(crate) only: String,
+    /// Whether it is a failure that the time was over before all was tried.
+    pub(crate) whole: bool,
     pub(crate) report: Option<PathBuf>,
     /// The page that `page` writes into.
     pub(crate) page: PathBuf,
@@ -59,6 +61,7 @@ impl Options {
             adversities: 10,
             only_faults: String::new(),
             only: String::new(),
+            whole: false,
             report: None,
             page: PathBuf::from("docs/reliability.md"),
             runs: PathBuf::from("torture-results"),
@@ -67,6 +70,10 @@ impl Options {
         while let Some(word) = words.next() {
             if !word.starts_with("--") {
                 options.parts.push(word);
+                continue;
+            }
+            if word == "--whole" {
+                options.whole = true;
                 continue;
             }
             let value = words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"))?;

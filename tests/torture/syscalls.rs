@@ -3,7 +3,7 @@
 //! Owns: which calls and errors, and counting N up until a life is over before the Nth call, or the time is. strace counts for
 //! each thread by itself, the programs that the driver runs included.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -85,12 +85,19 @@ struct Queue {
     injected: u64,
     kills: u64,
     violations: Vec<String>,
+    /// What was injected at least once.
+    met: BTreeSet<(&'static str, &'static str)>,
+    /// What did not come to an end.
+    cut_short: Vec<String>,
 }
 
 /// All grounds, side by side.
 pub(crate) async fn part(options: &Options, report: &mut Report) -> Outcome<()> {
     let part = |base: PathBuf, ground, options| async move { ground_part(&base, ground, &options).await };
-    on_each(options, part, |ground, (queue, seconds)| {
+    on_each(options, part, |ground, (mut queue, seconds)| {
+        let missing = queue.missing(ground, options);
+        missing.iter().for_each(|missing| println!("  not covered: {missing}"));
+        queue.violations.extend(missing);
         let (name, over) = (ground.name(), queue.kinds - queue.next.len());
         println!(
             "syscalls {name}: {} calls injected in {seconds:.0} s, {} of them kills; {over} of {} kinds to the end of their life, {} violations",
@@ -157,10 +164,16 @@ async fn work_off(queue: &Mutex<Queue>, base: &Path, node: (Ground, &Path), ends
         queue.kills += u64::from(injected.kill);
         if !said.is_empty() {
             queue.violations.extend(said.into_iter().map(|said| format!("{kind} when={when}: {said}")));
+            queue.met.insert((kind.call, kind.what));
             continue;
         }
-        if injected.any && when < MOST {
-            queue.next.push_back((kind, when + 1));
+        if injected.any {
+            queue.met.insert((kind.call, kind.what));
+            if when < MOST {
+                queue.next.push_back((kind, when + 1));
+            } else {
+                queue.cut_short.push(format!("{kind}: its life makes more than {MOST} such calls"));
+            }
         }
         stage = Some(here);
     }
@@ -210,6 +223,27 @@ pub(crate) async fn hunt(
         }
     }
     Ok(Vec::new())
+}
+
+impl Queue {
+    /// What was asked for and not tried, for another reason than the time, or for whatever reason in a run that has to be whole.
+    fn missing(&self, ground: Ground, options: &Options) -> Vec<String> {
+        let mut missing = self.cut_short.clone();
+        if options.whole {
+            let left = self.next.iter().map(|(kind, when)| format!("{kind}: begun up to call {} only", when - 1));
+            missing.extend(left);
+        }
+        // Where every life can be lived, somebody makes every call.
+        let not_begun = |call: &str, what: &str| {
+            self.next.iter().any(|(kind, when)| (kind.call, kind.what, *when) == (call, what, 1))
+        };
+        let asked = INJECTIONS.iter().filter(|(call, _)| call.contains(&options.only));
+        let unmet = asked.filter(|(call, what)| !self.met.contains(&(*call, *what)) && !not_begun(call, what));
+        if ground == Ground::ImageOnXfs {
+            missing.extend(unmet.map(|(call, what)| format!("{call} {what}: no life makes this call")));
+        }
+        missing
+    }
 }
 
 impl fmt::Display for Kind {
