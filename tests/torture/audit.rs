@@ -3,8 +3,8 @@
 //! Owns: the rules. Never: changes anything but what it learns about what was in doubt.
 //!
 //! Records = objects; nothing unfinished, temporary or strange; each mount shows its volume and no other, none twice; one device
-//! for a mounted image, none without a mount (autoclear); lists at any page size = what must be there; promises never exceed the
-//! budget; the driver holds a bounded number of descriptors and threads.
+//! for a mounted image, none without a mount (autoclear); lists at any page size = what must be there; the ledger = the sum of
+//! what the records promise, never above the budget; the driver holds a bounded number of descriptors and threads.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -55,6 +55,7 @@ impl World {
         self.presence(&facts, &volumes, &snapshots, &group);
         self.lists(&facts, chance).await;
         self.room(&facts).await;
+        self.ledger().await?;
         self.process();
         for call in self.node.wire.hung() {
             self.violation(format!("{call} was not answered within {PATIENT:?}"));
@@ -312,6 +313,25 @@ impl World {
         let promised = facts.promised();
         if available + promised > budget + SLACK {
             self.violation(format!("{available} are available and {promised} promised of {budget}"));
+        }
+    }
+
+    /// What the driver counts as promised is what the records promise, to the byte.
+    async fn ledger(&self) -> Outcome<()> {
+        let began = Instant::now();
+        loop {
+            let want = Facts::of(&self.node)?.promised();
+            let told = self.node.wire.pools(PATIENT).await.map(|answer| {
+                answer.pools.iter().map(|pool| pool.promised_bytes).collect::<Vec<_>>()
+            });
+            if matches!(&told, Answer::Done(promised) if *promised == [want]) {
+                return Ok(());
+            }
+            if began.elapsed() > MOMENT {
+                self.violation(format!("the records promise {want} bytes, the driver says {told:?}"));
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 

@@ -170,6 +170,15 @@ impl Wire {
         admin.unwrap_or_else(|| Endpoint::from_static("http://nobody").connect_lazy())
     }
 
+    /// What the driver says of its pools.
+    pub(crate) async fn pools(&self, patience: Duration) -> Answer<admin::ListPoolsResponse> {
+        let request = admin::ListPoolsRequest {};
+        self.ask(("list_pools", words("list_pools", &request)), patience, |_| async {
+            AdminClient::new(self.admin()).list_pools(request).await
+        })
+        .await
+    }
+
     /// What was deleted and is kept becomes again what it was.
     pub(crate) async fn restore(&self, id: &str, patience: Duration) -> Answer<admin::RestoreResponse> {
         let request = admin::RestoreRequest { id: id.to_owned(), name: String::new() };
