@@ -90,6 +90,11 @@ pub(crate) trait Trouble: Send {
         false
     }
 
+    /// Whether the driver answers nothing meanwhile, so that a patient caller may give up where it lasts.
+    fn silences(&self) -> bool {
+        false
+    }
+
     /// Takes it back, and looks whether what it concerned was left alone.
     fn end(&mut self, world: &World) -> Outcome<()>;
 }
@@ -192,6 +197,7 @@ pub(crate) async fn meet(
         reboot(world).await?;
         serve(world).await?;
     }
+    let silent = trouble.silences() && lasts > PATIENT / 2;
     drop(trouble);
     back(world, adversity).await;
     met.back.push(ended.elapsed());
@@ -204,8 +210,9 @@ pub(crate) async fn meet(
     for what in meanwhile.wrong() {
         world.violation(format!("{}: {what}", adversity.name));
     }
-    // Whoever asked a driver that stood still may have given up.
-    drop(node.wire.hung());
+    if silent {
+        drop(node.wire.hung());
+    }
     calm(world).await;
     grow_on(world).await;
     world.audit(chance).await?;

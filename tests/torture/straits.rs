@@ -89,6 +89,10 @@ impl Stopped {
 }
 
 impl Trouble for Stopped {
+    fn silences(&self) -> bool {
+        true
+    }
+
     fn end(&mut self, world: &World) -> Outcome<()> {
         if self.0.is_still(world) {
             kill_process(self.0.0, Signal::CONT)?;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::future::Future;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ pub(crate) struct Wire {
     channel: Mutex<Option<Channel>>,
     /// To what CSI does not have.
     admin: Mutex<Option<Channel>>,
+    /// Counts up with every driver that comes or goes.
+    driver: AtomicU64,
     counts: Mutex<BTreeMap<String, BTreeMap<String, u64>>>,
     /// The calls that a patient caller gave up.
     hung: Mutex<Vec<String>>,
@@ -65,6 +68,7 @@ impl Wire {
     pub(crate) async fn connect(&self, (socket, admin): (&Path, &Path)) -> Outcome<()> {
         let channel = requests::endpoint(socket)?.connect().await?;
         let admin = requests::endpoint(admin)?.connect_lazy();
+        self.driver.fetch_add(1, Ordering::Relaxed);
         *self.admin.lock().unwrap_or_else(PoisonError::into_inner) = Some(admin);
         *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
         Ok(())
@@ -86,6 +90,7 @@ impl Wire {
 
     /// Nothing answers any more.
     pub(crate) fn cut(&self) {
+        self.driver.fetch_add(1, Ordering::Relaxed);
         *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -124,6 +129,7 @@ impl Wire {
         patience: Duration,
         call: impl FnOnce(Channel) -> F,
     ) -> Answer<T> {
+        let driver = self.driver.load(Ordering::Relaxed);
         let Some(channel) = self.channel() else {
             return Answer::Open(Code::Unavailable, "the driver is down".to_owned());
         };
@@ -133,7 +139,7 @@ impl Wire {
             self.meanwhile.left(words);
             self.take_leave().await;
             // After its death a driver owes no answer; the client library may sleep through the end of a connection.
-            if patience >= PATIENT && self.channel().is_some() {
+            if patience >= PATIENT && driver == self.driver.load(Ordering::Relaxed) {
                 self.hung.lock().unwrap_or_else(PoisonError::into_inner).push(method.to_owned());
             }
             return Answer::Open(Code::DeadlineExceeded, format!("no answer within {patience:?}"));
