@@ -60,6 +60,9 @@ impl World {
         for call in self.node.wire.hung() {
             self.violation(format!("{call} was not answered within {PATIENT:?}"));
         }
+        for what in self.node.wire.meanwhile.wrong() {
+            self.violation(what);
+        }
         volumes.iter().for_each(|volume| self.not_frozen(volume));
         Ok(())
     }

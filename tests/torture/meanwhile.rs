@@ -132,6 +132,11 @@ impl Meanwhile {
         std::mem::take(&mut lock(&self.wrong))
     }
 
+    /// Something was answered that must never be.
+    pub(crate) fn say(&self, what: String) {
+        lock(&self.wrong).push(what);
+    }
+
     /// Whether a call, by its name in the standard, may be refused with this code.
     pub(crate) fn excuses(&self, call: &str, code: Code) -> bool {
         let method = snake(call.split(' ').next().unwrap_or(call));

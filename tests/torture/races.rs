@@ -193,6 +193,9 @@ impl Object<'_> {
             self.quiet().await;
         }
         let end = self.look()?;
+        for what in self.wire().meanwhile.wrong() {
+            self.world.violation(what);
+        }
         if !explained(pair.begin, &told, end, size(self.shape)) {
             self.world.violation(format!(
                 "no order explains {told:?} from {:?} to {end:?}: {}",

@@ -113,6 +113,13 @@ impl Wire {
         *counts.entry(method.to_owned()).or_default().entry(code.to_owned()).or_default() += 1;
     }
 
+    /// Whether the driver that was there at this count lives and answers. One that was just killed does not.
+    async fn is_still(&self, driver: u64) -> bool {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let answers = tokio::time::timeout(Duration::from_secs(1), self.serves()).await.unwrap_or(false);
+        answers && driver == self.driver.load(Ordering::Relaxed)
+    }
+
     /// Lets the driver hear that a call was given up: the client library tells it from a task of its own, and whatever is asked
     /// before that is asked beside that call, not after it.
     async fn take_leave(&self) {
@@ -152,6 +159,10 @@ impl Wire {
             }
             // Whatever code the client library gives to a connection that broke, it is nobody's answer.
             Err(status) if status.source().is_some() || status.code() == Code::Unknown => {
+                if status.source().is_none() && self.is_still(driver).await {
+                    let said = format!("{method} says UNKNOWN, and the driver lives: {}", status.message());
+                    self.meanwhile.say(said);
+                }
                 self.count(method, "connection lost");
                 Answer::Open(Code::Unavailable, status.message().to_owned())
             }
