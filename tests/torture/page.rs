@@ -39,7 +39,7 @@ pub(crate) fn write(page: &Path, runs: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// Why nobody could repeat a run, or learn from it.
+/// Why nobody could repeat a run, or learn from it, or would be misled by it.
 fn refusal(run: &Value) -> Option<&'static str> {
     let commit = run["commit"].as_str().unwrap_or("");
     if commit.is_empty() {
@@ -47,6 +47,11 @@ fn refusal(run: &Value) -> Option<&'static str> {
     }
     if commit.ends_with("-dirty") {
         return Some("its program was built from changes that are in no commit");
+    }
+    // Runs from before the options were written down tell nothing of them.
+    let narrows = |option: &str| run["options"][option].as_str().is_some_and(|value| !value.is_empty());
+    if narrows("only") || narrows("only_faults") {
+        return Some("it was narrowed by --only or --only-faults, so its figures are not those of a whole part");
     }
     let hollow = run["proved_nothing"].as_array().is_some_and(|what| !what.is_empty());
     hollow.then_some("a part of it proved nothing")
@@ -169,7 +174,7 @@ fn recoveries(parts: &[&Value]) -> String {
     text
 }
 
-/// What else was done to the nodes, and how long the pool took to be usable again, by itself, once it was over.
+/// What else was done to the nodes, and how long the pool took to be usable again once it was over: by itself, or by a reboot.
 fn faults(parts: &[&Value]) -> String {
     let mut met: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
     for faults in parts.iter().filter_map(|part| part["faults"].as_object()) {
@@ -180,13 +185,18 @@ fn faults(parts: &[&Value]) -> String {
     if met.is_empty() {
         return String::new();
     }
-    let mut text = "\n| fault | times | with a kill in the middle | usable again after, ms: p50, max (of the worst run) |\n|---|---|---|---|\n"
+    let mut text = "\n| fault | times | with a kill in the middle | usable again only by a reboot | usable again after, ms: p50, max (of the worst run) |\n|---|---|---|---|---|\n"
         .to_owned();
     for (name, of) in met {
         let sum = |key: &str| of.iter().map(|one| number(one, key)).sum::<u64>();
         let worst = |key: &str| of.iter().filter_map(|one| one["back_ms"][key].as_f64()).fold(0.0, f64::max);
-        let (times, kills) = (sum("times"), sum("kills"));
-        let _ = writeln!(text, "| {name} | {times} | {kills} | {:.0}, {:.0} |", worst("p50"), worst("max"));
+        let (times, kills, reboots) = (sum("times"), sum("kills"), sum("reboots"));
+        let _ = writeln!(
+            text,
+            "| {name} | {times} | {kills} | {reboots} | {:.0}, {:.0} |",
+            worst("p50"),
+            worst("max")
+        );
     }
     text
 }

@@ -80,7 +80,7 @@ impl Report {
             "seconds": self.began.elapsed()?.as_secs(),
             "seed": options.seed, "commit": std::env::var("ROCKPOOL_COMMIT").unwrap_or_default(),
             "kernel": read("/proc/sys/kernel/osrelease"), "cpus": std::thread::available_parallelism()?.get(),
-            "parts": self.parts, "violations": self.violations, "proved_nothing": hollow,
+            "options": asked(options), "parts": self.parts, "violations": self.violations, "proved_nothing": hollow,
         });
         if let Some(file) = options.report.as_ref().filter(|_| !self.parts.is_empty()) {
             save(file, &whole)?;
@@ -89,6 +89,17 @@ impl Report {
         println!("torture: {} violations", self.violations.len());
         Ok(well)
     }
+}
+
+/// What narrows a run, or widens it.
+fn asked(options: &Options) -> Value {
+    let grounds: Vec<_> = options.grounds.iter().map(|ground| ground.name()).collect();
+    json!({
+        "only": options.only, "only_faults": options.only_faults, "grounds": grounds, "whole": options.whole,
+        "minutes": options.lasts.as_secs_f64() / 60.0, "workers": options.workers, "nodes": options.nodes,
+        "rounds": options.rounds, "power_cuts": options.power_cuts, "lost_writes": options.lost_writes,
+        "adversities": options.adversities,
+    })
 }
 
 /// Why a part on one pool proved nothing, though there was something to do.
