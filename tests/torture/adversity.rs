@@ -80,6 +80,11 @@ pub(crate) trait Trouble: Send {
         Ok(())
     }
 
+    /// Whether it found nothing to trouble, so that nothing happened.
+    fn is_nothing(&self) -> bool {
+        false
+    }
+
     /// What must hold while it lasts, besides all answers.
     fn look(&mut self) -> Looking<'_> {
         Box::pin(async {})
@@ -132,17 +137,10 @@ pub(crate) fn check(only: &str, run: Duration) -> Outcome<()> {
         .map_or(Ok(()), |name| Err(format!("no adversity is called {name}: want some of {}", names()).into()))
 }
 
-/// One of those that a node is not spared and whose name is wanted.
-pub(crate) fn pick<'a>(
-    all: &'a [Adversity],
-    world: &World,
-    only: &str,
-    chance: &mut Chance,
-) -> Option<&'a Adversity> {
+/// Those that a node is not spared and whose names are wanted.
+pub(crate) fn possible<'a>(all: &'a [Adversity], world: &World, only: &str) -> Vec<&'a Adversity> {
     let wanted = |name: &str| only.is_empty() || only.split(',').any(|one| one == name);
-    let possible: Vec<_> =
-        all.iter().filter(|one| wanted(one.name) && (one.spared)(world).is_none()).collect();
-    possible.get(chance.below(possible.len())).copied()
+    all.iter().filter(|one| wanted(one.name) && (one.spared)(world).is_none()).collect()
 }
 
 /// One adversity from its beginning to its end.
@@ -156,6 +154,10 @@ pub(crate) async fn meet(
     let (least, most) = adversity.lasts;
     let lasts = chance.time(Duration::from_millis(least), Duration::from_millis(most));
     let mut trouble = come(world, adversity, (turnstile, chance)).await?;
+    if trouble.is_nothing() {
+        meanwhile.end();
+        return Ok(());
+    }
     let met = run.adversities.entry(adversity.name).or_default();
     met.times += 1;
     let kill = trouble.may_kill() && chance.percent(KILLED);

@@ -324,9 +324,12 @@ impl World {
         let began = Instant::now();
         loop {
             let want = Facts::of(&self.node)?.promised();
-            let told = self.node.wire.pools(PATIENT).await.map(|answer| {
-                answer.pools.iter().map(|pool| pool.promised_bytes).collect::<Vec<_>>()
-            });
+            let told = self
+                .node
+                .wire
+                .pools(PATIENT)
+                .await
+                .map(|answer| answer.pools.iter().map(|pool| pool.promised_bytes).collect::<Vec<_>>());
             if matches!(&told, Answer::Done(promised) if *promised == [want]) {
                 return Ok(());
             }

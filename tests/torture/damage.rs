@@ -142,6 +142,10 @@ impl<'a> Damage<'a> {
 }
 
 impl Trouble for Damage<'_> {
+    fn is_nothing(&self) -> bool {
+        self.victims.is_empty()
+    }
+
     fn look(&mut self) -> Looking<'_> {
         Box::pin(async {
             for victim in &self.victims {

@@ -65,6 +65,9 @@ const BUGS: &[(&str, &str, Hunt)] = &[
     ("no-recovery", "the start finishes nothing", Lived("after a kill in delete")),
     ("debris-kept", "what was half made stays", Lived("after a kill before the object is placed")),
     ("names-forgotten", "the start forgets names", Lived("a name is asked for again")),
+    ("promise-kept", "a promise outlives its record", Lived("a name is used again")),
+    ("descriptors-kept", "descriptors are never closed", Lived("a volume lives")),
+    ("unknown-code", "a conflict is told as UNKNOWN", Lived("a name is asked for again")),
     ("conflict-unseen", "a taken name with another size is fine", Lived("a name is asked for again")),
 ];
 

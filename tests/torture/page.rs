@@ -51,7 +51,9 @@ fn refusal(run: &Value) -> Option<&'static str> {
     // Runs from before the options were written down tell nothing of them.
     let narrows = |option: &str| run["options"][option].as_str().is_some_and(|value| !value.is_empty());
     if narrows("only") || narrows("only_faults") {
-        return Some("it was narrowed by --only or --only-faults, so its figures are not those of a whole part");
+        return Some(
+            "it was narrowed by --only or --only-faults, so its figures are not those of a whole part",
+        );
     }
     let hollow = run["proved_nothing"].as_array().is_some_and(|what| !what.is_empty());
     hollow.then_some("a part of it proved nothing")

@@ -51,6 +51,8 @@ pub(crate) struct Run {
     pub(crate) recoveries: Vec<Duration>,
     pub(crate) reboots: Vec<Duration>,
     pub(crate) adversities: BTreeMap<&'static str, Met>,
+    /// How many kinds of faults of those that were asked for can happen here.
+    pub(crate) faults: usize,
 }
 
 /// Runs until the time is over or something was violated.
@@ -90,6 +92,9 @@ pub(crate) async fn open_budget(world: &World) {
 async fn supervise(world: &Arc<World>, plan: &Plan, turnstile: &RwLock<()>, run: &mut Run) -> Outcome<()> {
     let mut chance = Chance::new(plan.seed, 1);
     let adversities = adversity::table(plan.lasts);
+    let adversities = adversity::possible(&adversities, world, &plan.only);
+    let only_adversities = !plan.only.is_empty();
+    run.faults = adversities.len() + usize::from(!only_adversities);
     let began = Instant::now();
     while began.elapsed() < plan.lasts && world.violations().is_empty() {
         tokio::time::sleep(chance.time(plan.least, plan.most)).await;
@@ -97,11 +102,15 @@ async fn supervise(world: &Arc<World>, plan: &Plan, turnstile: &RwLock<()>, run:
             world.violation(format!("the driver ended by itself: {end:?}: {}", world.node.program.log_end()));
             return Ok(());
         }
-        if (!plan.only.is_empty() || chance.percent(plan.adversities))
-            && let Some(adversity) = adversity::pick(&adversities, world, &plan.only, &mut chance)
-        {
-            adversity::meet(world, adversity, (turnstile, &mut chance, run)).await?;
-            continue;
+        if only_adversities || chance.percent(plan.adversities) {
+            if let Some(adversity) = adversities.get(chance.below(adversities.len())) {
+                adversity::meet(world, adversity, (turnstile, &mut chance, run)).await?;
+                continue;
+            }
+            // Nothing of what was asked for can happen here, and nothing else was asked for.
+            if only_adversities {
+                continue;
+            }
         }
         let fault = match chance.percent(plan.power_cuts) {
             true => power_cut(world, plan, &mut chance),

@@ -306,6 +306,10 @@ impl Held {
 }
 
 impl Trouble for Held {
+    fn is_nothing(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn end(&mut self, world: &World) -> Outcome<()> {
         let mounts = mount::table()?;
         for (_, id, target) in self.0.drain(..).filter(|(_, id, _)| *id != 0) {

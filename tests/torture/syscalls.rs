@@ -230,7 +230,8 @@ impl Queue {
     fn missing(&self, ground: Ground, options: &Options) -> Vec<String> {
         let mut missing = self.cut_short.clone();
         if options.whole {
-            let left = self.next.iter().map(|(kind, when)| format!("{kind}: begun up to call {} only", when - 1));
+            let left =
+                self.next.iter().map(|(kind, when)| format!("{kind}: begun up to call {} only", when - 1));
             missing.extend(left);
         }
         // Where every life can be lived, somebody makes every call.
@@ -238,7 +239,8 @@ impl Queue {
             self.next.iter().any(|(kind, when)| (kind.call, kind.what, *when) == (call, what, 1))
         };
         let asked = INJECTIONS.iter().filter(|(call, _)| call.contains(&options.only));
-        let unmet = asked.filter(|(call, what)| !self.met.contains(&(*call, *what)) && !not_begun(call, what));
+        let unmet =
+            asked.filter(|(call, what)| !self.met.contains(&(*call, *what)) && !not_begun(call, what));
         if ground == Ground::ImageOnXfs {
             missing.extend(unmet.map(|(call, what)| format!("{call} {what}: no life makes this call")));
         }
