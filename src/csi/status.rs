@@ -20,6 +20,7 @@ fn code(error: &Error) -> Code {
         Error::Invalid(_) => Code::InvalidArgument,
         Error::OutOfRange(_) => Code::OutOfRange,
         Error::NotFound(_) => Code::NotFound,
+        Error::Conflict(_) if planted!("unknown-code") => Code::Unknown,
         Error::Conflict(_) => Code::AlreadyExists,
         // `Unsupported` arrives here only for calls that the driver advertises and this one pool cannot do. The call is
         // implemented, so not UNIMPLEMENTED; its fields are right, so not INVALID_ARGUMENT; another node is no likelier to

@@ -8,9 +8,10 @@ use rockpool::os::mount;
 use rockpool::proto::csi;
 
 use crate::Outcome;
-use crate::lifecycle::Parent;
+use crate::lifecycle::{Parent, size};
 use crate::model::{Is, Volume};
 use crate::requests::{self, Origin};
+use crate::straits::Tracer;
 use crate::wire::{Answer, PATIENT};
 use crate::world::World;
 
@@ -147,6 +148,23 @@ impl World {
             }
         }
         volume.published = Is::Maybe;
+        Ok(())
+    }
+
+    /// Makes a volume while every fsync fails and none reaches the disk, so that a cut of power loses all of it.
+    pub(crate) async fn attempt_unflushed(&self, volume: &mut Volume) -> Outcome<()> {
+        let tracer = Tracer::at(self, &["-e", "trace=fsync", "-e", "inject=fsync:error=EIO"])?;
+        let request = requests::create(&volume.name, (volume.shape, size(volume.shape)), None);
+        volume.request = Some(request.clone());
+        let answer = self.node.wire.create(request, PATIENT).await;
+        if let Answer::Refused(code, message) = &answer {
+            // What may be refused when a disk fails, if nothing was done.
+            volume.note(format!("refused on a disk that fails: {code:?} {message}"));
+            volume.gone();
+        } else {
+            self.made(volume, answer);
+        }
+        drop(tracer);
         Ok(())
     }
 

@@ -6,11 +6,13 @@
 use std::time::{Duration, Instant};
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Outcome;
 use crate::chance::Chance;
 use crate::disk::Loss;
+use crate::host::run;
 use crate::lives::{Act, Life, VOLUMES};
 use crate::node::{Fault, Ground};
 use crate::program::{Around, NOT_RUNNING, Start};
@@ -163,7 +165,10 @@ impl Stage {
     /// Tries an act while somebody watches the driver and does the fault where it stops; whether the driver is gone.
     async fn falls(&self, act: Act, fault: Fault) -> Outcome<bool> {
         let node = &self.world.node;
-        if act == Act::Dark {
+        if let Act::Unflushed(volume) = act {
+            self.world.attempt_unflushed(&mut *self.world.volumes[volume].lock().await).await?;
+        }
+        if matches!(act, Act::Dark | Act::Unflushed(_)) {
             let fault = node.darkness(Loss::All);
             node.strike(fault)?;
             after(&self.world, fault).await?;
@@ -172,8 +177,11 @@ impl Stage {
             self.world.audit(&mut Chance::new(7, 8)).await?;
             return Ok(false);
         }
-        if act == Act::Restart {
+        if matches!(act, Act::Restart | Act::Remount) {
             node.terminate()?;
+            if act == Act::Remount {
+                run(Command::new("umount").arg("-l").arg(node.pool()))?;
+            }
             node.program.spawn()?;
             return Ok(node.until_ready().await? != Start::Ready);
         }
@@ -251,6 +259,8 @@ impl Act {
             | Act::Again(_)
             | Act::Other(_)
             | Act::Late(_)
+            | Act::Unflushed(_)
+            | Act::Remount
             | Act::Dark => true,
             Act::Make(_)
             | Act::Restore(..)

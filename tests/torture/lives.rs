@@ -61,6 +61,10 @@ pub(crate) enum Act {
     Late(usize),
     /// The power goes after everything was answered.
     Dark,
+    /// No fsync succeeds or reaches the disk while a volume is made; then the power goes, before the disk is well again.
+    Unflushed(usize),
+    /// The driver ends, and its pool is unmounted under the volumes that are in use; the next one mounts it anew.
+    Remount,
 }
 
 /// A life.
@@ -337,6 +341,31 @@ pub(crate) const TRICKS: &[Life] = &[
         ],
     ),
     life(
+        "a disk that fails, and then dark",
+        // Nothing but the driver itself syncs a raw volume: a program that makes a filesystem would tell of the error.
+        &[Unflushed(RAW), Make(RAW), Use(RAW), Write(RAW, 0), Verify(RAW), Leave(RAW), Remove(RAW)],
+    )
+    .images(),
+    life(
+        "a pool is mounted anew below its volumes",
+        &[
+            Make(A),
+            Make(RAW),
+            Use(A),
+            Use(RAW),
+            Write(A, 0),
+            Write(RAW, 1),
+            Remount,
+            Verify(A),
+            Verify(RAW),
+            Leave(A),
+            Leave(RAW),
+            Remove(A),
+            Remove(RAW),
+        ],
+    )
+    .copies(),
+    life(
         "cut, and then dark",
         &[
             Make(A),
@@ -397,7 +426,9 @@ impl World {
             Group(..) => self.group.lock().await.exists == Some(Is::Yes),
             Disband => self.group.lock().await.exists.unwrap_or(Is::No) == Is::No,
             Write(..) | Verify(_) | Restart | Spoil(_) | Squat(_) | Busy(_) | BusyStaging(_)
-            | RemoveUsed(_) | Second(_) | Again(_) | Other(_) | Late(_) | Dark => false,
+            | RemoveUsed(_) | Second(_) | Again(_) | Other(_) | Late(_) | Dark | Unflushed(_) | Remount => {
+                false
+            }
         }
     }
 
@@ -451,7 +482,7 @@ impl World {
             Other(v) => self.make_other(&mut *self.volumes[v].lock().await).await,
             Late(v) => self.remove_past(&mut *self.volumes[v].lock().await).await,
             // Whoever runs the life does these.
-            Restart | Dark => {}
+            Restart | Dark | Unflushed(_) | Remount => {}
         }
         Ok(())
     }

@@ -68,6 +68,8 @@ const BUGS: &[(&str, &str, Hunt)] = &[
     ("promise-kept", "a promise outlives its record", Lived("a name is used again")),
     ("descriptors-kept", "descriptors are never closed", Lived("a volume lives")),
     ("unknown-code", "a conflict is told as UNKNOWN", Lived("a name is asked for again")),
+    ("ignore-fsync-error", "an error of fsync counts as success", Lived("a disk that fails, and then dark")),
+    ("loop-by-path", "a loop device is told by its path", Lived("a pool is mounted anew below its volumes")),
     ("conflict-unseen", "a taken name with another size is fine", Lived("a name is asked for again")),
 ];
 

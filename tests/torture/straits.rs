@@ -48,9 +48,7 @@ pub(crate) fn table(run: Duration) -> Vec<Adversity> {
     vec![
         midway("the driver is stopped", (50, still), anybody, STRICT, |world, _| Stopped::at(world)),
         midway("no descriptor is left", (50, 2000), anybody, ALMOST_NO_DESCRIPTORS, NoDescriptors::at),
-        midway("no loop device is left", (200, 2000), without_loops, NO_DEVICE, |world, _| {
-            NoLoops::at(world)
-        }),
+        midway("no loop device is left", (200, 2000), without_loops, NO_DEVICE, |world, _| no_loops(world)),
         midway("the clock jumps", (50, 1000), without_a_clock, STRICT, jump),
         midway("a second driver", (100, 12_000), anybody, STRICT, |world, _| Second::at(world)),
         midway("a mount is held", (50, 1000), anybody, HELD, |world, _| Held::at(world)),
@@ -124,8 +122,26 @@ impl Trouble for NoDescriptors {
     }
 }
 
-/// A tracer that answers every question for a free device as the kernel does when there is none.
-struct NoLoops(Child);
+/// A tracer of the driver that answers some of its calls itself, until it is dropped.
+pub(crate) struct Tracer(Child);
+
+impl Tracer {
+    /// Answers as these options of strace say.
+    pub(crate) fn at(world: &World, options: &[&str]) -> Outcome<Tracer> {
+        let pid = pid(world)?.as_raw_nonzero().to_string();
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-q", "-o", "/dev/null"]).args(options).args(["-p", &pid]);
+        let mut tracer = Tracer(strace.stdin(Stdio::null()).stderr(Stdio::null()).spawn()?);
+        let began = Instant::now();
+        while !is_traced(&pid) {
+            if began.elapsed() > PATIENCE || tracer.0.try_wait()?.is_some() {
+                return Err("strace does not attach".into());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(tracer)
+    }
+}
 
 fn without_loops(world: &World) -> Option<&'static str> {
     let traced = Command::new("strace").args(["-q", "-o", "/dev/null", "true"]).status();
@@ -136,22 +152,10 @@ fn without_loops(world: &World) -> Option<&'static str> {
     }
 }
 
-impl NoLoops {
-    fn at<'a>(world: &World) -> Imposed<'a> {
-        let pid = pid(world)?.as_raw_nonzero().to_string();
-        let mut strace = Command::new("strace");
-        strace.args(["-f", "-q", "-o", "/dev/null", "-e", "trace=ioctl", "-e", "inject=ioctl:error=ENOSPC"]);
-        strace.args(["-P", "/dev/loop-control", "-p", &pid]).stdin(Stdio::null()).stderr(Stdio::null());
-        let mut tracer = NoLoops(strace.spawn()?);
-        let began = Instant::now();
-        while !is_traced(&pid) {
-            if began.elapsed() > PATIENCE || tracer.0.try_wait()?.is_some() {
-                return Err("strace does not attach".into());
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        Ok(Some(Box::new(tracer)))
-    }
+/// Every question for a free device is answered as the kernel does when there is none.
+fn no_loops<'a>(world: &World) -> Imposed<'a> {
+    let trace = ["-e", "trace=ioctl", "-e", "inject=ioctl:error=ENOSPC", "-P", "/dev/loop-control"];
+    Ok(Some(Box::new(Tracer::at(world, &trace)?)))
 }
 
 /// Whether all threads of a process are traced.
@@ -162,7 +166,7 @@ fn is_traced(pid: &str) -> bool {
     statuses.all(|status| !status.contains("TracerPid:\t0"))
 }
 
-impl Trouble for NoLoops {
+impl Trouble for Tracer {
     fn end(&mut self, _: &World) -> Outcome<()> {
         if self.0.try_wait()?.is_none() {
             kill_process(Pid::from_child(&self.0), Signal::TERM)?;
@@ -172,7 +176,7 @@ impl Trouble for NoLoops {
     }
 }
 
-impl Drop for NoLoops {
+impl Drop for Tracer {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();

@@ -66,6 +66,9 @@ impl Devices {
             let (Ok(id), Some(stat)) = (name.to_string_lossy().parse(), volumes.stat(&name)?) else {
                 continue;
             };
+            if planted!("loop-by-path") && !is_shown_by_path(&volumes.path().join(&name)) {
+                continue;
+            }
             if let Some(found) = attached.get(&Image::from(&stat)) {
                 known.insert(id, Known::from_found(Image::from(&stat), found));
             }
@@ -285,6 +288,15 @@ impl Devices {
     fn lock(&self) -> MutexGuard<'_, HashMap<VolumeId, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a device says that it shows this path: what a planted bug goes by.
+fn is_shown_by_path(path: &std::path::Path) -> bool {
+    let said = |device: &Loop| {
+        let file = format!("/sys/block/loop{}/loop/backing_file", device.number);
+        std::fs::read_to_string(file).is_ok_and(|said| path == said.trim())
+    };
+    (0..256).map(Loop::new).any(|device| said(&device))
 }
 
 impl Known {
