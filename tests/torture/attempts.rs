@@ -1,6 +1,7 @@
 //! How the acts of a life are done: what each needs first, and what others do to the node.
 
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use rockpool::os::mount;
 use rockpool::proto::csi;
 
 use crate::Outcome;
+use crate::host::run;
 use crate::lifecycle::{Parent, size};
 use crate::model::{Is, Volume};
 use crate::requests::{self, Origin};
@@ -129,6 +131,14 @@ impl World {
         }
         file.write_all_at(&good, 0)?;
         file.sync_all()?;
+        Ok(())
+    }
+
+    /// Marks the filesystem of a volume at rest as one in which the kernel met errors.
+    pub(crate) fn attempt_ailing(&self, volume: &mut Volume) -> Outcome<()> {
+        let image = self.node.pool().join("volumes").join(volume.id());
+        run(Command::new("debugfs").args(["-w", "-R", "set_super_value state 2"]).arg(image))?;
+        volume.note("its filesystem has errors".to_owned());
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use tonic::Code;
 
 use crate::Outcome;
 use crate::chance::Chance;
-use crate::facts::Facts;
+use crate::facts::{Facts, Record};
 use crate::model::{Group, Is, Snapshot, Volume};
 use crate::requests::Shape;
 use crate::wire::{Answer, PATIENT};
@@ -77,7 +78,7 @@ impl World {
             wrong.push(format!("{name} is left in the pool"));
         }
         for (id, record) in &facts.records {
-            if !record.ready {
+            if !record.ready && !self.may_be_kept(id, record) {
                 wrong.push(format!("record {id} ({}) is {} though nobody works", record.name, record.phase));
             }
             let there = match record.kind.as_str() {
@@ -98,12 +99,23 @@ impl World {
                 ));
             }
         }
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (id, _) in kept.iter().filter(|(_, is)| **is == Is::Yes) {
+            if !facts.records.get(id).is_some_and(Record::is_kept) {
+                wrong.push(format!("{id} was deleted and is not kept"));
+            }
+        }
         for id in facts.volumes.keys().chain(&facts.snapshots) {
             if !facts.records.contains_key(id) {
                 wrong.push(format!("{id} has no record"));
             }
         }
         wrong
+    }
+
+    /// Whether a record is of what was deleted and is kept, as far as the answers tell.
+    fn may_be_kept(&self, id: &str, record: &Record) -> bool {
+        record.is_kept() && self.kept.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
     }
 
     /// Each mount shows its volume, none is missing or doubled, and there is no other.
@@ -242,7 +254,7 @@ impl World {
             let size = i32::try_from(1 + chance.below(facts.records.len() + 2)).unwrap_or(1);
             let Some(listed) = self.listed(kind, size).await else { continue };
             let unique: BTreeSet<&String> = listed.iter().collect();
-            let ready = facts.records.iter().filter(|(_, record)| record.kind == kind);
+            let ready = facts.records.iter().filter(|(_, record)| record.kind == kind && !record.is_kept());
             let want: BTreeSet<&String> = ready.map(|(id, _)| id).collect();
             if unique.len() != listed.len() || unique != want {
                 let odd: Vec<_> = unique.symmetric_difference(&want).collect();
@@ -385,7 +397,8 @@ impl World {
 }
 
 fn of_name<'a>(facts: &'a Facts, kind: &str, name: &str) -> Vec<&'a String> {
-    let found = facts.records.iter().filter(|(_, record)| record.kind == kind && record.name == name);
+    let is = |record: &Record| record.kind == kind && record.name == name && !record.is_kept();
+    let found = facts.records.iter().filter(|(_, record)| is(record));
     found.map(|(id, _)| id).collect()
 }
 

@@ -261,8 +261,13 @@ impl Act {
             | Act::Late(_)
             | Act::Unflushed(_)
             | Act::Remount
+            | Act::Ail(_)
             | Act::Dark => true,
             Act::Make(_)
+            | Act::MakeKept(_)
+            | Act::Keep(_)
+            | Act::Undelete(_)
+            | Act::Purge(_)
             | Act::Restore(..)
             | Act::Twin(..)
             | Act::Use(_)

@@ -41,6 +41,9 @@ impl Record {
     }
 }
 
+/// How old a pool is, noted beside its records as long as something is kept there.
+const CLOCK: &str = "clock";
+
 /// All there is.
 pub(crate) struct Facts {
     pub(crate) mounts: Vec<Mount>,
@@ -82,7 +85,6 @@ impl Facts {
             "tmp",
             "records",
             "projects",
-            "spare",
             "spare",
             "lost+found",
         ];
@@ -133,6 +135,9 @@ type Read = (BTreeMap<String, Record>, Vec<String>, Vec<String>);
 fn records(dir: &Path) -> Outcome<Read> {
     let (mut records, mut unreadable, mut strange) = (BTreeMap::new(), Vec::new(), Vec::new());
     for (name, path) in names(dir)? {
+        if name == CLOCK {
+            continue;
+        }
         if name.starts_with('.') {
             strange.push(format!("records/{name}"));
             continue;

@@ -2,6 +2,8 @@
 //!
 //! Owns: the acts and the lives. An act says what must hold after it, so it can be tried again after any fault, as a caller does.
 
+use std::sync::PoisonError;
+
 use crate::Outcome;
 use crate::content::Sync;
 use crate::lifecycle::size;
@@ -31,6 +33,16 @@ pub(crate) enum Act {
     Verify(usize),
     Leave(usize),
     Remove(usize),
+    /// A volume that is kept for a while when it is deleted.
+    MakeKept(usize),
+    /// Its delete.
+    Keep(usize),
+    /// What is kept becomes again what it was.
+    Undelete(usize),
+    /// What is kept goes for good.
+    Purge(usize),
+    /// The filesystem of a volume at rest says that the kernel met errors in it: stage checks it first.
+    Ail(usize),
     Grow(usize),
     Cut(usize, usize),
     Forget(usize),
@@ -218,6 +230,27 @@ pub(crate) const LIVES: &[Life] = &[
             Remove(B),
         ],
     ),
+    life(
+        "a volume is deleted by mistake",
+        &[
+            MakeKept(A),
+            Use(A),
+            Write(A, 0),
+            Leave(A),
+            Keep(A),
+            Undelete(A),
+            Use(A),
+            Verify(A),
+            Leave(A),
+            Keep(A),
+            Purge(A),
+        ],
+    ),
+    life(
+        "a filesystem with errors is checked",
+        &[Make(A), Use(A), Write(A, 0), Leave(A), Ail(A), Use(A), Verify(A), Leave(A), Remove(A)],
+    )
+    .images(),
     after("after a kill in create", "create: bytes made#1", SIMPLE),
     after("after a kill before the object is placed", "object: filled#1", SIMPLE).images(),
     after("after a kill before the directory is placed", "directory: synced#1", SIMPLE).directories(),
@@ -410,13 +443,16 @@ impl World {
     pub(crate) async fn holds(&self, act: Act) -> bool {
         let is = |volume: &Volume, exists| volume.exists == exists && !volume.in_doubt();
         match act {
-            Make(v) | Storm(v) | Restore(v, _) | Twin(v, _) => is(&*self.volumes[v].lock().await, Is::Yes),
+            Make(v) | MakeKept(v) | Undelete(v) | Storm(v) | Restore(v, _) | Twin(v, _) => {
+                is(&*self.volumes[v].lock().await, Is::Yes)
+            }
             Use(v) => self.volumes[v].lock().await.published == Is::Yes,
             Leave(v) => {
                 let volume = self.volumes[v].lock().await;
                 (volume.staged, volume.published) == (Is::No, Is::No)
             }
-            Remove(v) => is(&*self.volumes[v].lock().await, Is::No),
+            Remove(v) | Keep(v) => is(&*self.volumes[v].lock().await, Is::No),
+            Purge(_) => self.kept.lock().unwrap_or_else(PoisonError::into_inner).is_empty(),
             Grow(v) => {
                 let volume = self.volumes[v].lock().await;
                 volume.size.0 > size(volume.shape) && volume.size.0 == volume.size.1
@@ -426,9 +462,8 @@ impl World {
             Group(..) => self.group.lock().await.exists == Some(Is::Yes),
             Disband => self.group.lock().await.exists.unwrap_or(Is::No) == Is::No,
             Write(..) | Verify(_) | Restart | Spoil(_) | Squat(_) | Busy(_) | BusyStaging(_)
-            | RemoveUsed(_) | Second(_) | Again(_) | Other(_) | Late(_) | Dark | Unflushed(_) | Remount => {
-                false
-            }
+            | RemoveUsed(_) | Second(_) | Again(_) | Other(_) | Late(_) | Dark | Unflushed(_) | Remount
+            | Ail(_) => false,
         }
     }
 
@@ -448,6 +483,11 @@ impl World {
                     self.remove(&mut volume, PATIENT).await;
                 }
             }
+            MakeKept(v) => self.attempt_make_kept(&mut *self.volumes[v].lock().await).await,
+            Keep(v) => self.attempt_keep(&mut *self.volumes[v].lock().await).await,
+            Undelete(v) => self.attempt_undelete(&mut *self.volumes[v].lock().await).await,
+            Purge(v) => self.attempt_purge(&mut *self.volumes[v].lock().await).await,
+            Ail(v) => self.attempt_ailing(&mut *self.volumes[v].lock().await)?,
             Grow(v) => self.grow(&mut *self.volumes[v].lock().await, PATIENT).await,
             Cut(v, s) => {
                 let mut volume = self.volumes[v].lock().await;

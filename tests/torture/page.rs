@@ -144,6 +144,8 @@ fn others(of: &[&Value]) -> String {
     let keys = [
         "covered",
         "cells",
+        "reached",
+        "named",
         "injected",
         "kinds",
         "to_the_end",

@@ -45,6 +45,7 @@ mod room;
 mod sick;
 mod straits;
 mod syscalls;
+mod undelete;
 mod usage;
 mod wire;
 mod world;

@@ -3,6 +3,7 @@
 //! Owns: the names and their locks (who has a name's lock is the only one who changes it, so every answer can be judged), and
 //! the list of violations.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex as Std, PoisonError};
@@ -12,7 +13,7 @@ use tonic::Code;
 
 use crate::Outcome;
 use crate::facts::{Facts, Record};
-use crate::model::{Group, Snapshot, Volume};
+use crate::model::{Group, Is, Snapshot, Volume};
 use crate::node::{Ground, Node};
 use crate::progress;
 use crate::wire::Answer;
@@ -30,6 +31,8 @@ pub(crate) struct World {
     pub(crate) volumes: Vec<Mutex<Volume>>,
     pub(crate) snapshots: Vec<Mutex<Snapshot>>,
     pub(crate) group: Mutex<Group>,
+    /// What was deleted and is kept, by id.
+    pub(crate) kept: Std<BTreeMap<String, Is>>,
     /// What may be promised in all, as of the start.
     pub(crate) budget: AtomicU64,
     pub(crate) counts: Counts,
@@ -85,6 +88,7 @@ impl World {
             node,
             volumes,
             snapshots,
+            kept: Std::default(),
             group: Mutex::new(Group { name: "g0".to_owned(), ..Group::default() }),
             budget: AtomicU64::new(0),
             counts: Counts::default(),
@@ -128,7 +132,7 @@ impl World {
         let mut of_this_name = facts.records.values().filter(|record| record.name == volume.name);
         // A growth that was left open is the matter of whoever asks for it again.
         let others = |record: &&Record| record.is_growing() && !call.starts_with("ControllerExpandVolume");
-        let unfinished = of_this_name.find(|record| !record.ready && !others(record));
+        let unfinished = of_this_name.find(|record| !record.ready && !record.is_kept() && !others(record));
         if let Some(record) = unfinished {
             let phase = &record.phase;
             self.violation(format!(
