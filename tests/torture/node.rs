@@ -140,9 +140,15 @@ impl Node {
         if self.disk.is_some() { Fault::LostWrites(loss) } else { Fault::PowerCut }
     }
 
+    /// Whether the power is cut: nobody is there any more to see what is read. A raw device shows zeros then where what was
+    /// written had not got to the disk.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.dark.load(Ordering::Relaxed)
+    }
+
     /// Whether every error is due to a cut of power.
     pub(crate) fn is_dark(&self) -> bool {
-        self.dark.load(Ordering::Relaxed) || std::fs::File::open(self.pool.join("pool.json")).is_err()
+        self.is_cut() || std::fs::File::open(self.pool.join("pool.json")).is_err()
     }
 
     /// What the power cuts took from the disk below.
@@ -240,12 +246,10 @@ impl Node {
                 }
             }
         }
+        self.dark.store(fault != Fault::Kill, Ordering::Relaxed);
         match (fault, &self.disk) {
             (Fault::Kill, _) => {}
-            (Fault::LostWrites(loss), Some(disk)) => {
-                self.dark.store(true, Ordering::Relaxed);
-                disk.cut(loss)?;
-            }
+            (Fault::LostWrites(loss), Some(disk)) => drop(disk.cut(loss)?),
             (Fault::PowerCut | Fault::LostWrites(_), _) => {
                 fs::cut_power(std::fs::File::open(&self.pool)?)?;
             }
