@@ -53,7 +53,6 @@ const INJECTIONS: &[(&str, &str)] = &[
     ("openat2", "error=EMFILE"),
     ("openat", "error=EMFILE"),
     ("syncfs", "error=EIO"),
-    ("setxattr", "error=ENOSPC"),
     ("fsetxattr", "error=ENOSPC"),
     ("execve", "error=ENOMEM"),
 ];
