@@ -18,7 +18,7 @@ pub use data::{
     allocate, ask_device, extent_count, program_path, random, random_hex, reflink, reflink_works, set_len,
     sync,
 };
-pub use lock::Lock;
+pub use lock::{Lock, Purpose};
 pub use measure::Measured;
 pub use table::{Kept, Table};
 

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::{Found, Kind, Setup, mounted};
 use crate::error::{Error, Result};
 use crate::model::{Bytes, ObjectId, PoolId, Time};
-use crate::os::file::{self, Dir, Identity, Lock};
+use crate::os::file::{self, Dir, Identity, Lock, Purpose};
 use crate::os::{fs, mount};
 
 /// The name of the marker.
@@ -165,7 +165,7 @@ impl Home {
             sweep(&root)?;
             sweep(&root.sub(RECORDS)?)?;
         }
-        let lock = root.lock_within(LOCK, MOMENT)?;
+        let lock = root.lock_within(LOCK, MOMENT, Purpose::Serve)?;
         step!("open: locked");
         if let Some(error) = read_only {
             // It can be read. What an opening does besides is done once it is mounted for writing, and opened anew for that.
@@ -217,7 +217,7 @@ impl Home {
     /// As [`Home::open`]; a pool that another process has is refused at once.
     pub(super) fn examine(setup: &Setup) -> Result<Home> {
         let (root, marker) = Self::find(setup)?;
-        let lock = root.lock(LOCK)?;
+        let lock = root.lock(LOCK, Purpose::Look)?;
         Self::enter(setup, root, marker, Some(lock))
     }
 

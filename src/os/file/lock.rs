@@ -25,13 +25,32 @@ pub struct Lock {
     _file: File,
 }
 
+/// What a lock is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To serve, for as long as the process lives.
+    Serve,
+    /// To look, for a moment, or until the disk answers.
+    Look,
+}
+
+impl Purpose {
+    /// As the lock file has it, after the name of the holder.
+    fn word(self) -> &'static str {
+        match self {
+            Purpose::Serve => "serve",
+            Purpose::Look => "look",
+        }
+    }
+}
+
 impl Dir {
     /// Takes the exclusive lock of this name at once.
     ///
     /// # Errors
     /// As `lock_within`.
-    pub fn lock(&self, name: impl AsRef<OsStr>) -> Result<Lock> {
-        self.lock_within(name, Duration::ZERO)
+    pub fn lock(&self, name: impl AsRef<OsStr>, purpose: Purpose) -> Result<Lock> {
+        self.lock_within(name, Duration::ZERO, purpose)
     }
 
     /// Takes the exclusive lock of this name, waiting so long for its holder to go.
@@ -39,8 +58,9 @@ impl Dir {
     /// # Errors
     /// When the time is over, naming the holder: `Busy` while it lives; `Unavailable` where it was killed and hangs in the
     /// kernel, which only its disk can end, and where it belongs to another container: whether that one lives or hangs
-    /// cannot be seen from here, and a restart after a disk hung must serve the other pools.
-    pub fn lock_within(&self, name: impl AsRef<OsStr>, wait: Duration) -> Result<Lock> {
+    /// cannot be seen from here, and a restart after a disk hung must serve the other pools. `Unavailable` as well for one who
+    /// is to serve where somebody only looks: that ends by itself, and hangs with the disk of that pool alone.
+    pub fn lock_within(&self, name: impl AsRef<OsStr>, wait: Duration, purpose: Purpose) -> Result<Lock> {
         let name = one_component(name.as_ref())?;
         let fd = self
             // For reading: a file that is open for writing would keep its filesystem from being remounted read-only.
@@ -53,17 +73,17 @@ impl Dir {
                 Ok(()) => break,
                 Err(Errno::WOULDBLOCK) if started.elapsed() < wait => std::thread::sleep(PAUSE),
                 Err(Errno::WOULDBLOCK) => {
-                    return Err(refusal(self, &file));
+                    return Err(refusal(self, &file, purpose));
                 }
                 Err(e) => return Err(self.failed("lock", name, e)),
             }
         }
-        self.sign(name)?;
+        self.sign(name, purpose)?;
         Ok(Lock { _file: file })
     }
 
     /// Writes who we are, for the message of whoever comes second. Not synced: it means nothing after a reboot.
-    fn sign(&self, name: &OsStr) -> Result<()> {
+    fn sign(&self, name: &OsStr, purpose: Purpose) -> Result<()> {
         let mut file = match self.open_file(name, Access::ReadWrite) {
             Ok(Some(file)) => file,
             Ok(None) => return Err(Error::Unavailable(format!("the lock {} vanished", self.at(name)))),
@@ -73,8 +93,8 @@ impl Dir {
         };
         let pid = std::process::id();
         let (started, command) = (start(pid).unwrap_or_default(), command(pid).unwrap_or_default());
-        let signed =
-            file.set_len(0).and_then(|()| writeln!(file, "pid {pid} started {started} as {command}"));
+        let text = format!("pid {pid} started {started} as {command} to {}\n", purpose.word());
+        let signed = file.set_len(0).and_then(|()| file.write_all(text.as_bytes()));
         match signed {
             // On a full disk the holder stays unnamed: whoever wants to delete from it must still get in.
             Err(error) if error.kind() != ErrorKind::StorageFull => {
@@ -86,7 +106,7 @@ impl Dir {
 }
 
 /// What to say of the holder: what the lock file says, checked against the process that has this pid now.
-fn refusal(dir: &Dir, file: &File) -> Error {
+fn refusal(dir: &Dir, file: &File, purpose: Purpose) -> Error {
     let used = |holder: &str| Error::Busy(format!("`{}` is in use by {holder}", dir.path().display()));
     let mut text = String::new();
     if file.take(256).read_to_string(&mut text).is_err() {
@@ -113,6 +133,12 @@ fn refusal(dir: &Dir, file: &File) -> Error {
         Some("D") => is_killed(pid),
         Some(_) | None => false,
     };
+    if !hangs && purpose == Purpose::Serve && words.last() == Some(Purpose::Look.word()) {
+        return Error::Unavailable(format!(
+            "`{}` is looked at by {holder}; it is taken when that is over",
+            dir.path().display()
+        ));
+    }
     if !hangs {
         return used(&holder);
     }

@@ -57,7 +57,7 @@ fn a_name_of_more_than_one_part_never_reaches_the_kernel() {
         assert!(matches!(dir.remove(name), Err(Error::Invalid(_))), "{name:?}");
         assert!(matches!(dir.remove_tree(name), Err(Error::Invalid(_))), "{name:?}");
         assert!(matches!(dir.rename_into("a", &dir, name), Err(Error::Invalid(_))), "{name:?}");
-        assert!(matches!(dir.lock(name), Err(Error::Invalid(_))), "{name:?}");
+        assert!(matches!(dir.lock(name, Purpose::Look), Err(Error::Invalid(_))), "{name:?}");
     }
 }
 
@@ -70,7 +70,7 @@ fn a_symlink_is_never_followed() {
     assert!(dir.sub("dir").is_err());
     assert!(dir.ensure("dir", 0o700).is_err());
     assert!(Dir::open(&path.path().join("dir")).is_err());
-    assert!(dir.lock("file").is_err());
+    assert!(dir.lock("file", Purpose::Serve).is_err());
     assert_eq!(dir.stat("file").unwrap().unwrap().kind, Kind::Other);
     // A replace puts a file in the link's place and leaves its target alone.
     dir.replace("file", b"mine").unwrap();
@@ -257,27 +257,42 @@ fn listings_in_parallel_see_every_name() {
 #[test]
 fn the_second_to_lock_is_told_who_was_first() {
     let (_path, dir) = scratch();
-    let first = dir.lock("lock").unwrap();
+    let first = dir.lock("lock", Purpose::Serve).unwrap();
     let started = std::time::Instant::now();
-    let error = dir.lock_within("lock", Duration::from_millis(120)).unwrap_err();
+    let error = dir.lock_within("lock", Duration::from_millis(120), Purpose::Serve).unwrap_err();
     assert!(started.elapsed() >= Duration::from_millis(120));
     let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
     let holder = format!("in use by process {} ({})", std::process::id(), comm.trim());
     assert!(matches!(&error, Error::Busy(text) if text.ends_with(&holder)), "{error}");
     drop(first);
-    dir.lock("lock").unwrap();
+    dir.lock("lock", Purpose::Serve).unwrap();
+}
+
+#[test]
+fn who_is_to_serve_is_told_of_one_who_only_looks() {
+    let (_path, dir) = scratch();
+    let look = dir.lock("lock", Purpose::Look).unwrap();
+    let error = dir.lock("lock", Purpose::Serve).unwrap_err();
+    assert!(
+        matches!(&error, Error::Unavailable(text) if text.contains("is looked at by process")),
+        "{error}"
+    );
+    assert!(matches!(dir.lock("lock", Purpose::Look), Err(Error::Busy(_))));
+    drop(look);
+    let _serving = dir.lock("lock", Purpose::Serve).unwrap();
+    assert!(matches!(dir.lock("lock", Purpose::Serve), Err(Error::Busy(_))));
 }
 
 #[test]
 fn a_lock_is_taken_when_its_holder_goes_in_time() {
     let (_path, dir) = scratch();
-    let first = dir.lock("lock").unwrap();
+    let first = dir.lock("lock", Purpose::Serve).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             std::thread::sleep(Duration::from_millis(100));
             drop(first);
         });
-        dir.lock_within("lock", Duration::from_secs(20)).unwrap();
+        dir.lock_within("lock", Duration::from_secs(20), Purpose::Serve).unwrap();
     });
 }
 
