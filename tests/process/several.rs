@@ -60,7 +60,11 @@ fn one_pool_is_mended_while_another_is_away() {
         assert_eq!(repair, "rockpool ctl doctor --repair RP-STRAY-TEMPORARY");
         let output = ward.doctor(&["--repair", "RP-STRAY-TEMPORARY"]);
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-        assert!(output.status.success() && said.contains(&format!("removed tmp/{one}")), "{said}");
+        assert!(
+            said.contains(&format!("removed tmp/{one}")) && said.contains("pool `away` was not looked at"),
+            "{said}"
+        );
+        assert_eq!(output.status.code(), Some(1), "not all of it is mended");
         assert!(!stray.exists());
         assert_eq!(ward.codes(), (vec!["RP-POOL-AWAY".to_owned()], 4));
         let nothing = ward.doctor(&["--repair", "RP-STRAY-TEMPORARY"]);
