@@ -263,7 +263,9 @@ mod tests {
             _ = lane.run(&asked, || Ok((&workers, gated(&count, &gate)))) => panic!("the gate is shut"),
             () = begun => {} // Here the caller leaves.
         }
-        let retry = lane.run(&asked, || Ok((&workers, || Ok(99))));
+        let mut retry = std::pin::pin!(lane.run(&asked, || Ok((&workers, || Ok(99)))));
+        // It joins before the gate opens: a job that is over is begun anew.
+        tokio::time::timeout(Duration::from_millis(50), retry.as_mut()).await.unwrap_err();
         let (answer, _) = tokio::join!(retry, tokio::task::spawn_blocking(move || gate.wait()));
         assert_eq!(answer.unwrap().into_inner(), 1, "the retry has the answer of the job that was left");
     }

@@ -133,7 +133,8 @@ fn a_directory_pool_that_is_nearly_full_or_gave_up_says_so() {
     assert_eq!((of_pool(), reasons(&rig, &volume)), (vec!["PoolNearlyFull"], vec![]), "the volume is well");
     fs::remove_file(&filler).unwrap();
     drop(file);
-    assert_eq!(of_pool(), Vec::<&str>::new());
+    // A program that another test is just starting holds a copy of the file until it executes.
+    assert!(soon(|| of_pool().is_empty()), "{:?}", of_pool());
     run("mount", &[Path::new("-oremount,errors=remount-ro"), &rig.setup.path]);
     trigger_error(&rig.setup.path);
     assert_eq!((of_pool(), reasons(&rig, &volume)), (vec!["PoolFailed"], vec!["PoolFailed"]));
