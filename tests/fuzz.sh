@@ -20,8 +20,17 @@ all=(ids parameters mount_flags records mountinfo config requests operations)
 minutes=5 verb=fuzz
 case ${1:-} in
   keep | planted | page) verb=$1; shift ;;
-  [0-9]*) minutes=$1; shift ;;
 esac
+if [[ ${1:-} =~ ^[0-9]+(\.[0-9]+)?$ ]]; then
+  minutes=$1
+  shift
+fi
+for name in "$@"; do
+  case " ${all[*]} " in *" $name "*) ;; *)
+    echo "fuzz: \`$name\` is neither a number of minutes nor keep, planted, page or a target: want some of ${all[*]}" >&2
+    exit 2 ;;
+  esac
+done
 [ $# = 0 ] || all=("$@")
 
 # The sums of all runs and the last look for planted bugs, between two marks of the page. Not of uncommitted changes, nor of short runs.
