@@ -453,7 +453,13 @@ fn tail(log: &Path) -> Outcome<Vec<u8>> {
 
 /// Into a new file that only its owner reads.
 fn write(path: &Path, bytes: &[u8]) -> Outcome<()> {
-    let failed = |error: crate::error::Error| Failure::Other(chain(&error));
+    let failed = |error: crate::error::Error| {
+        Failure::Other(format!(
+            "--to {}: {}; want a new file in a directory that is there",
+            path.display(),
+            chain(&error)
+        ))
+    };
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let dir = Dir::open(parent.unwrap_or(Path::new("."))).map_err(failed)?;
     let name =

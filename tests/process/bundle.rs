@@ -186,6 +186,9 @@ fn a_bundle_tells_what_a_bug_report_needs_without_names() {
         assert_eq!(std::fs::metadata(&to).unwrap().permissions().mode() & 0o777, 0o600);
         let (code, said) = place.refused(&words);
         assert!(code == 2 && said.contains("it exists"), "{said}");
+        let nowhere = place.path("nowhere/bundle.tar");
+        let (code, said) = place.refused(&[&words[..3], &["--to", nowhere.to_str().unwrap()]].concat());
+        assert!(code == 1 && said.contains("--to") && said.contains("want a new file"), "{code}: {said}");
         let out = place.path(if live { "live" } else { "offline" });
         let read = unpacked(&to, out.clone());
         assert_eq!(read("host.json")["rockpool"], env!("CARGO_PKG_VERSION"));
