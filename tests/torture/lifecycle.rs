@@ -6,7 +6,7 @@ use rockpool::proto::csi;
 use tonic::Code;
 
 use crate::model::{Cut, Intent, Is, Slot, Slots, Snapshot, Volume};
-use crate::requests::{self, Origin, Shape};
+use crate::requests::{self, Origin, Shape, Spot};
 use crate::wire::{Answer, PATIENT};
 use crate::world::{World, outcome};
 
@@ -18,6 +18,17 @@ pub(crate) fn size(shape: Shape) -> i64 {
         Shape::Directory | Shape::Block => MIB,
         Shape::Ext4 => 16 * MIB,
         Shape::Xfs => 300 * MIB,
+    }
+}
+
+/// NodeExpandVolume, where it is published.
+pub(crate) fn expand_node(id: &str, shape: Shape, spot: &Spot) -> csi::NodeExpandVolumeRequest {
+    csi::NodeExpandVolumeRequest {
+        volume_id: id.to_owned(),
+        volume_path: requests::text(&spot.target),
+        staging_target_path: requests::text(&spot.staging),
+        volume_capability: Some(shape.capability()),
+        ..Default::default()
     }
 }
 
@@ -178,13 +189,7 @@ impl World {
     }
 
     async fn grow_node(&self, volume: &mut Volume, patience: Duration) {
-        let request = csi::NodeExpandVolumeRequest {
-            volume_id: volume.id(),
-            volume_path: requests::text(&volume.spot.target),
-            staging_target_path: requests::text(&volume.spot.staging),
-            volume_capability: Some(volume.shape.capability()),
-            ..Default::default()
-        };
+        let request = expand_node(&volume.id(), volume.shape, &volume.spot);
         let answer = self.node.wire.expand_node(request, patience).await;
         volume.note(format!("node expand {}", outcome(&answer)));
         match answer {

@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+use rockpool::os::fs;
 use tonic::Code;
 
 use crate::lifecycle::size;
@@ -24,6 +25,8 @@ pub(crate) struct State {
     pub(crate) staged: bool,
     pub(crate) published: bool,
     pub(crate) size: i64,
+    /// How many bytes of it can be used where it is staged: those of its device, or of the filesystem in it.
+    pub(crate) shown: i64,
     pub(crate) cut: bool,
     pub(crate) known_cut: bool,
     /// What its copy was made from, where there is one.
@@ -52,6 +55,8 @@ pub(crate) enum Call {
     Publish,
     Unpublish,
     Expand,
+    /// Of what is published.
+    NodeExpand,
     Snapshot,
     Forget,
     /// A copy of the volume, or of its snapshot, under one name.
@@ -62,7 +67,7 @@ pub(crate) enum Call {
     Purge,
 }
 
-pub(crate) const CALLS: [Call; 14] = [
+pub(crate) const CALLS: [Call; 15] = [
     Call::Create,
     Call::CreateOther,
     Call::Delete,
@@ -71,6 +76,7 @@ pub(crate) const CALLS: [Call; 14] = [
     Call::Publish,
     Call::Unpublish,
     Call::Expand,
+    Call::NodeExpand,
     Call::Snapshot,
     Call::Forget,
     Call::Copy(From::Volume),
@@ -99,6 +105,7 @@ pub(crate) fn starts(shape: Shape, ground: Ground) -> Vec<State> {
         staged: false,
         published: false,
         size: 0,
+        shown: 0,
         cut: false,
         known_cut: false,
         copy: None,
@@ -106,11 +113,12 @@ pub(crate) fn starts(shape: Shape, ground: Ground) -> Vec<State> {
         kept: None,
     };
     let there = State { exists: true, known: true, size: size(shape), ..absent };
-    let staged = State { staged: true, ..there };
+    let staged = State { staged: true, ..there }.all_shown(shape);
     let published = State { published: true, ..staged };
+    let grown = alone(published, Call::Expand, shape).1;
     let keeps = State { keeps: true, ..there };
     let kept = State { keeps: true, kept: Some(there.size), ..absent };
-    let mut all = vec![absent, there, staged, published, keeps, kept];
+    let mut all = vec![absent, there, staged, published, grown, keeps, kept];
     if ground.copies() {
         all.push(State { copy: Some(From::Volume), ..there });
         all.push(State { cut: true, known_cut: true, ..there });
@@ -118,8 +126,17 @@ pub(crate) fn starts(shape: Shape, ground: Ground) -> Vec<State> {
     all
 }
 
+impl State {
+    /// With a device or a filesystem that is as large as the volume. A directory has neither.
+    fn all_shown(self, shape: Shape) -> State {
+        let shown = if self.staged && shape != Shape::Directory { self.size } else { 0 };
+        State { shown, ..self }
+    }
+}
+
 /// What a call answers and does when it has the volume for itself. `None`: OK, else the code of the refusal.
-fn alone(state: State, call: Call, base: i64) -> (Option<Code>, State) {
+fn alone(state: State, call: Call, shape: Shape) -> (Option<Code>, State) {
+    let base = size(shape);
     let other = base + 64 * MIB;
     match call {
         Call::Create if !state.exists => (None, State { exists: true, known: false, size: base, ..state }),
@@ -135,14 +152,28 @@ fn alone(state: State, call: Call, base: i64) -> (Option<Code>, State) {
             let kept = state.keeps.then_some(state.size);
             (None, State { exists: false, known: false, size: 0, kept, ..state })
         }
-        Call::Stage | Call::Publish | Call::Expand if !state.known => (Some(Code::NotFound), state),
-        Call::Stage => (None, State { staged: true, ..state }),
+        Call::Stage | Call::Publish | Call::Expand | Call::NodeExpand if !state.known => {
+            (Some(Code::NotFound), state)
+        }
+        Call::Stage if state.staged => (None, state),
+        // A filesystem at rest grows to its device first.
+        Call::Stage => (None, State { staged: true, ..state }.all_shown(shape)),
         Call::Publish if !state.staged => (Some(Code::FailedPrecondition), state),
         Call::Publish => (None, State { published: true, ..state }),
         Call::Unpublish => (None, State { published: false, ..state }),
         Call::Unstage if state.published => (Some(Code::FailedPrecondition), state),
-        Call::Unstage => (None, State { staged: false, ..state }),
-        Call::Expand => (None, State { size: state.size.max(base + 4 * MIB), ..state }),
+        Call::Unstage => (None, State { staged: false, shown: 0, ..state }),
+        Call::Expand => {
+            let grown = State { size: state.size.max(base + 4 * MIB), ..state };
+            // A device grows at once, a filesystem in use when the node is asked.
+            (None, if shape == Shape::Block { grown.all_shown(shape) } else { grown })
+        }
+        Call::NodeExpand if !state.published => (Some(Code::NotFound), state),
+        // It grows when it is staged next.
+        Call::NodeExpand if shape == Shape::Ext4 && state.shown < state.size && !fs::grows_ext4_in_use() => {
+            (Some(Code::FailedPrecondition), state)
+        }
+        Call::NodeExpand => (None, state.all_shown(shape)),
         Call::Snapshot if state.cut => (None, state),
         Call::Snapshot if !state.known => (Some(Code::NotFound), state),
         Call::Snapshot => (None, State { cut: true, known_cut: false, ..state }),
@@ -196,17 +227,17 @@ pub(crate) struct Told {
 }
 
 /// Whether some order explains both answers and what is there in the end.
-pub(crate) fn explained(begin: State, calls: &[Told; 2], end: State, base: i64) -> bool {
+pub(crate) fn explained(begin: State, calls: &[Told; 2], end: State, shape: Shape) -> bool {
     let [one, two] = calls;
     // Two who ask for the same at the same time may be one call to the driver, with one answer.
     let joined = one.call == two.call && one.said == two.said && began_before_the_end_of_each_other(one, two);
-    if joined && steps(begin, one.call, &one.said, base).contains(&end) {
+    if joined && steps(begin, one.call, &one.said, shape).contains(&end) {
         return true;
     }
     [[one, two], [two, one]].iter().filter(|[first, second]| first.began < second.ended).any(|order| {
         let mut states = vec![begin];
         for told in order {
-            states = states.iter().flat_map(|state| steps(*state, told.call, &told.said, base)).collect();
+            states = states.iter().flat_map(|state| steps(*state, told.call, &told.said, shape)).collect();
         }
         states.contains(&end)
     })
@@ -216,8 +247,8 @@ fn began_before_the_end_of_each_other(one: &Told, two: &Told) -> bool {
     one.began < two.ended && two.began < one.ended
 }
 
-fn steps(state: State, call: Call, said: &Said, base: i64) -> Vec<State> {
-    let (refused, next) = alone(state, call, base);
+fn steps(state: State, call: Call, said: &Said, shape: Shape) -> Vec<State> {
+    let (refused, next) = alone(state, call, shape);
     match (said, refused) {
         (Said::Done, None) => vec![next],
         (Said::Refused(code), Some(want)) if *code == want => vec![state],

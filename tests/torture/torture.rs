@@ -36,6 +36,7 @@ mod page;
 mod places;
 mod program;
 mod progress;
+mod raced;
 mod races;
 mod random;
 mod report;
