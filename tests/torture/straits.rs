@@ -191,10 +191,8 @@ const DAY: i64 = 24 * 3600;
 
 /// Gives a node a clock that can be moved, where a C compiler is at hand.
 pub(crate) fn give_a_clock(world: &World) -> Outcome<()> {
-    let (source, shim) = (world.node.own("shim.c"), world.node.own(SHIM_FILE));
-    std::fs::write(&source, SHIM)?;
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&shim).arg(&source).status();
-    if !built.is_ok_and(|status| status.success()) {
+    let shim = world.node.own(SHIM_FILE);
+    if !compiled(SHIM, &shim)? {
         return Ok(());
     }
     let text = |path: PathBuf| path.display().to_string();
@@ -204,6 +202,14 @@ pub(crate) fn give_a_clock(world: &World) -> Outcome<()> {
     ];
     world.node.program.around(Around { environment, ..Around::default() });
     Ok(())
+}
+
+/// Makes a library to be preloaded; whether there is a compiler that can.
+pub(crate) fn compiled(source: &str, library: &Path) -> Outcome<bool> {
+    let text = library.with_extension("c");
+    std::fs::write(&text, source)?;
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(library).arg(&text).status();
+    Ok(built.is_ok_and(|status| status.success()))
 }
 
 fn without_a_clock(world: &World) -> Option<&'static str> {

@@ -1,7 +1,8 @@
-//! SIGKILL and an error at every n-th system call of each kind that matters, by strace: needs no step in the code.
+//! SIGKILL and an error at every n-th system call of each kind that matters: needs no step in the code.
 //!
 //! Owns: which calls and errors, and counting N up until a life is over before the Nth call, or the time is. strace counts for
-//! each thread by itself, the programs that the driver runs included.
+//! each thread by itself, the programs that the driver runs included. It cannot tell writes to a file from the many to the log
+//! and for wakeups; those to files are broken half way by a library, which counts for each process.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
@@ -20,6 +21,7 @@ use crate::node::Ground;
 use crate::options::Options;
 use crate::progress;
 use crate::report::Report;
+use crate::straits;
 
 /// A life that makes more calls of one kind than this is not a small one.
 const MOST: u32 = 120;
@@ -37,6 +39,15 @@ const INJECTIONS: &[(&str, &str)] = &[
     ("umount2", "signal=SIGKILL"),
     ("openat2", "signal=SIGKILL"),
     ("execve", "signal=SIGKILL"),
+    ("open_tree", "signal=SIGKILL"),
+    ("fsmount", "signal=SIGKILL"),
+    ("mount_setattr", "signal=SIGKILL"),
+    ("syncfs", "signal=SIGKILL"),
+    ("fsetxattr", "signal=SIGKILL"),
+    (WRITE, "signal=SIGKILL"),
+    // These two are made by mkfs and its like, which are killed alone.
+    ("pwrite64", "signal=SIGKILL"),
+    ("fallocate", "signal=SIGKILL"),
     ("fsync", "error=EIO"),
     ("renameat", "error=EIO"),
     ("renameat2", "error=ENOSPC"),
@@ -55,10 +66,25 @@ const INJECTIONS: &[(&str, &str)] = &[
     ("syncfs", "error=EIO"),
     ("fsetxattr", "error=ENOSPC"),
     ("execve", "error=ENOMEM"),
+    ("mount_setattr", "error=ENOMEM"),
+    ("fsconfig", "error=EIO"),
+    (WRITE, "error=EIO"),
+    (WRITE, "error=ENOSPC"),
+    ("pwrite64", "error=EIO"),
+    ("pwrite64", "error=ENOSPC"),
+    ("fallocate", "error=ENOSPC"),
 ];
 
-const NAMES: [&str; 4] =
-    ["a volume lives", "a volume grows at rest", "a snapshot outlives its volume", "a raw volume lives"];
+/// To a file, by the library.
+const WRITE: &str = "write";
+const BREAKS_WRITES: &str = include_str!("../support/write_breaks.c");
+
+const NAMES: [&str; 4] = [
+    "a volume lives",
+    "a volume grows at rest",
+    "a snapshot outlives its volume",
+    "a raw volume grows in use",
+];
 
 /// One kind of injection in one life.
 #[derive(Clone, Copy)]
@@ -183,13 +209,12 @@ async fn work_off(queue: &Mutex<Queue>, base: &Path, node: (Ground, &Path), ends
 async fn inject(stage: &mut Stage, kind: Kind, when: u32) -> Injected {
     let Kind { life, call, what } = kind;
     stage.world.set_lenient(true);
-    let log = stage.world.node.own("strace");
-    let inject = format!("inject={call}:{what}:when={when}");
-    let output = log.display().to_string();
-    let words = ["strace", "-D", "-f", "-q", "--seccomp-bpf", "-o", &output];
-    let mut words: Vec<String> = words.iter().map(ToString::to_string).collect();
-    words.extend(["-e".to_owned(), format!("trace={call}"), "-e".to_owned(), inject]);
-    if let Err(error) = stage.live(life, &Break::Wrapper(words)).await {
+    let log = stage.world.node.own("injected");
+    let lived = match around(stage, kind, when, &log) {
+        Ok(words) => stage.live(life, &Break::Wrapper(words)).await.map(drop),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = lived {
         stage.world.violation(format!("the life could not go on: {error}"));
     }
     // The driver is killed in the end, too: what tells is whether a thread came so far.
@@ -200,6 +225,30 @@ async fn inject(stage: &mut Stage, kind: Kind, when: u32) -> Injected {
     }
     let any = calls.values().any(|count| *count >= when);
     Injected { any, kill: any && what.ends_with("SIGKILL") }
+}
+
+/// What the driver runs under, and what notes in the log the calls of a kind that it makes.
+fn around(stage: &Stage, kind: Kind, when: u32, log: &Path) -> Outcome<Vec<String>> {
+    let Kind { call, what, .. } = kind;
+    let output = log.display();
+    if call != WRITE {
+        let words =
+            ["strace", "-D", "-f", "-q", "--seccomp-bpf", "-o", &output.to_string()].map(str::to_owned);
+        let [trace, inject] = [format!("trace={call}"), format!("inject={call}:{what}:when={when}")];
+        return Ok([words.as_slice(), &["-e".to_owned(), trace, "-e".to_owned(), inject]].concat());
+    }
+    std::fs::write(log, "")?;
+    let library = stage.world.node.own("write_breaks.so");
+    if !library.exists() && !straits::compiled(BREAKS_WRITES, &library)? {
+        return Err("no C compiler is installed to make the library that breaks writes".into());
+    }
+    let set = [
+        format!("LD_PRELOAD={}", library.display()),
+        format!("WRITE_LOG={output}"),
+        format!("WRITE_WHEN={when}"),
+        format!("WRITE_HOW={what}"),
+    ];
+    Ok([["env".to_owned()].as_slice(), &set].concat())
 }
 
 /// Whether an error at an unlink tells a planted bug, for the hunt of mutants.
