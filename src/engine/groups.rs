@@ -166,7 +166,7 @@ impl Engine {
         }
         step!("group: members recorded");
         let Record::Group(group) = group else { unreachable!("the caller made it a group") };
-        self.freezes.begin(&group.id)?;
+        self.freezes.begin(group)?;
         let cut = cut_at_once(pool, &members);
         // Where nobody says that all is thawed, whoever settles the group thaws.
         if !matches!(cut, Err(Error::StillFrozen(_))) {

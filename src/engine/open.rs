@@ -72,7 +72,7 @@ impl Engine {
     /// `Busy` at once for a pool that a driver holds. Whatever else keeps one pool from being read is a finding about it, and
     /// hides no other.
     pub fn examine(pools: Vec<PoolConfig>) -> Result<Engine> {
-        let told = (Notes::none(), Fences::none(), Freezes::none());
+        let told = (Notes::none(), Fences::none(), Freezes::unknown());
         let pools = pools.into_iter().filter(|pool| pool.setup.kind.lasts()).collect();
         let engine = Engine::new(pools, PathBuf::new(), told, Files::Shared)?;
         for slot in &engine.pools {

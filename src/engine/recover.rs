@@ -24,6 +24,7 @@ impl Engine {
     pub(super) fn recover(&self, pool: &dyn Pool) {
         self.mend_copies(pool);
         self.let_go_of_unused(pool);
+        self.thaw_without_record(pool);
         for record in self.store.interrupted(pool.id()) {
             let settled = self.store.claim(&keys(&record), &[]).and_then(|claim| {
                 // An earlier one of this list, a group, may have settled it.
@@ -50,6 +51,25 @@ impl Engine {
             self.freezes.end(&group.id);
         }
         Ok(())
+    }
+
+    /// Thaws what groups froze that have no record any more, or none that can be read: nobody will settle those.
+    fn thaw_without_record(&self, pool: &dyn Pool) {
+        for (group, sources) in self.freezes.of_pool(pool.id()) {
+            let id = ObjectId::Group(group);
+            // What a call works on is its own.
+            let Ok(_claim) = self.store.claim(&[Key::Object(id)], &[]) else { continue };
+            if self.store.record(id).is_some_and(|record| !record.phase().is_whole()) {
+                continue;
+            }
+            match pool.unfreeze(&sources) {
+                Ok(()) => self.freezes.end(&group),
+                Err(error) => tracing::error!(
+                    %group, error = chain(&error),
+                    "failed to thaw what an interrupted group snapshot froze; it is tried again at the next start"
+                ),
+            }
+        }
     }
 
     /// Detaches, at an opening, the raw devices that nobody uses and nobody would detach: their volumes were unstaged while the

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::doctor::{Way, doctor, findings};
 use crate::harness::{Driver, PROGRAM, Place};
+use crate::life::text;
 use crate::pools::Pool;
 
 /// So many that the cut takes long enough to be met.
@@ -68,6 +70,43 @@ impl<'a> Staged<'a> {
         let said = String::from_utf8_lossy(&tried.stderr);
         assert!(said.contains("busy"), "{said}");
         true
+    }
+
+    /// Stops the driver and its freezer in the middle of a cut, and kills the freezer. Answers what waits for the cut, and what waits for a
+    /// write that hangs.
+    fn stop_with_its_freezer(&self, driver: &Driver) -> (std::process::Child, Receiver<()>) {
+        for attempt in 0..20 {
+            let mut cut = self.cut(&format!("g{attempt}"));
+            let mut cut = cut.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            let mut found = None;
+            while found.is_none() && cut.try_wait().unwrap().is_none() {
+                found = freezer(driver);
+            }
+            driver.signal(Signal::STOP);
+            let stopped = found.map(Stopped::new);
+            if self.is_frozen() {
+                kill_process(stopped.unwrap().0, Signal::KILL).unwrap();
+                return (cut, self.write());
+            }
+            drop(stopped);
+            driver.signal(Signal::CONT);
+            cut.wait().unwrap();
+        }
+        panic!("the driver was never met with something frozen");
+    }
+
+    /// Unmounts and deletes all, and what was cut of them.
+    fn remove(&self) {
+        let groups = self.place.ask(&["snapshot", "list"]);
+        for one in groups["snapshots"].as_array().unwrap() {
+            let group = text(one, "group_snapshot_id");
+            let deleted = self.place.ctl(&["group", "delete", group]);
+            assert!(deleted.status.success(), "{deleted:?}");
+        }
+        for (id, staging) in &self.volumes {
+            ok(self.place.ctl(&["volume", "unstage", id, "--staging", staging.to_str().unwrap()]));
+            ok(self.place.ctl(&["volume", "delete", id]));
+        }
     }
 
     /// Stops the driver in the middle of a cut. Answers what waits for the cut, what waits for a write that hangs, and when the
@@ -203,4 +242,42 @@ fn a_freezer_that_sleeps_keeps_nothing_frozen_and_its_note_goes_with_the_thaw() 
         return;
     }
     panic!("the freezer was never met with something frozen");
+}
+
+#[test]
+fn what_a_dead_container_left_frozen_thaws_at_the_next_start_whatever_became_of_its_record() {
+    let place = Place::new();
+    let pool = Pool::init(&place);
+    for record_is_there in [true, false] {
+        let mut driver = place.start();
+        let staged = Staged::new(&place);
+        // Stopped, the freezer neither thaws nor gives up; it and its driver end together.
+        let (mut cut, written) = staged.stop_with_its_freezer(&driver);
+        driver.signal(Signal::KILL);
+        driver.ends();
+        assert!(!cut.wait().unwrap().success());
+        assert!(staged.is_frozen(), "a freeze outlives who froze");
+
+        // Whoever looks while no driver runs does not know what is frozen, and must not remove the only word of it.
+        let looked = doctor(&place, Way::Offline, &["--json"]);
+        let found = findings(&looked);
+        let of_group: Vec<_> = found.iter().filter(|one| text(one, "object").starts_with('g')).collect();
+        let [group] = of_group[..] else { panic!("{found:?}") };
+        let group_id = text(group, "object");
+        assert!(text(group, "repair").contains("start the driver"), "{group}");
+        let repaired = doctor(&place, Way::Offline, &["--repair", "RP-INTERRUPTED", "--object", group_id]);
+        let said = String::from_utf8_lossy(&repaired.stderr).into_owned();
+        assert!(!repaired.status.success() && said.contains("start the driver"), "{said}");
+        let records = pool.root().join("records");
+        assert!(records.join(group_id).exists() && staged.is_frozen());
+        if !record_is_there {
+            std::fs::remove_file(records.join(group_id)).unwrap();
+        }
+
+        let _driver = place.start();
+        written.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert!(!staged.is_frozen());
+        assert_eq!(std::fs::read_dir(place.path("state_dir/freezes")).unwrap().count(), 0);
+        staged.remove();
+    }
 }

@@ -20,7 +20,9 @@ impl Engine {
             // Without a driver the file is all that is known.
             let file = if self.ready() { self.store.on_disk(id)? } else { None };
             cases.extend(file.and_then(|file| other_file(slot, &known, file)));
-            cases.extend(self.newer_copy(pool, id).map(|copy| older(slot, &known, &copy)));
+            // One that does not answer hides no other.
+            let copy = self.newer_copy(pool, id).ok().flatten();
+            cases.extend(copy.map(|copy| older(slot, &known, &copy)));
         }
         Ok(cases)
     }
@@ -62,7 +64,7 @@ fn older(slot: &Slot, known: &Written, copy: &Written) -> Case {
     fixable(Code::RecordOutdated, slot, Some(id.to_string()), what, Fix::Renew(id))
 }
 
-fn says(phase: Phase) -> &'static str {
+pub(super) fn says(phase: Phase) -> &'static str {
     match phase {
         Phase::Retained { .. } => "deleted and kept",
         Phase::Creating | Phase::Ready | Phase::Growing { .. } | Phase::Deleting => "in use",

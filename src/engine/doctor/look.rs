@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
+use super::generations::says;
 use super::{Case, Code, Finding, Fix, Shows};
 use crate::engine::mounts::volume_in;
 use crate::engine::store::Record;
@@ -52,7 +53,7 @@ impl Engine {
             lost.retain(|id| !shown.contains(id));
         }
         cases.extend(lost.into_iter().map(|id| missing(slot, id)));
-        cases.extend(self.store.interrupted(pool.id()).iter().map(|record| interrupted(slot, record)));
+        cases.extend(self.store.interrupted(pool.id()).iter().map(|record| self.interrupted(slot, record)));
         cases.extend(self.quarantined(slot, pool.id()));
         Ok(cases)
     }
@@ -84,10 +85,10 @@ impl Engine {
     /// What has no record: where a copy of that is carried, it can be made anew.
     fn unrecorded(&self, slot: &Slot, pool: &dyn Pool, id: ObjectId, what: String) -> Case {
         let subject = Some(id.to_string());
-        if !matches!(self.carried(pool, id), Ok(Some(_))) {
+        let Ok(Some(copy)) = self.carried(pool, id) else {
             return fixable(Code::OrphanObject, slot, subject, what, Fix::Remove(id));
-        }
-        let what = format!("{what}; a copy of the record is there");
+        };
+        let what = format!("{what}; a copy of the record is there: it was {}", says(copy.record.phase()));
         let mut case = fixable(Code::RecordLost, slot, subject, what, Fix::Rebuild(id));
         case.finding.repair = format!(
             "rockpool ctl doctor --repair {} --object {id} makes the record anew; --repair {} --object {id} deletes all that is there of it",
@@ -109,6 +110,18 @@ impl Engine {
         }
     }
 
+    fn interrupted(&self, slot: &Slot, record: &Record) -> Case {
+        let subject = Some(record.id().to_string());
+        if matches!(record, Record::Group(_)) && !self.freezes.are_known() {
+            // Undone without a thaw, nobody would ever thaw its volumes.
+            let what = format!("{} was interrupted; its volumes may be frozen", record.id());
+            let by_hand = "start the driver: it alone knows what it froze, thaws that, and finishes or undoes the group";
+            return case(Code::Interrupted, slot, subject, what, by_hand);
+        }
+        let what = format!("{} was interrupted while it was {}", record.id(), doing(record.phase()));
+        fixable(Code::Interrupted, slot, subject, what, Fix::Settle(record.clone()))
+    }
+
     fn quarantined(&self, slot: &Slot, pool: PoolId) -> Vec<Case> {
         let all = self.store.quarantine().into_iter().filter(|(id, _)| id.pool() == pool);
         all.map(|(id, bad)| {
@@ -116,8 +129,8 @@ impl Engine {
             let subject = Some(id.to_string());
             match (bad.why, bad.copy) {
                 // Not by name: a finding goes into bug reports.
-                (Unreadable::Damaged(_), Some(_)) => {
-                    let what = format!("{what}; its bytes carry a copy");
+                (Unreadable::Damaged(_), Some(copy)) => {
+                    let what = format!("{what}; its bytes carry a copy: it was {}", says(copy.phase()));
                     fixable(Code::RecordQuarantined, slot, subject, what, Fix::Rebuild(id))
                 }
                 (Unreadable::Damaged(_), None) | (Unreadable::Newer(_), _) => {
@@ -247,11 +260,6 @@ pub(super) fn failed(slot: &Slot, why: &str) -> Case {
 fn missing(slot: &Slot, id: ObjectId) -> Case {
     let what = format!("{id} has a record, but no bytes: its data is gone");
     fixable(Code::ObjectMissing, slot, Some(id.to_string()), what, Fix::Forget(id))
-}
-
-fn interrupted(slot: &Slot, record: &Record) -> Case {
-    let what = format!("{} was interrupted while it was {}", record.id(), doing(record.phase()));
-    fixable(Code::Interrupted, slot, Some(record.id().to_string()), what, Fix::Settle(record.clone()))
 }
 
 fn doing(phase: Phase) -> &'static str {
