@@ -137,9 +137,8 @@ impl Fix {
     fn keys(&self) -> Vec<Key> {
         match self {
             Fix::Settle(record) => recover::keys(record),
-            // It claims the object itself, and looks under that claim.
-            Fix::Rebuild(_) => Vec::new(),
             Fix::Remove(_)
+            | Fix::Rebuild(_)
             | Fix::Forget(_)
             | Fix::Clear(_)
             | Fix::LetGo(_)
@@ -265,16 +264,14 @@ impl Engine {
             )));
         }
         cases.retain(|case| object.is_none() || case.finding.object.as_deref() == object);
-        let mend = |case: &Case| self.repair(slot, code, case);
-        if let [only] = cases.as_slice() {
-            return Ok(Mended { done: vec![mend(only)?], failed: Vec::new() });
-        }
+        let alone = cases.len() == 1;
         let mut mended = Mended::default();
-        for case in &cases {
-            match mend(case) {
+        for (object, outcome) in self.repair_all(slot, code, cases)? {
+            match outcome {
                 Ok(done) => mended.done.push(done),
-                Err(error) => mended.failed.push(match &case.finding.object {
-                    Some(object) => format!("{}: {}", quoted(object), chain(&error)),
+                Err(error) if alone => return Err(error),
+                Err(error) => mended.failed.push(match object {
+                    Some(object) => format!("{}: {}", quoted(&object), chain(&error)),
                     None => chain(&error),
                 }),
             }

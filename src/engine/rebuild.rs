@@ -3,7 +3,7 @@
 //! Owns: rebuilding a record from the copy that its object carries, that of a group from the one that each of its members
 //! carries. Never: does so by itself, touches what a newer release wrote, or deletes anything.
 //!
-//! What is kept after its deletion comes back as kept: `retained` says when its copy does.
+//! What is kept after its deletion comes back as kept, for the whole time again: `retained` says when its copy does.
 //!
 //! A group's copies are written when every member is on record as cut, and before the group is: where there is one, the cut
 //! was whole.
@@ -40,6 +40,14 @@ impl Engine {
     /// taken since.
     pub fn rebuild(&self, id: ObjectId) -> Result<Record> {
         let mut claim = self.store.claim(&[Key::Object(id)], &[])?;
+        self.rebuild_claimed(&mut claim, id)
+    }
+
+    /// The same under a claim that owns the object.
+    ///
+    /// # Errors
+    /// As `rebuild`.
+    pub(super) fn rebuild_claimed(&self, claim: &mut Claim, id: ObjectId) -> Result<Record> {
         if self.store.record(id).is_some() {
             return Err(Error::Precondition(format!(
                 "the record of {id} can be read: there is nothing to rebuild"
@@ -51,10 +59,11 @@ impl Engine {
             )));
         }
         let pool = self.writable(id.pool())?;
-        self.make_anew(pool.as_ref(), &mut claim, id)
+        self.make_anew(pool.as_ref(), claim, id)
     }
 
-    /// The record as its copy has it, in place of whatever there is. The claim owns the object.
+    /// The record as its copy has it, in place of whatever there is; what is kept after its deletion is kept as long as it was to be, from
+    /// now on: while its record was not there nobody could restore it. The claim owns the object.
     ///
     /// # Errors
     /// As `rebuild`.
@@ -65,6 +74,13 @@ impl Engine {
             ))
         })?;
         self.refuse_incomplete(&record)?;
+        let record = match record.phase() {
+            Phase::Retained { until, kept, deleted } => {
+                let until = until.max(self.clocks.now(id.pool()).after(kept));
+                record.in_phase(Phase::Retained { until, kept, deleted })
+            }
+            Phase::Creating | Phase::Ready | Phase::Growing { .. } | Phase::Deleting => record,
+        };
         if !record.phase().frees_name() {
             let name = record.name();
             claim.extend(std::slice::from_ref(&name))?;
@@ -83,10 +99,16 @@ impl Engine {
     }
 
     /// The copy that is newer than its record, where that is so: somebody brought back an older record.
-    pub(super) fn newer_copy(&self, pool: &dyn Pool, id: ObjectId) -> Option<Written> {
-        let generation = self.store.generation(id)?;
-        let copy = self.carried(pool, id).ok().flatten();
-        copy.filter(|copy| copy.generation > generation)
+    ///
+    /// # Errors
+    /// Those of the disk: a copy that does not answer may be newer, one that is damaged or was never carried is not.
+    pub(super) fn newer_copy(&self, pool: &dyn Pool, id: ObjectId) -> Result<Option<Written>> {
+        let Some(generation) = self.store.generation(id) else { return Ok(None) };
+        let copy = match self.carried(pool, id) {
+            Err(Error::Corrupt(_)) => None,
+            outcome => outcome?,
+        };
+        Ok(copy.filter(|copy| copy.generation > generation))
     }
 
     /// Learns from their objects which names the quarantined records of a pool hold, and what they promise.

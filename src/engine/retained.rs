@@ -129,7 +129,7 @@ impl Engine {
         match self.store.record(id) {
             // By itself nothing goes of which a later record said something else.
             Some(record) if is_over(&record, now) => {
-                match self.newer_copy(self.pool(id.pool())?.as_ref(), id) {
+                match self.newer_copy(self.pool(id.pool())?.as_ref(), id)? {
                     None => self.purge_claimed(claim, &record),
                     Some(_) => Ok(()),
                 }
@@ -256,7 +256,7 @@ impl Engine {
     /// Writes the copies of what is kept that do not say so: of a crash, of a full disk, of an older release.
     pub(super) fn mend_copies(&self, pool: &dyn Pool) {
         for record in self.store.retained(Some(pool.id())) {
-            if let Some(copy) = self.newer_copy(pool, record.id()) {
+            if let Ok(Some(copy)) = self.newer_copy(pool, record.id()) {
                 tracing::error!(
                     id = %record.id(), copy = copy.generation,
                     "the record of what is kept is older than its copy: it is not purged, see `rockpool ctl doctor`"

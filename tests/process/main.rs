@@ -26,6 +26,7 @@ mod harness;
 mod host;
 mod life;
 mod pools;
+mod rebuild;
 mod retained;
 mod several;
 mod start;

@@ -3,6 +3,7 @@
 //! Owns: the repairs, each with the verbs that every call uses. Never: deletes an object in use or one with a record, or acts
 //! on what was seen before it had the claim.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,23 +17,56 @@ use crate::model::{Bytes, GroupId, ObjectId, Phase, Volume, VolumeId};
 use crate::os::mount::{self, Place};
 use crate::pool::Pool;
 
+/// What a case was about, and what became of it.
+type Outcome = (Option<String>, Result<String>);
+
 impl Engine {
-    /// Claims what a case is about, looks once more, mends what is still so, and says what was done.
-    pub(super) fn repair(&self, slot: &Slot, code: Code, case: &Case) -> Result<String> {
-        let (Some(fix), Some(check)) = (&case.fix, check_of(code)) else {
-            return Err(Error::Precondition(format!("{code} is mended by hand: {}", case.finding.repair)));
-        };
-        let pool = slot.open()?;
-        let mut claim = self.store.claim(&fix.keys(), &[])?;
-        let mut again = check(self, slot, pool.as_ref())?.into_iter().filter_map(|case| case.under(code));
-        if !again.any(|again| again.fix.as_ref() == Some(fix)) {
-            let object = case.finding.object.as_deref().unwrap_or_default();
-            return Err(Error::Precondition(format!(
-                "{} is not as it was found any more, so nothing was done; look again",
-                quoted(object)
-            )));
+    /// Claims what the cases are about, looks once more, mends what is still so, and says of each what was done. One look is for
+    /// all whose claim can be had, since it takes as long as the pool is large; those whose claim one of them had have their
+    /// turn after it.
+    pub(super) fn repair_all(&self, slot: &Slot, code: Code, cases: Vec<Case>) -> Result<Vec<Outcome>> {
+        let mut outcomes = Vec::with_capacity(cases.len());
+        let mut waiting = cases;
+        while !waiting.is_empty() {
+            let pool = slot.open()?;
+            let (mut claimed, mut later) = (Vec::new(), Vec::new());
+            for case in waiting {
+                match (&case.fix, check_of(code)) {
+                    (Some(fix), Some(check)) => match self.store.claim(&fix.keys(), &[]) {
+                        Ok(claim) => claimed.push((fix.clone(), check, claim, case.finding.object)),
+                        Err(error) => later.push((case, error)),
+                    },
+                    _ => {
+                        let why = format!("{code} is mended by hand: {}", case.finding.repair);
+                        outcomes.push((case.finding.object, Err(Error::Precondition(why))));
+                    }
+                }
+            }
+            let Some((_, check, ..)) = claimed.first() else {
+                // Others have them, not we.
+                outcomes.extend(later.into_iter().map(|(case, error)| (case.finding.object, Err(error))));
+                break;
+            };
+            let again = check(self, slot, pool.as_ref())?.into_iter().filter_map(|case| case.under(code));
+            let mut still: HashMap<Option<String>, Vec<Fix>> = HashMap::new();
+            for case in again {
+                still.entry(case.finding.object).or_default().extend(case.fix);
+            }
+            for (fix, _, mut claim, object) in claimed {
+                let is_so = still.get(&object).is_some_and(|fixes| fixes.contains(&fix));
+                let outcome = if is_so {
+                    self.apply(pool.as_ref(), &mut claim, &fix)
+                } else {
+                    Err(Error::Precondition(format!(
+                        "{} is not as it was found any more, so nothing was done; look again",
+                        quoted(object.as_deref().unwrap_or_default())
+                    )))
+                };
+                outcomes.push((object, outcome));
+            }
+            waiting = later.into_iter().map(|(case, _)| case).collect();
         }
-        self.apply(pool.as_ref(), &mut claim, fix)
+        Ok(outcomes)
     }
 
     fn apply(&self, pool: &dyn Pool, claim: &mut Claim, fix: &Fix) -> Result<String> {
@@ -40,7 +74,7 @@ impl Engine {
             Fix::Remove(id) => self.remove_orphan(pool, claim, *id),
             Fix::Forget(id) => self.forget_missing(pool, claim, *id),
             Fix::Rebuild(id) => {
-                let record = self.rebuild(*id)?;
+                let record = self.rebuild_claimed(claim, *id)?;
                 Ok(format!("rebuilt the record of {id}, {}", record.name()))
             }
             Fix::Settle(record) => {

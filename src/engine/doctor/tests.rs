@@ -86,7 +86,8 @@ impl Node {
     }
 
     fn repair(&self, code: Code, case: &Case) -> Result<String> {
-        self.engine().repair(self.slot(), code, case)
+        let case = Case { finding: case.finding.clone(), fix: case.fix.clone(), instead: None };
+        self.engine().repair_all(self.slot(), code, vec![case])?.remove(0).1
     }
 }
 
