@@ -172,6 +172,16 @@ impl Engine {
         Ok(self.faces(pool.as_ref(), &volume)?.iter().any(|face| face.shows(mounted)))
     }
 
+    /// Drops the notes about mounts that are not at their paths any more, and keeps one of which nobody can tell.
+    pub(super) fn sweep_notes(&self) {
+        self.notes.sweep(|note| match self.place("path", note.path()).and_then(|place| place.look()) {
+            Ok(Here::Mounted(mounted)) => !note.is_about(&mounted),
+            Ok(Here::Nothing | Here::Directory { .. } | Here::File { .. } | Here::Other) => true,
+            // Its parent is gone, and so is it.
+            Err(error) => matches!(error, Error::Precondition(_)),
+        });
+    }
+
     /// A place below the kubelet root where this volume is mounted.
     ///
     /// # Errors

@@ -4,12 +4,13 @@
 //! note means nothing. Never: decides whether something is mounted (the mount table does), or keeps a mount flag in clear
 //! text (they may hold secrets): only a checksum of them, which is enough to tell a retry from another request.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Asked, Capability, Mode, Writes};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 use crate::model::VolumeId;
 use crate::os::file::Dir;
 use crate::os::mount::{self, Mounted};
@@ -104,17 +105,36 @@ impl Notes {
         Notes { folder: None, boot: String::new() }
     }
 
-    /// The notes below `state_dir`, which is made if need be. Those of another boot are removed.
+    /// The notes below `state_dir`, which is made if need be.
     pub(super) fn open(state_dir: &Path) -> Result<Notes> {
         let folder = state_dir.join(FOLDER);
-        let dir = Dir::make_path(&folder, 0o700)?;
-        let boot = mount::boot_id()?;
-        for name in dir.names()? {
-            if read(&dir, &name).is_none_or(|note| note.boot != boot) {
-                dir.remove_unsynced(&name)?;
-            }
+        Dir::make_path(&folder, 0o700)?;
+        Ok(Notes { folder: Some(folder), boot: mount::boot_id()? })
+    }
+
+    /// Drops the notes that are void: of another boot, or of a mount that `gone` says is not at its path any more. Such a note
+    /// stays where it could not be forgotten.
+    pub(super) fn sweep(&self, gone: impl Fn(&Note) -> bool) {
+        let swept = self.dir().and_then(|dir| {
+            let Some(dir) = dir else { return Ok(()) };
+            let void =
+                |name: &OsString| read(&dir, name).is_none_or(|note| note.boot != self.boot || gone(&note));
+            dir.names()?.into_iter().filter(void).try_for_each(|name| dir.remove_unsynced(&name))
+        });
+        if let Err(error) = swept {
+            tracing::warn!(
+                error = chain(&error),
+                "failed to drop notes about mounts that are gone; they mean nothing"
+            );
         }
-        Ok(Notes { folder: Some(folder), boot })
+    }
+
+    /// Refuses where no note can be written, before anything is mounted that needs one.
+    ///
+    /// # Errors
+    /// Those of the host; `Precondition` where it is read-only.
+    pub(super) fn refuse_unwritable(&self) -> Result<()> {
+        self.dir()?.map_or(Ok(()), |dir| dir.refuse_unwritable())
     }
 
     /// Notes what was asked for at `path`, where `mounted` now is.
@@ -129,7 +149,7 @@ impl Notes {
     /// What was asked for at `path`, if `mounted` is still what it was about.
     pub(super) fn about(&self, path: &Path, mounted: &Mounted) -> Option<Note> {
         let note = read(&self.dir().ok()??, file_name(path))?;
-        let same = note.path == path && note.boot == self.boot && note.mount == identity(mounted);
+        let same = note.path == path && note.boot == self.boot && note.is_about(mounted);
         same.then_some(note)
     }
 
@@ -137,7 +157,8 @@ impl Notes {
     pub(super) fn speak_of(&self, volume: &VolumeId) -> bool {
         let Ok(Some(dir)) = self.dir() else { return false };
         let mut names = dir.names().unwrap_or_default().into_iter();
-        names.any(|name| read(&dir, name).is_some_and(|note| note.volume == *volume))
+        let speaks = |note: Note| note.volume == *volume && note.boot == self.boot;
+        names.any(|name| read(&dir, name).is_some_and(speaks))
     }
 
     fn dir(&self) -> Result<Option<Dir>> {
@@ -145,19 +166,46 @@ impl Notes {
     }
 
     /// Forgets what was asked for at `path` of this volume, also where nothing is mounted there any more: a note that stays keeps
-    /// the volume's device. That of another volume stays.
-    pub(super) fn forget(&self, volume: &VolumeId, path: &Path) -> Result<()> {
+    /// the volume's device. That of another volume stays. One that cannot be forgotten is no answer to a caller whose mount is
+    /// gone: it is void with its mount, and the next start drops it.
+    pub(super) fn forget(&self, volume: &VolumeId, path: &Path) {
+        if let Err(error) = self.drop_of(volume, path) {
+            tracing::warn!(
+                %volume, error = chain(&error),
+                "failed to forget a note about a mount that is gone; it means nothing, and the next start drops it"
+            );
+        }
+    }
+
+    fn drop_of(&self, volume: &VolumeId, path: &Path) -> Result<()> {
         let Some(dir) = self.dir()? else { return Ok(()) };
-        match read(&dir, file_name(path)) {
-            Some(note) if note.volume != *volume => Ok(()),
-            Some(_) | None => dir.remove_unsynced(file_name(path)),
+        let name = file_name(path);
+        match dir.read(&name, NOTE_BYTES) {
+            Ok(None) => Ok(()),
+            Ok(Some(bytes)) if parse(&bytes).is_some_and(|note| note.volume != *volume) => Ok(()),
+            Ok(Some(_)) | Err(_) => dir.remove_unsynced(name),
         }
     }
 }
 
+impl Note {
+    /// The path it is about.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether this is the mount that it is about.
+    pub(super) fn is_about(&self, mounted: &Mounted) -> bool {
+        self.mount == identity(mounted)
+    }
+}
+
 fn read(dir: &Dir, name: impl AsRef<std::ffi::OsStr>) -> Option<Note> {
-    let bytes = dir.read(name, NOTE_BYTES).ok()??;
-    serde_json::from_slice(&bytes).ok()
+    parse(&dir.read(name, NOTE_BYTES).ok()??)
+}
+
+fn parse(bytes: &[u8]) -> Option<Note> {
+    serde_json::from_slice(bytes).ok()
 }
 
 /// The kernel uses a plain mount id again; the unique one it does not.

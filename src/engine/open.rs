@@ -56,6 +56,7 @@ impl Engine {
         let told = (notes, Fences::open(&config.state_dir)?, Freezes::open(&config.state_dir)?);
         let mut engine = Engine::new(config.pools, config.kubelet_root, told, config.files)?;
         engine.opener = opener;
+        engine.sweep_notes();
         let engine = Arc::new(engine);
         engine.open_all()?;
         if let Some(found) = engine.kubelet_trouble() {

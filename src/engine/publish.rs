@@ -37,6 +37,7 @@ impl Engine {
         }
         self.refuse_second(pool.as_ref(), &volume, want)?;
         refuse_occupied(&volume, &here, &want.target)?;
+        self.notes.refuse_unwritable()?;
         let tree = tree(pool.as_ref(), &volume, &staged, read_only)?;
         let devices = match volume.access {
             Access::Block => Devices::Allowed,
@@ -70,11 +71,17 @@ impl Engine {
         let place = match self.place("target_path", target) {
             Ok(place) => place,
             // Its parent is gone, and so is it.
-            Err(Error::Precondition(_)) => return self.notes.forget(id, target),
+            Err(Error::Precondition(_)) => {
+                self.notes.forget(id, target);
+                return Ok(());
+            }
             Err(error) => return Err(error),
         };
         match place.look()? {
-            Here::Nothing => return self.notes.forget(id, target),
+            Here::Nothing => {
+                self.notes.forget(id, target);
+                return Ok(());
+            }
             Here::Mounted(mounted) => {
                 self.refuse_foreign(id, &place, &mounted)?;
                 self.refuse_staged(id, &place, &mounted)?;
@@ -100,7 +107,7 @@ impl Engine {
                 )));
             }
         }
-        self.notes.forget(id, target)?;
+        self.notes.forget(id, target);
         step!("unpublish: note gone");
         if !planted!("target-kept") {
             place.remove()?;

@@ -55,6 +55,7 @@ impl Engine {
         }
         // What is staged already stays; nobody begins to write to a disk that fails.
         pool.writable()?;
+        self.notes.refuse_unwritable()?;
         let shown = self.show(pool.as_ref(), &volume, &place, (options, wish));
         shown.map_err(|cause| self.unshow(pool.as_ref(), &volume, &place, cause))
     }
@@ -151,7 +152,10 @@ impl Engine {
         let place = match self.place(STAGING, path) {
             Ok(place) => place,
             // Its parent is gone, and so is it.
-            Err(Error::Precondition(_)) => return self.notes.forget(id, path),
+            Err(Error::Precondition(_)) => {
+                self.notes.forget(id, path);
+                return Ok(());
+            }
             Err(error) => return Err(error),
         };
         let is_device = path.file_name().is_some_and(|name| name == STAGED_DEVICE);
@@ -160,16 +164,17 @@ impl Engine {
                 self.refuse_foreign(id, &place, &mounted)?;
                 place.unmount_all()?;
                 step!("unstage: unmounted");
-                self.notes.forget(id, path)?;
+                self.notes.forget(id, path);
                 step!("unstage: note gone");
                 if is_device { place.remove() } else { Ok(()) }
             }
             Here::File { empty: true } if is_device => {
-                self.notes.forget(id, path)?;
+                self.notes.forget(id, path);
                 place.remove()
             }
             Here::Nothing | Here::Directory { .. } | Here::File { .. } | Here::Other => {
-                self.notes.forget(id, path)
+                self.notes.forget(id, path);
+                Ok(())
             }
         }
     }

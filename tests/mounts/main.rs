@@ -7,6 +7,7 @@
 mod full;
 mod losses;
 mod mishaps;
+mod notes;
 mod quarantine;
 mod retained;
 mod rig;
