@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::engine::{CreateSnapshot, Key};
+use crate::engine::{CreateSnapshot, Key, Listed};
 use crate::error::{Error, Result};
 use crate::model::{Snapshot, SnapshotId, VolumeId};
 use crate::proto::csi;
@@ -141,20 +141,21 @@ impl Plugin {
             Filter::One(id, source) => {
                 let past = after.is_some_and(|after| id <= after);
                 let of = |snapshot: &Arc<Snapshot>| source.is_none_or(|source| snapshot.source == source);
-                self.known(&id)?.into_iter().filter(|snapshot| !past && of(snapshot)).collect()
+                let one = self.known(&id)?.into_iter().filter(|snapshot| !past && of(snapshot));
+                one.map(|snapshot| Listed { snapshot, usable: true }).collect()
             }
             Filter::Of(source) => {
                 self.engine.complete()?;
-                self.engine.snapshots(after, Some(source), max.saturating_add(1))
+                self.engine.listed_snapshots(after, Some(source), max.saturating_add(1))?
             }
             Filter::All => {
                 self.engine.complete()?;
-                self.engine.snapshots(after, None, max.saturating_add(1))
+                self.engine.listed_snapshots(after, None, max.saturating_add(1))?
             }
         };
-        let next_token = cut(List::Snapshots, &mut page, max, |snapshot| snapshot.id);
-        let entry = |snapshot: &Arc<Snapshot>| csi::list_snapshots_response::Entry {
-            snapshot: Some(self.snapshot(snapshot)),
+        let next_token = cut(List::Snapshots, &mut page, max, |listed| listed.snapshot.id);
+        let entry = |Listed { snapshot, usable }: &Listed| csi::list_snapshots_response::Entry {
+            snapshot: Some(csi::Snapshot { ready_to_use: *usable, ..self.snapshot(snapshot) }),
         };
         Ok(csi::ListSnapshotsResponse { entries: page.iter().map(entry).collect(), next_token })
     }

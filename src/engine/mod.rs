@@ -47,6 +47,7 @@ use crate::pool::{Pool, Setup};
 pub use self::doctor::{Code, Finding, Mended, SILENT_AFTER, Weight};
 pub use self::retained::{Purged, Retained};
 use self::slot::Slot;
+pub use self::store::Listed;
 use self::store::Store;
 use self::workers::Workers;
 
@@ -362,14 +363,18 @@ impl Engine {
         self.volume(&found.id).ok()
     }
 
-    /// Up to `max` whole snapshots with ids after `after`, in ascending order; of one volume or of all.
-    pub fn snapshots(
+    /// Up to `max` snapshots with ids after `after`, in ascending order, of one volume or of all; also those that nobody can use
+    /// before a record is rebuilt: a collector deletes what is not listed.
+    ///
+    /// # Errors
+    /// `Unavailable` for one of which nothing says what it is a snapshot of.
+    pub fn listed_snapshots(
         &self,
         after: Option<SnapshotId>,
         of: Option<VolumeId>,
         max: usize,
-    ) -> Vec<Arc<Snapshot>> {
-        self.store.snapshots(after, of, max)
+    ) -> Result<Vec<Listed>> {
+        self.store.listed_snapshots(after, of, max)
     }
 
     /// The threads of the pool that owns an object; for a pool that is not known here, threads that touch none.

@@ -57,6 +57,15 @@ pub struct Quarantined {
     pub copy: Option<Record>,
 }
 
+/// A snapshot of a list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listed {
+    /// Its record; where that cannot be read, as its copy has it.
+    pub snapshot: Arc<Snapshot>,
+    /// Whether it can be used now.
+    pub usable: bool,
+}
+
 /// What the records of one pool add up to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -295,22 +304,47 @@ impl Store {
         listed
     }
 
-    /// Up to `max` snapshots that are cut, their group with them, with ids after `after`, in ascending order; of one volume or of all.
-    pub fn snapshots(
+    /// Up to `max` snapshots with ids after `after` that nobody may take for gone, in ascending order, of one volume or of all: those
+    /// that are whole, and those that nobody can use before a record is rebuilt, their own or that of their group.
+    ///
+    /// # Errors
+    /// `Unavailable` for one of which nothing says what it is a snapshot of: no list is right with it, and none without.
+    pub fn listed_snapshots(
         &self,
         after: Option<SnapshotId>,
         of: Option<VolumeId>,
         max: usize,
-    ) -> Vec<Arc<Snapshot>> {
+    ) -> Result<Vec<Listed>> {
         let index = self.lock();
-        index
-            .after(after.map(ObjectId::Snapshot))
-            .skip_while(|entry| entry.record.as_volume().is_some())
-            .map_while(|entry| entry.record.as_snapshot())
-            .filter(|snapshot| of.is_none_or(|of| snapshot.source == of) && index.is_whole(snapshot))
-            .take(max)
-            .cloned()
-            .collect()
+        let read = index.after(after.map(ObjectId::Snapshot));
+        let read = read.skip_while(|entry| entry.record.as_volume().is_some());
+        let read = read.map_while(|entry| entry.record.as_snapshot()).map(|cut| (cut.id, Some((cut, true))));
+        let from = after.map_or(Bound::Unbounded, |id| Bound::Excluded(ObjectId::Snapshot(id)));
+        let unread = index.quarantined.range((from, Bound::Unbounded)).filter_map(|(id, bad)| match id {
+            ObjectId::Snapshot(id) => {
+                Some((*id, bad.copy.as_ref().and_then(Record::as_snapshot).map(|cut| (cut, false))))
+            }
+            ObjectId::Volume(_) | ObjectId::Group(_) => None,
+        });
+        let listed = |(id, known): (SnapshotId, Option<(&Arc<Snapshot>, bool)>)| {
+            let Some((cut, is_read)) = known else { return Some((id, None)) };
+            let is_of = of.is_none_or(|of| cut.source == of) && cut.phase == Phase::Ready;
+            let usable = index.group_of(cut).filter(|_| is_of)? && is_read;
+            Some((id, Some(Listed { snapshot: Arc::clone(cut), usable })))
+        };
+        let mut all: Vec<_> = read.filter_map(listed).take(max).collect();
+        all.extend(unread.filter_map(listed).take(max));
+        all.sort_unstable_by_key(|(id, _)| *id);
+        all.truncate(max);
+        let named = |(id, listed): (SnapshotId, Option<Listed>)| {
+            listed.ok_or_else(|| {
+                Error::Unavailable(format!(
+                    "the record of {id} cannot be read and no copy of it either, so nobody knows of which volume it is: see \
+                     `rockpool ctl doctor`"
+                ))
+            })
+        };
+        all.into_iter().map(named).collect()
     }
 
     /// Whether a snapshot is cut, and its group with it.
@@ -519,9 +553,17 @@ impl Index {
     }
 
     fn is_whole(&self, snapshot: &Snapshot) -> bool {
-        let group = snapshot.group.map(|group| self.objects.get(&ObjectId::Group(group)));
-        snapshot.phase == Phase::Ready
-            && group.is_none_or(|group| group.is_some_and(|entry| entry.record.phase() == Phase::Ready))
+        snapshot.phase == Phase::Ready && self.group_of(snapshot) == Some(true)
+    }
+
+    /// Whether a snapshot can be used for all that its group says; none where that says that it is not there.
+    fn group_of(&self, snapshot: &Snapshot) -> Option<bool> {
+        let Some(group) = snapshot.group.map(ObjectId::Group) else { return Some(true) };
+        if let Some(entry) = self.objects.get(&group) {
+            return (entry.record.phase() == Phase::Ready).then_some(true);
+        }
+        let copy = self.quarantined.get(&group).and_then(|bad| bad.copy.as_ref());
+        copy.is_none_or(|copy| copy.phase() == Phase::Ready).then_some(false)
     }
 }
 

@@ -66,7 +66,7 @@ fn a_raw_volume_that_was_cut_short_is_not_staged_copied_or_called_healthy() {
     let mut clone = wanted("b", BLOCK, 8);
     clone.source = Source::Volume(volume.id);
     corrupt(rig.engine().create_volume(&clone));
-    assert!(rig.engine().snapshots(None, None, 10).is_empty());
+    assert!(rig.engine().listed_snapshots(None, None, 10).unwrap().is_empty());
     let problems = rig.engine().volume_health(&volume.id).unwrap();
     assert_eq!(problems.iter().map(|problem| problem.reason).collect::<Vec<_>>(), ["ImageTruncated"]);
 }

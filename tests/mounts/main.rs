@@ -472,7 +472,7 @@ fn a_group_is_cut_at_one_moment_or_not_at_all() {
     let ids: Vec<_> = members.iter().rev().map(|member| member.id).collect();
     rig.engine().delete_group(&cut.id, &ids).unwrap();
     rig.engine().delete_group(&cut.id, &ids).unwrap();
-    assert!(rig.engine().snapshots(None, None, 10).is_empty());
+    assert!(rig.engine().listed_snapshots(None, None, 10).unwrap().is_empty());
 }
 
 #[test]
