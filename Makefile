@@ -33,7 +33,7 @@ sanity: ## Run csi-sanity over every pool kind (root)
 MINUTES ?= 5
 PARTS ?= random exhaustive syscalls races mutants clean
 ARGS ?=
-torture: ## Kill it, cut its power, break its calls, for MINUTES=5; PARTS='random', ARGS='--seed 2' (root)
+torture: ## Kill it, cut its power, break its calls: MINUTES=5 for each part; PARTS='random', ARGS='--seed 2' (root)
 	@tests/install.sh build test torture
 	@tests/torture.sh $(PARTS) --minutes $(MINUTES) $(ARGS)
 

@@ -26,11 +26,21 @@ use crate::wire::{Answer, PATIENT};
 use crate::world::World;
 
 /// What the pool's filesystem takes for itself, more or less, times the overcommit.
-const SLACK: i64 = 12 << 20;
+pub(crate) const SLACK: i64 = 12 << 20;
 const MOST_DESCRIPTORS: usize = 80;
 const MOST_THREADS: usize = 40;
+/// So many more an idle driver may hold than at its start: what it keeps open from then on.
+const FEW: usize = 4;
 /// The kernel takes a moment to clear a device after its last user, which may be a program of a driver that was killed.
 const MOMENT: Duration = Duration::from_secs(3);
+
+/// What a process holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pid: u32,
+    descriptors: usize,
+    threads: usize,
+}
 
 impl World {
     /// Audits; the violations are in the world's list.
@@ -383,15 +393,37 @@ impl World {
 
     /// What the process holds.
     fn process(&self) {
-        let Some(pid) = self.node.program.pid() else { return };
+        let Some(held) = self.held() else { return };
+        if held.descriptors > MOST_DESCRIPTORS || held.threads > MOST_THREADS {
+            self.violation(format!("the driver holds {held:?}"));
+        }
+    }
+
+    /// What the process that runs now holds.
+    pub(crate) fn held(&self) -> Option<Held> {
+        let pid = self.node.program.pid()?;
         let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
         let threads: Vec<_> = entries(Path::new(&format!("/proc/{pid}/task"))).collect();
         // The threads of each pool have tables of their own, of which the one of the process shows nothing.
         let descriptors =
             threads.iter().map(|thread| entries(&thread.path().join("fd")).count()).max().unwrap_or(0);
-        let threads = threads.len();
-        if descriptors > MOST_DESCRIPTORS || threads > MOST_THREADS {
-            self.violation(format!("the driver holds {descriptors} descriptors and {threads} threads"));
+        Some(Held { pid, descriptors, threads: threads.len() })
+    }
+
+    /// Nothing is noted any more, and the process holds what it held at its start: to be asked while there is nothing, and nobody
+    /// works.
+    pub(crate) fn nothing_kept(&self, at_start: Option<Held>) {
+        for folder in ["mounts", "freezes"] {
+            let notes =
+                std::fs::read_dir(self.node.own("state").join(folder)).into_iter().flatten().flatten();
+            for note in notes {
+                let said = std::fs::read_to_string(note.path()).unwrap_or_default();
+                self.violation(format!("a note is left in state/{folder}: {said}"));
+            }
+        }
+        let (Some(begun), Some(held)) = (at_start, self.held()) else { return };
+        if held.pid == begun.pid && held.descriptors > begun.descriptors + FEW {
+            self.violation(format!("the driver began with {begun:?} and holds {held:?} with nothing to do"));
         }
     }
 }

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Outcome;
+use crate::audit::Held;
 use crate::chance::Chance;
 use crate::disk::Loss;
 use crate::host::run;
@@ -108,7 +109,9 @@ impl Stage {
         let (mut struck, mut helped) = (false, false);
         self.around(broken);
         self.world.node.program.spawn()?;
-        if self.world.node.until_ready().await? != Start::Ready {
+        let ready = self.world.node.until_ready().await?;
+        let held = self.world.held();
+        if ready != Start::Ready {
             struck |= self.recover(broken).await?;
         } else if broken.is_none() {
             self.world.audit(&mut self.chance).await?;
@@ -140,7 +143,7 @@ impl Stage {
             // What an error left is swept when the next driver opens the pool.
             self.recover(broken).await?;
         }
-        self.end().await?;
+        self.end(held).await?;
         Ok(struck)
     }
 
@@ -235,10 +238,13 @@ impl Stage {
     }
 
     /// The end of a life: nothing is in doubt, and nothing is left.
-    async fn end(&mut self) -> Outcome<()> {
+    async fn end(&mut self, at_start: Option<Held>) -> Outcome<()> {
         calm(&self.world).await;
         self.world.audit(&mut self.chance).await?;
         empty(&self.world).await;
+        if !self.world.lenient() {
+            self.world.nothing_kept(at_start);
+        }
         self.world.node.terminate()
     }
 }

@@ -75,6 +75,8 @@ const INJECTIONS: &[(&str, &str)] = &[
     ("fallocate", "error=ENOSPC"),
 ];
 
+/// So often the hunt of mutants tries every call.
+const ROUNDS: usize = 3;
 /// To a file, by the library.
 const WRITE: &str = "write";
 const BREAKS_WRITES: &str = include_str!("../support/write_breaks.c");
@@ -258,7 +260,9 @@ pub(crate) async fn hunt(
     environment: Vec<(String, String)>,
 ) -> Outcome<Vec<String>> {
     let mut stage = Stage::new(base, (Ground::ImageOnXfs, binary), environment).await?;
-    for life in LIVES.iter().filter(|life| NAMES.contains(&life.name)) {
+    let lives: Vec<&Life> = LIVES.iter().filter(|life| NAMES.contains(&life.name)).collect();
+    // Which thread makes the n-th call is chance, so one round may miss it.
+    for life in std::iter::repeat_n(lives, ROUNDS).flatten() {
         let kind = Kind { life, call: "unlinkat", what: "error=ENOMEM" };
         for when in 1..=MOST {
             let injected = inject(&mut stage, kind, when).await;
