@@ -94,6 +94,10 @@ impl Engine {
     pub fn delete_group(&self, id: &GroupId, members: &[SnapshotId]) -> Result<()> {
         let mut claim = self.store.claim(&[Key::Object(ObjectId::Group(*id))], &[])?;
         let Some(group) = self.store.group(id) else {
+            // It has no bytes of its own, and its members may have lost their records with it.
+            let ours = members.iter().filter(|member| member.pool() == id.pool());
+            let mut lost = ours.filter(|member| self.store.snapshot(member).is_none());
+            lost.try_for_each(|member| self.known_gone(ObjectId::Snapshot(*member)))?;
             return self.known_gone(ObjectId::Group(*id));
         };
         refuse_mismatch(&group, members)?;

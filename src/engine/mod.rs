@@ -7,6 +7,7 @@
 //! (`slot`), so that a hung disk takes nothing else along, not even after the process was killed.
 //! A change opens with a durable record and ends with one; whoever changes something holds its claim.
 
+mod absent;
 mod capacity;
 mod claims;
 mod clock;

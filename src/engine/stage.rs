@@ -140,11 +140,15 @@ impl Engine {
                 step!("unstage: detached");
                 Ok(())
             }
-            Some(Ok(pool)) if self.store.quarantined(ObjectId::Volume(*id)).is_some() => {
-                detach_unread(pool.as_ref(), id)
-            }
+            Some(Ok(pool)) if self.is_unread(pool.as_ref(), id) => detach_unread(pool.as_ref(), id),
             Some(Ok(_) | Err(_)) | None => Ok(()),
         }
+    }
+
+    /// Whether the record of a volume cannot be read, or is gone while its bytes are there.
+    fn is_unread(&self, pool: &dyn Pool, id: &VolumeId) -> bool {
+        let id = ObjectId::Volume(*id);
+        self.store.quarantined(id).is_some() || pool.label(id).is_ok_and(|label| label.is_some())
     }
 
     /// Unmounts this volume at a staging path; what is not a mount stays as it is, but for the file under a raw device.

@@ -74,53 +74,6 @@ impl Engine {
         volume.filter(|volume| is_usable(volume)).ok_or_else(|| self.absent(ObjectId::Volume(*id)))
     }
 
-    /// Why an object is not on record: unknown, unreadable, or its pool is away.
-    pub(super) fn absent(&self, id: ObjectId) -> Error {
-        if let Some(bad) = self.store.quarantined(id) {
-            return Error::Unavailable(format!(
-                "the record of {id} cannot be read and is quarantined: {}",
-                bad.why
-            ));
-        }
-        if let Some(group) = self.store.without_group(id) {
-            return Error::Unavailable(format!(
-                "the record of {group} cannot be read or is gone, and nobody can use its members before it is rebuilt: see \
-                 `rockpool ctl doctor`"
-            ));
-        }
-        // Every field that names an object ends in the same word, be it `source_volume_id` or `volume_id`.
-        let (field, thing) = match id {
-            ObjectId::Volume(_) => ("volume_id", "volume"),
-            ObjectId::Snapshot(_) => ("snapshot_id", "snapshot"),
-            ObjectId::Group(_) => ("group_snapshot_id", "group snapshot"),
-        };
-        let trouble = match self.slot_of(id.pool()) {
-            Some(slot) if !slot.is_here() => slot.trouble(),
-            Some(_) | None => self.pool(id.pool()).err(),
-        };
-        trouble.unwrap_or_else(|| {
-            if self.is_usable(id) {
-                // The look before this one came too early; whoever deletes must not take that for gone.
-                return Error::Busy(format!("{field} `{id}`: its pool has only just been read; ask again"));
-            }
-            Error::NotFound(format!("{field} `{id}` does not exist: want the id of a {thing} that is there"))
-        })
-    }
-
-    fn is_usable(&self, id: ObjectId) -> bool {
-        match id {
-            ObjectId::Volume(id) => self.store.volume(&id).is_some_and(|volume| is_usable(&volume)),
-            ObjectId::Snapshot(id) => self.store.snapshot(&id).is_some_and(|cut| self.store.is_whole(&cut)),
-            ObjectId::Group(id) => self.store.group(&id).is_some_and(|group| group.phase == Phase::Ready),
-        }
-    }
-
-    /// Whether it is certain that an object without a record does not exist.
-    pub(super) fn known_gone(&self, id: ObjectId) -> Result<()> {
-        let error = self.absent(id);
-        if matches!(error, Error::NotFound(_)) { Ok(()) } else { Err(error) }
-    }
-
     /// A volume as asked for, made now or by an earlier call of the same name.
     ///
     /// # Errors
@@ -437,7 +390,8 @@ impl Engine {
     }
 }
 
-fn is_usable(volume: &Volume) -> bool {
+/// Whether a volume is there for those who use it.
+pub(super) fn is_usable(volume: &Volume) -> bool {
     matches!(volume.phase, Phase::Ready | Phase::Growing { .. })
 }
 

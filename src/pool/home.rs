@@ -7,7 +7,7 @@
 //!  1. mount, where the setup names file or device    A. mounted already: used, if it is that file's or that device's
 //!  2. hold the directory, read and check the marker  B. no marker, or another's: refused, nothing is written
 //!  3. lock; a second process is told who holds it     C. a dead process holds none, unless it hangs in the kernel
-//!  4. make the directories that are missing          D. again, each step is safe to repeat
+//!  4. make the directory of temporaries if missing   D. again, each step is safe to repeat
 //!  5. remove what a dead process was writing         E. as D
 //!     (4 and 5 not on a read-only filesystem)
 //!
@@ -172,9 +172,8 @@ impl Home {
             root.fence_off(crate::error::chain(&error));
             return Self::enter(setup, root, marker, Some(lock));
         }
-        for name in DIRECTORIES {
-            root.ensure(name, 0o700)?;
-        }
+        // It is the one of which nothing can be lost.
+        root.ensure(TMP, 0o700)?;
         let home = Self::enter(setup, root, marker, Some(lock))?;
         sweep(&home.root)?;
         if !planted!("debris-kept") {
@@ -234,6 +233,7 @@ impl Home {
                 marker.kind
             )));
         }
+        refuse_incomplete(setup, &root)?;
         Ok((root, marker))
     }
 
@@ -464,6 +464,27 @@ fn sweep_debris(tmp: &Dir) -> Result<()> {
             Err(error) => tracing::warn!(
                 name = %name.to_string_lossy(), error = crate::error::chain(&error), "failed to remove an unfinished object"
             ),
+        }
+    }
+    Ok(())
+}
+
+/// The marker is written when the directories are there: where one is not, somebody took it away, and what lay in it would be
+/// taken for deleted.
+fn refuse_incomplete(setup: &Setup, root: &Dir) -> Result<()> {
+    for name in [RECORDS, VOLUMES, SNAPSHOTS] {
+        if root.stat(name)?.is_none() {
+            let remedy = match name {
+                RECORDS => {
+                    "; where that is not possible make an empty one, and see `rockpool ctl doctor` (RP-RECORD-LOST)"
+                }
+                _ => "",
+            };
+            return Err(Error::Unavailable(format!(
+                "pool `{}` lacks its directory `{}`, which somebody took away: bring it back{remedy}; nothing was changed",
+                setup.name,
+                setup.path.join(name).display()
+            )));
         }
     }
     Ok(())

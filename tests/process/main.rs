@@ -25,6 +25,7 @@ mod harness;
 #[path = "../support/host.rs"]
 mod host;
 mod life;
+mod lost;
 mod pools;
 mod rebuild;
 mod retained;

@@ -101,14 +101,20 @@ fn start_with_a_dev_of_its_own(place: &Place) -> Driver {
     place.start_with(&mut command)
 }
 
-/// Whatever shows this image, detached with the test.
-struct Devices(std::path::PathBuf);
+/// Whatever shows this image, be it deleted, detached with the test.
+pub(crate) struct Devices(pub(crate) std::path::PathBuf);
 
 impl Drop for Devices {
     fn drop(&mut self) {
-        let shown = Command::new("losetup").args(["-n", "-O", "NAME", "-j"]).arg(&self.0).output().unwrap();
-        for device in String::from_utf8_lossy(&shown.stdout).split_whitespace() {
-            let _ = Command::new("losetup").args(["-d", device]).output();
+        let shown =
+            Command::new("losetup").args(["-n", "-l", "-O", "NAME,BACK-FILE"]).output().unwrap().stdout;
+        for line in String::from_utf8_lossy(&shown).lines() {
+            let mut words = line.split_whitespace();
+            if let (Some(device), Some(file)) = (words.next(), words.next())
+                && Path::new(file) == self.0
+            {
+                let _ = Command::new("losetup").args(["-d", device]).output();
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Damaged records: some are changed on the disk while the driver is down, and mended later.
+//! Damaged records: some are changed on the disk, or taken away, while the driver is down, and mended later.
 //!
 //! Owns: the names that are concerned, which nobody else works on meanwhile, what was there before, and what a driver may
 //! answer about them: that it must be asked again, and nothing else. All other names are judged as ever.
@@ -39,15 +39,22 @@ pub(crate) fn table() -> Vec<Adversity> {
     vec![
         damaged("a bit of a record flips", |world, chance| {
             let bit = chance.below(8);
-            Damage::at(world, chance, &mut move |bytes, at| bytes[at] ^= 1 << bit)
+            Damage::at(world, chance, &mut move |mut bytes, at| {
+                bytes[at] ^= 1 << bit;
+                Some(bytes)
+            })
         }),
-        damaged("a record is cut", |world, chance| Damage::at(world, chance, &mut Vec::truncate)),
-        damaged("a record is empty", |world, chance| {
-            Damage::at(world, chance, &mut |bytes, _| bytes.clear())
+        damaged("a record is cut", |world, chance| {
+            Damage::at(world, chance, &mut |mut bytes, at| {
+                bytes.truncate(at);
+                Some(bytes)
+            })
         }),
+        damaged("a record is empty", |world, chance| Damage::at(world, chance, &mut |_, _| Some(Vec::new()))),
         damaged("a record is of a newer release", |world, chance| {
-            Damage::at(world, chance, &mut |bytes, _| *bytes = newer())
+            Damage::at(world, chance, &mut |_, _| Some(newer()))
         }),
+        damaged("a record is gone", |world, chance| Damage::at(world, chance, &mut |_, _| None)),
     ]
 }
 
@@ -83,7 +90,8 @@ struct Victim<'a> {
     name: Name<'a>,
     record: PathBuf,
     good: Vec<u8>,
-    bad: Vec<u8>,
+    /// None: the file is gone.
+    bad: Option<Vec<u8>>,
     mending: Mending,
 }
 
@@ -97,7 +105,7 @@ impl<'a> Damage<'a> {
     fn at(
         world: &'a World,
         chance: &mut Chance,
-        change: &mut dyn FnMut(&mut Vec<u8>, usize),
+        change: &mut dyn FnMut(Vec<u8>, usize) -> Option<Vec<u8>>,
     ) -> Outcome<Option<Box<dyn Trouble + 'a>>> {
         let facts = Facts::of(&world.node)?;
         let volumes = world.volumes.iter().filter_map(|volume| volume.try_lock().ok());
@@ -118,10 +126,9 @@ impl<'a> Damage<'a> {
             }
             let record = world.node.pool().join("records").join(&id);
             let good = std::fs::read(&record)?;
-            let mut bad = good.clone();
-            change(&mut bad, within_body(&good, chance));
-            put(&record, &bad)?;
-            let is_newer = bad == newer();
+            let bad = change(good.clone(), within_body(&good, chance));
+            put(&record, bad.as_deref())?;
+            let is_newer = bad == Some(newer());
             let mending = if is_newer || chance.percent(50) { Mending::Restored } else { Mending::Rebuilt };
             victims.push(Victim { name, record, good, bad, mending });
         }
@@ -134,7 +141,8 @@ impl<'a> Damage<'a> {
         for victim in self.victims.iter().filter(|victim| victim.mending == Mending::Rebuilt) {
             let mut doctor = Command::new(node.program.command()?.get_program());
             doctor.arg("ctl").arg("--admin-endpoint").arg(node.program.admin());
-            doctor.args(["doctor", "--repair", "RP-RECORD-QUARANTINED", "--object", &victim.name.id()]);
+            let code = if victim.bad.is_some() { "RP-RECORD-QUARANTINED" } else { "RP-RECORD-LOST" };
+            doctor.args(["doctor", "--repair", code, "--object", &victim.name.id()]);
             run(&mut doctor)?;
         }
         Ok(())
@@ -159,13 +167,13 @@ impl Trouble for Damage<'_> {
 
     fn end(&mut self, world: &World) -> Outcome<()> {
         for victim in self.victims.drain(..) {
-            let found = std::fs::read(&victim.record)?;
+            let found = if victim.record.exists() { Some(std::fs::read(&victim.record)?) } else { None };
             if victim.mending == Mending::Restored {
                 if found != victim.bad {
                     let id = victim.name.id();
                     world.violation(format!("the damaged record {id} was not left as it is"));
                 }
-                put(&victim.record, &victim.good)?;
+                put(&victim.record, Some(&victim.good))?;
             }
         }
         Ok(())
@@ -183,7 +191,7 @@ impl Name<'_> {
 }
 
 impl Victim<'_> {
-    /// Whatever is asked about it is put off: neither done nor over.
+    /// Whatever is asked about it is put off: neither done nor over. Of one that is gone nobody knows the name.
     async fn look(&self, world: &World) {
         let (wire, id) = (&world.node.wire, self.name.id());
         let open = |call: &str, said: Result<(), String>| {
@@ -191,9 +199,10 @@ impl Victim<'_> {
                 world.violation(format!("{call} of {id}, whose record is damaged: {said}"));
             }
         };
+        let named = self.bad.is_some();
         match &self.name {
             Name::Volume(volume) => {
-                if let Some(request) = volume.request.clone() {
+                if let Some(request) = volume.request.clone().filter(|_| named) {
                     open("CreateVolume by the name", put_off(wire.create(request, PATIENT).await));
                 }
                 open("DeleteVolume", put_off(wire.delete(requests::delete(&id), PATIENT).await));
@@ -217,18 +226,27 @@ impl Victim<'_> {
             Name::Snapshot(snapshot) => {
                 let source = snapshot.of.as_ref().map(|of| of.id.clone()).unwrap_or_default();
                 let request = requests::snapshot(&snapshot.name, &source);
-                open("CreateSnapshot by the name", put_off(wire.snapshot(request, PATIENT).await));
+                if named {
+                    open("CreateSnapshot by the name", put_off(wire.snapshot(request, PATIENT).await));
+                }
                 open("DeleteSnapshot", put_off(wire.forget(requests::forget(&id), PATIENT).await));
             }
         }
     }
 }
 
-/// Writes a record in place so that no power cut takes it back: what the test does is not what is tested.
-fn put(record: &Path, bytes: &[u8]) -> Outcome<()> {
-    let mut file = File::create(record)?;
-    file.write_all(bytes)?;
-    Ok(file.sync_all()?)
+/// Writes a record in place, or removes it, so that no power cut takes it back: what the test does is not what is tested.
+fn put(record: &Path, bytes: Option<&[u8]>) -> Outcome<()> {
+    match bytes {
+        Some(bytes) => {
+            let mut file = File::create(record)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+        }
+        None => std::fs::remove_file(record)?,
+    }
+    let folder = record.parent().ok_or("a record lies in a directory")?;
+    Ok(File::open(folder)?.sync_all()?)
 }
 
 /// What was said instead of UNAVAILABLE.
