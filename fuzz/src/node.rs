@@ -100,9 +100,10 @@ impl Node {
         let retained = self.engine.retained().into_iter().map(|one| (one.id, one.name, one.promised));
         let mut retained: Vec<_> = retained.collect();
         retained.sort();
+        let listed = self.engine.listed_snapshots(None, None, usize::MAX).expect("every record can be read");
         State {
             volumes: self.engine.volumes(None, usize::MAX),
-            snapshots: self.engine.snapshots(None, None, usize::MAX),
+            snapshots: listed.into_iter().filter(|one| one.usable).map(|one| one.snapshot).collect(),
             retained,
             promised: self.engine.pools().iter().map(|pool| pool.promised).collect(),
         }
