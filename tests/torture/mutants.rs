@@ -67,7 +67,7 @@ const BUGS: &[(&str, &str, Hunt)] = &[
     ("debris-kept", "what was half made stays", Lived("after a kill before the object is placed")),
     ("names-forgotten", "the start forgets names", Lived("a name is asked for again")),
     ("promise-kept", "a promise outlives its record", Lived("a name is used again")),
-    ("descriptors-kept", "descriptors are never closed", Lived("a volume lives")),
+    ("descriptors-kept", "a descriptor a sync is never closed", Lived("a name is used again")),
     ("unknown-code", "a conflict is told as UNKNOWN", Lived("a name is asked for again")),
     ("ignore-fsync-error", "an error of fsync counts as success", Lived("a disk that fails, and then dark")),
     ("loop-by-path", "a loop device is told by its path", Lived("a pool is mounted anew below its volumes")),
