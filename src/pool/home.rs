@@ -180,6 +180,9 @@ impl Home {
             sweep_debris(&home.tmp)?;
         }
         sweep(&home.root.sub(RECORDS)?)?;
+        // Nothing else makes a temporary name there.
+        home.volumes.clear_proof()?;
+        home.snapshots.clear_proof()?;
         step!("open: swept");
         Ok(home)
     }

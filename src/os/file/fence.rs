@@ -6,15 +6,18 @@
 //! After a failed fsync the kernel calls the lost pages clean, so that the next one succeeds and means nothing. What a
 //! failed sync of a directory leaves behind a power cut is not known at all. So neither is ever tried again.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 
-use super::replace::Temporary;
 use super::{Dir, host};
 use crate::error::{Error, Result};
+
+/// What a proof makes, and what it calls that then; temporary names, as `is_temporary` knows them.
+const PROOF: &str = ".new.proof";
+const PROVEN: &str = ".new.proven";
 
 /// Whether a directory, and all that was opened below it, takes changes.
 #[derive(Debug, Default)]
@@ -88,16 +91,33 @@ impl Dir {
     /// What the disk said.
     pub fn prove(&self) -> Result<()> {
         let failed = |errno| host(format!("failed to write in `{}`", self.path().display()), errno);
-        let temporary = Temporary::new(self)?;
-        std::io::Write::write_all(&mut &temporary.file, &[1; 4096])
+        self.clear_proof()?;
+        let file = self.create_in_spite(OsStr::new(PROOF))?;
+        std::io::Write::write_all(&mut &file, &[1; 4096])
             .map_err(|error| Error::host(format!("failed to write in `{}`", self.path().display()), error))?;
-        rustix::fs::fsync(&temporary.file).map_err(failed)?;
-        let renamed = OsString::from(format!("{}p", temporary.name.display()));
-        temporary.rename(&renamed)?;
+        rustix::fs::fsync(&file).map_err(failed)?;
+        rustix::fs::renameat(&self.fd, PROOF, &self.fd, PROVEN).map_err(failed)?;
         let synced = rustix::fs::fsync(&self.fd);
-        // A name that stays is swept at the next opening.
-        rustix::fs::unlinkat(&self.fd, &renamed, AtFlags::empty()).map_err(failed)?;
+        // A name that stays is removed at the next opening.
+        rustix::fs::unlinkat(&self.fd, PROVEN, AtFlags::empty()).map_err(failed)?;
         synced.and_then(|()| rustix::fs::fsync(&self.fd)).map_err(failed)
+    }
+
+    /// Removes what a proof left that was cut off. Its names are always the same: to look for others among a hundred thousand
+    /// volumes would take too long at every opening.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub fn clear_proof(&self) -> Result<()> {
+        for name in [PROOF, PROVEN] {
+            match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => {
+                    return Err(host(format!("failed to remove {}", self.at(OsStr::new(name))), errno));
+                }
+            }
+        }
+        Ok(())
     }
 }
 

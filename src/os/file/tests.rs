@@ -107,6 +107,11 @@ fn a_disk_that_fails(program: &str, options: &[&str]) {
     dir.replace("record", b"old").unwrap();
     dir.prove().unwrap();
     assert_eq!((dir.fenced(), names(&dir)), (None, vec!["record".to_owned()]), "the proof leaves nothing");
+    for left in [".new.proof", ".new.proven"] {
+        std::fs::write(mounted.path.path().join("records").join(left), "of one that was cut off").unwrap();
+    }
+    dir.prove().unwrap();
+    assert_eq!(names(&dir), ["record"], "nor what one left that was cut off");
     let at = mounted.path.path().to_str().unwrap();
     run("xfs_io", &["-x", "-c", "shutdown", at], "failed to shut down a filesystem").unwrap();
     let first = dir.replace("record", b"new").unwrap_err();

@@ -124,9 +124,14 @@ fn what_a_dead_process_was_writing_is_swept() {
     let (dir, setup, _) = plain();
     std::fs::write(dir.path().join(".new.0123"), "").unwrap();
     std::fs::write(dir.path().join(TMP).join(".new.0123"), "").unwrap();
+    for (place, name) in [(VOLUMES, ".new.proof"), (SNAPSHOTS, ".new.proven")] {
+        std::fs::write(dir.path().join(place).join(name), "").unwrap();
+    }
     let home = Home::open(&setup).unwrap();
     assert_eq!(home.strangers().unwrap(), []);
-    assert_eq!(home.tmp().names().unwrap().len(), 0);
+    for place in [TMP, VOLUMES, SNAPSHOTS] {
+        assert_eq!(std::fs::read_dir(dir.path().join(place)).unwrap().count(), 0, "{place}");
+    }
 }
 
 #[test]
