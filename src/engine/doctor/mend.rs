@@ -28,7 +28,6 @@ impl Engine {
         let mut outcomes = Vec::with_capacity(cases.len());
         let mut waiting = cases;
         while !waiting.is_empty() {
-            let pool = slot.open()?;
             let (mut claimed, mut later) = (Vec::new(), Vec::new());
             for case in waiting {
                 match (&case.fix, check_of(code)) {
@@ -47,6 +46,8 @@ impl Engine {
                 outcomes.extend(later.into_iter().map(|(case, error)| (case.finding.object, Err(error))));
                 break;
             };
+            // What is mended by hand is so also where the pool is away.
+            let pool = slot.open()?;
             let again = check(self, slot, pool.as_ref())?.into_iter().filter_map(|case| case.under(code));
             let mut still: HashMap<Option<String>, Vec<Fix>> = HashMap::new();
             for case in again {
