@@ -53,16 +53,19 @@ impl Engine {
         Ok(())
     }
 
-    /// Thaws what groups froze that have no record any more, or none that can be read: nobody will settle those.
+    /// Thaws what groups froze that have no record any more, or none that can be read: nobody will settle those. A cut counts only
+    /// where all was thawed, so of a group that is whole only the note was left: what is frozen now is somebody else's.
     fn thaw_without_record(&self, pool: &dyn Pool) {
         for (group, sources) in self.freezes.of_pool(pool.id()) {
             let id = ObjectId::Group(group);
             // What a call works on is its own.
             let Ok(_claim) = self.store.claim(&[Key::Object(id)], &[]) else { continue };
-            if self.store.record(id).is_some_and(|record| !record.phase().is_whole()) {
-                continue;
-            }
-            match pool.unfreeze(&sources) {
+            let thawed = match self.store.record(id) {
+                Some(record) if !record.phase().is_whole() => continue,
+                Some(_) => Ok(()),
+                None => pool.unfreeze(&sources),
+            };
+            match thawed {
                 Ok(()) => self.freezes.end(&group),
                 Err(error) => tracing::error!(
                     %group, error = chain(&error),

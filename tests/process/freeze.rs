@@ -281,3 +281,24 @@ fn what_a_dead_container_left_frozen_thaws_at_the_next_start_whatever_became_of_
         staged.remove();
     }
 }
+
+#[test]
+fn what_somebody_else_froze_stays_though_the_note_of_a_whole_group_was_left() {
+    let place = Place::new();
+    let _pool = Pool::init(&place);
+    let mut driver = place.start();
+    let staged = Staged::new(&place);
+    let cut: serde_json::Value =
+        serde_json::from_str(&ok(staged.cut("whole").args(["-o", "json"]).output().unwrap())).unwrap();
+    let group = text(&cut, "group_snapshot_id");
+    driver.signal(Signal::KILL);
+    driver.ends();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let ids: Vec<&str> = staged.volumes.iter().map(|(id, _)| id.as_str()).collect();
+    let note = place.path("state_dir/freezes").join(group);
+    std::fs::write(&note, format!("{}\n{}", boot.trim(), ids.join("\n"))).unwrap();
+    // A backup's hook, say.
+    ok(Command::new("fsfreeze").arg("-f").arg(&staged.volumes[0].1).output().unwrap());
+    let _driver = place.start();
+    assert!(staged.is_frozen() && !note.exists());
+}
