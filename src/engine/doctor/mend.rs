@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Case, Code, Fix, Shows, check_of};
+use super::{Case, Check, Code, Fix, Shows, check_of};
 use crate::engine::claims::Claim;
 use crate::engine::mounts::{mounted_within_object, volume_in};
 use crate::engine::store::Record;
@@ -20,54 +20,91 @@ use crate::pool::Pool;
 /// What a case was about, and what became of it.
 type Outcome = (Option<String>, Result<String>);
 
+/// A case whose claim was had.
+struct Claimed {
+    object: Option<String>,
+    fix: Fix,
+    claim: Claim,
+}
+
 impl Engine {
     /// Claims what the cases are about, looks once more, mends what is still so, and says of each what was done. One look is for
     /// all whose claim can be had, since it takes as long as the pool is large; those whose claim one of them had have their
     /// turn after it.
+    ///
+    /// # Errors
+    /// Those of a look before which nothing was done.
     pub(super) fn repair_all(&self, slot: &Slot, code: Code, cases: Vec<Case>) -> Result<Vec<Outcome>> {
-        let mut outcomes = Vec::with_capacity(cases.len());
-        let mut waiting = cases;
+        let check = check_of(code);
+        let mut outcomes: Vec<Outcome> = Vec::with_capacity(cases.len());
+        let mut waiting = Vec::new();
+        for case in cases {
+            match (case.fix, check) {
+                (Some(fix), Some(_)) => waiting.push((case.finding.object, fix)),
+                _ => {
+                    let why = format!("{code} is mended by hand: {}", case.finding.repair);
+                    outcomes.push((case.finding.object, Err(Error::Precondition(why))));
+                }
+            }
+        }
+        // Without a look nothing is mended but by hand.
+        let Some(check) = check else { return Ok(outcomes) };
         while !waiting.is_empty() {
-            let (mut claimed, mut later) = (Vec::new(), Vec::new());
-            for case in waiting {
-                match (&case.fix, check_of(code)) {
-                    (Some(fix), Some(check)) => match self.store.claim(&fix.keys(), &[]) {
-                        Ok(claim) => claimed.push((fix.clone(), check, claim, case.finding.object)),
-                        Err(error) => later.push((case, error)),
-                    },
-                    _ => {
-                        let why = format!("{code} is mended by hand: {}", case.finding.repair);
-                        outcomes.push((case.finding.object, Err(Error::Precondition(why))));
+            let (mut claimed, mut later, mut taken) = (Vec::new(), Vec::new(), Vec::new());
+            for (object, fix) in waiting {
+                match self.store.claim(&fix.keys(), &[]) {
+                    Ok(claim) => claimed.push(Claimed { object, fix, claim }),
+                    Err(error) => {
+                        taken.push((object.clone(), Err(error)));
+                        later.push((object, fix));
                     }
                 }
             }
-            let Some((_, check, ..)) = claimed.first() else {
+            if claimed.is_empty() {
                 // Others have them, not we.
-                outcomes.extend(later.into_iter().map(|(case, error)| (case.finding.object, Err(error))));
+                outcomes.extend(taken);
                 break;
-            };
-            // What is mended by hand is so also where the pool is away.
-            let pool = slot.open()?;
-            let again = check(self, slot, pool.as_ref())?.into_iter().filter_map(|case| case.under(code));
-            let mut still: HashMap<Option<String>, Vec<Fix>> = HashMap::new();
-            for case in again {
-                still.entry(case.finding.object).or_default().extend(case.fix);
             }
-            for (fix, _, mut claim, object) in claimed {
-                let is_so = still.get(&object).is_some_and(|fixes| fixes.contains(&fix));
-                let outcome = if is_so {
-                    self.apply(pool.as_ref(), &mut claim, &fix)
-                } else {
-                    Err(Error::Precondition(format!(
-                        "{} is not as it was found any more, so nothing was done; look again",
-                        quoted(object.as_deref().unwrap_or_default())
-                    )))
-                };
-                outcomes.push((object, outcome));
+            match self.repair_claimed(slot, (code, check), claimed) {
+                Ok(done) => outcomes.extend(done),
+                Err(error) if outcomes.is_empty() => return Err(error),
+                // What was done before is told all the same.
+                Err(error) => {
+                    outcomes.push((None, Err(error)));
+                    break;
+                }
             }
-            waiting = later.into_iter().map(|(case, _)| case).collect();
+            waiting = later;
         }
         Ok(outcomes)
+    }
+
+    /// Looks once, and mends what is still so.
+    fn repair_claimed(
+        &self,
+        slot: &Slot,
+        (code, check): (Code, Check),
+        claimed: Vec<Claimed>,
+    ) -> Result<Vec<Outcome>> {
+        let pool = slot.open()?;
+        let again = check(self, slot, pool.as_ref())?.into_iter().filter_map(|case| case.under(code));
+        let mut still: HashMap<Option<String>, Vec<Fix>> = HashMap::new();
+        for case in again {
+            still.entry(case.finding.object).or_default().extend(case.fix);
+        }
+        let mend = |Claimed { object, fix, mut claim }: Claimed| {
+            let is_so = still.get(&object).is_some_and(|fixes| fixes.contains(&fix));
+            let outcome = if is_so {
+                self.apply(pool.as_ref(), &mut claim, &fix)
+            } else {
+                Err(Error::Precondition(format!(
+                    "{} is not as it was found any more, so nothing was done; look again",
+                    quoted(object.as_deref().unwrap_or_default())
+                )))
+            };
+            (object, outcome)
+        };
+        Ok(claimed.into_iter().map(mend).collect())
     }
 
     fn apply(&self, pool: &dyn Pool, claim: &mut Claim, fix: &Fix) -> Result<String> {
