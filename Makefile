@@ -1,17 +1,17 @@
 # The commands of this repository. Each installs what it lacks, says so, and may be repeated.
 export PATH := $(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH):/usr/sbin:/sbin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt bench sanity test-guest torture fuzz
+.PHONY: help demo test lint fmt bench bench-cluster sanity test-guest test-cluster torture fuzz image chart chart-test
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 demo: ## Watch one volume live: create, mount, write, snapshot, clone, grow, delete (root)
 	@tests/install.sh build test
 	@tests/demo.sh
 
 test: ## Run everything: lint, unit and real-mount tests, csi-sanity (root; minutes)
-	@tests/install.sh build test lint sanity
+	@tests/install.sh build test lint sanity chart
 	@tests/all.sh
 
 lint: ## Check format, clippy, docs, licences, bans and sources
@@ -26,6 +26,10 @@ bench: ## Measure, print one table and write JSON to bench-results/ (root)
 	@tests/install.sh build test bench
 	@tests/bench.sh $(ARGS)
 
+bench-cluster: ## Measure a controller, the way through it and 1,000 nodes behind it, and a volume's way between nodes (root for that)
+	@tests/install.sh build test bench-cluster
+	@tests/no-leaks.sh tests/bench-cluster.sh $(ARGS)
+
 sanity: ## Run csi-sanity over every pool kind (root)
 	@tests/install.sh build test sanity
 	@tests/no-leaks.sh tests/sanity.sh
@@ -37,9 +41,27 @@ torture: ## Kill it, cut its power, break its calls: MINUTES=5 for each part; PA
 	@tests/install.sh build test torture
 	@tests/torture.sh $(PARTS) --minutes $(MINUTES) $(ARGS)
 
+test-cluster: PARTS = scenes random sanity mutants
+test-cluster: MINUTES = 2
+test-cluster: ## Break 3 nodes and 2 controllers, and the ways between them: MINUTES=2 of random faults; PARTS='random', ARGS='--seed 2' (root)
+	@tests/install.sh build test torture cluster sanity
+	@tests/no-leaks.sh tests/cluster.sh $(PARTS) --minutes $(MINUTES) $(ARGS)
+
 fuzz: ## Fuzz every target for MINUTES=5 altogether; ARGS=operations for one (root: in a mount namespace)
 	@tests/install.sh build
 	@tests/fuzz.sh $(MINUTES) $(ARGS)
+
+chart-test: ## Check the Helm chart: lint, schema, renders, rights, certificates, flags
+	@tests/install.sh build chart
+	@tests/chart.sh
+
+chart: ## Write the chart's renders anew: deploy/rockpool.yaml, and those that the tests keep
+	@tests/install.sh build chart
+	@tests/chart.sh -update
+
+image: ## Build both container images with buildah, measure and run them (root; minutes the first time)
+	@tests/install.sh build image
+	@tests/no-leaks.sh tests/image.sh
 
 test-guest: ## Run what this kernel lacks under a stock Debian kernel in qemu (minutes)
 	@tests/install.sh build test guest sanity

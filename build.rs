@@ -6,7 +6,8 @@ use std::error::Error;
 
 use protox::prost_reflect::{DescriptorPool, MessageDescriptor};
 
-const FILES: [&str; 3] = ["csi.proto", "admin.proto", "pluginregistration.proto"];
+const FILES: [&str; 6] =
+    ["csi.proto", "admin.proto", "link.proto", "news.proto", "transfer.proto", "pluginregistration.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
@@ -22,13 +23,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// The messages that get no `Debug`, so that the compiler refuses the log line which would print a secret: requests
-/// with a `csi_secret` field or a volume context (kubelet puts tokens into that), and mount options.
+/// with a `csi_secret` field, with such a request inside, a token or a volume context (kubelet puts tokens into that), and mount options.
 fn silent_messages(pool: &DescriptorPool) -> Result<Vec<String>, Box<dyn Error>> {
     let mark = pool.get_extension_by_name("csi.v1.csi_secret").ok_or("csi.proto has no csi_secret")?;
     let is_secret = |message: &MessageDescriptor| {
         message.fields().any(|field| {
             field.options().has_extension(&mark)
-                || field.name() == "mount_flags"
+                || ["mount_flags", "token", "create_request"].contains(&field.name())
                 || (field.name() == "volume_context" && message.name().ends_with("Request"))
         })
     };

@@ -2,27 +2,21 @@ package sanity
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 )
 
-const (
-	readyWithin = 30 * time.Second
-	stopWithin  = 30 * time.Second
-)
+const nodeID = "sanity-node"
 
 // ground is where a pool lies.
 type ground int
@@ -33,26 +27,26 @@ const (
 	onDisk
 )
 
-// driver is one `rockpool standalone` with one pool, all of it below one directory.
+// driver is what serves one pool, all of it below one directory: `rockpool standalone`; or `rockpool node` and two controllers.
 type driver struct {
-	t                                 *testing.T
-	program, dir                      string
-	pool, config, socket, kubelet, at string // at: the file, directory or disk of the pool
-	process                           *exec.Cmd
-	exited                            chan error
-	conn                              *grpc.ClientConn
+	t                               *testing.T
+	program, dir                    string
+	pool, kind, config, kubelet, at string // at: the file, directory or disk of the pool
+	linked                          bool
+	node                            *process
+	controllers                     []*process // none: the node serves everything
 }
 
 // newDriver prepares the pool; nothing runs yet.
-func newDriver(t *testing.T, program, kind string, on ground) *driver {
+func newDriver(t *testing.T, program, kind string, on ground, linked bool) *driver {
 	t.Helper()
 	dir := workDir(t)
 	d := &driver{
 		t: t, program: program, dir: dir, pool: "sanity-" + filepath.Base(dir)[len("rps-"):],
-		config: filepath.Join(dir, "rockpool.toml"), socket: filepath.Join(dir, "run", "csi.sock"),
-		kubelet: filepath.Join(dir, "kubelet"), at: filepath.Join(dir, "pool"),
+		config: filepath.Join(dir, "rockpool.toml"), kubelet: filepath.Join(dir, "kubelet"), at: filepath.Join(dir, "pool"),
+		kind: kind, linked: linked,
 	}
-	for _, made := range []string{filepath.Dir(d.socket), d.kubelet} {
+	for _, made := range []string{filepath.Join(dir, "run"), d.kubelet} {
 		if err := os.Mkdir(made, 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -89,89 +83,58 @@ func (d *driver) run(arguments ...string) {
 // start returns once Probe says ready.
 func (d *driver) start() {
 	d.t.Helper()
-	log, err := os.OpenFile(d.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	defer log.Close()
-	d.process = exec.Command(d.program, "standalone", "--config", d.config, "--endpoint", "unix://"+d.socket,
-		"--node-id", "sanity-node", "--kubelet-root", d.kubelet, "--state-dir", filepath.Join(d.dir, "state"))
-	d.process.Stdout, d.process.Stderr = log, log
-	// A process group of its own: what it leaves running can be seen.
-	d.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := d.process.Start(); err != nil {
-		d.t.Fatal(err)
-	}
-	d.exited = make(chan error, 1)
-	go func() { d.exited <- d.process.Wait() }()
-	d.t.Cleanup(d.kill)
-	d.conn, err = grpc.NewClient("unix://"+d.socket, grpc.WithAuthority("localhost"),
-		grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	d.t.Cleanup(func() { d.conn.Close() })
-	d.awaitReady()
-}
-
-func (d *driver) awaitReady() {
-	d.t.Helper()
-	identity := csi.NewIdentityClient(d.conn)
-	for end := time.Now().Add(readyWithin); ; time.Sleep(50 * time.Millisecond) {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		answer, err := identity.Probe(ctx, &csi.ProbeRequest{})
-		cancel()
-		if err == nil && answer.GetReady().GetValue() {
-			return
-		}
-		select {
-		case died := <-d.exited:
-			d.exited <- died
-			d.t.Fatalf("the driver ended before it was ready: %v\n%s", died, d.logTail())
-		default:
-		}
-		if time.Now().After(end) {
-			d.t.Fatalf("the driver is not ready after %v (Probe: %v, %v)\n%s", readyWithin, answer, err, d.logTail())
-		}
-	}
-}
-
-// stop sends SIGTERM and expects exit status 0, no socket and no process left.
-func (d *driver) stop() {
-	d.t.Helper()
-	d.conn.Close()
-	group := d.process.Process.Pid
-	if err := d.process.Process.Signal(syscall.SIGTERM); err != nil {
-		d.t.Fatalf("the driver is gone: %v\n%s", err, d.logTail())
-	}
-	select {
-	case err := <-d.exited:
-		d.exited <- err
-		if err != nil {
-			d.t.Errorf("after SIGTERM the driver ended with %v, has to be status 0\n%s", err, d.logTail())
-		}
-	case <-time.After(stopWithin):
-		d.t.Errorf("the driver does not end within %v of a SIGTERM\n%s", stopWithin, d.logTail())
-		d.kill()
+	arguments := []string{"--config", d.config, "--node-id", nodeID, "--kubelet-root", d.kubelet,
+		"--state-dir", filepath.Join(d.dir, "state")}
+	if !d.linked {
+		d.node = startProcess(d.t, d.program, d.dir, "csi", append([]string{"standalone"}, arguments...)...)
+		d.node.awaitReady()
 		return
 	}
-	if _, err := os.Lstat(d.socket); !errors.Is(err, os.ErrNotExist) {
-		d.t.Errorf("the socket %s is left behind (%v)", d.socket, err)
+	keys := filepath.Join(d.dir, "keys")
+	if err := os.Mkdir(keys, 0o700); err != nil {
+		d.t.Fatal(err)
 	}
-	if err := syscall.Kill(-group, 0); !errors.Is(err, syscall.ESRCH) {
-		d.t.Errorf("processes of the driver run on after its end (%v)", err)
+	authority := newAuthority(d.t, keys)
+	for _, name := range []string{"controller-1", "controller-2"} {
+		listen := listenAt(d.t, name)
+		flags := append([]string{"controller", "--listen", listen, "--pool-kinds", d.kind}, authority.issue(name, "")...)
+		d.controllers = append(d.controllers, startProcess(d.t, d.program, d.dir, name, flags...))
+		arguments = append(arguments, "--controller", listen)
+	}
+	arguments = append(arguments, "--pool-kinds", d.kind)
+	arguments = append(arguments, authority.issue("node", nodeID)...)
+	d.node = startProcess(d.t, d.program, d.dir, "csi", append([]string{"node"}, arguments...)...)
+	d.node.awaitReady()
+	for _, controller := range d.controllers {
+		controller.awaitReady()
 	}
 }
 
-// kill ends what a failed test left running.
-func (d *driver) kill() {
-	select {
-	case err := <-d.exited:
-		d.exited <- err
-	default:
-		_ = syscall.Kill(-d.process.Process.Pid, syscall.SIGKILL)
-		d.exited <- <-d.exited
+// controller is the process that is called for what concerns no node: one of the two, by the pool's name.
+func (d *driver) controller() *process {
+	if !d.linked {
+		return d.node
 	}
+	return d.controllers[len(d.pool)%len(d.controllers)]
+}
+
+// stop ends all processes in order; each has to leave nothing.
+func (d *driver) stop() {
+	d.t.Helper()
+	for _, one := range append(d.controllers, d.node) {
+		one.stop()
+	}
+}
+
+// freePort is an address of this host that nobody listens on.
+func freePort(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
 }
 
 // listed says which volumes and snapshots the driver still knows.
@@ -179,7 +142,7 @@ func (d *driver) listed() []string {
 	d.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	controller := csi.NewControllerClient(d.conn)
+	controller := csi.NewControllerClient(d.controller().conn)
 	var found []string
 	volumes, err := controller.ListVolumes(ctx, &csi.ListVolumesRequest{})
 	if err != nil {
@@ -208,15 +171,19 @@ func (d *driver) home() string {
 	return d.at
 }
 
-func (d *driver) log() string {
-	return filepath.Join(d.dir, "driver.log")
+// logs are the paths of what the processes said.
+func (d *driver) logs() []string {
+	paths := []string{d.node.log}
+	for _, one := range d.controllers {
+		paths = append(paths, one.log)
+	}
+	return paths
 }
 
 func (d *driver) logTail() string {
-	raw, err := os.ReadFile(d.log())
-	if err != nil {
-		return err.Error()
+	tails := d.node.logTail()
+	for _, one := range d.controllers {
+		tails += "\n" + one.logTail()
 	}
-	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
-	return "the end of its log:\n" + strings.Join(lines[max(0, len(lines)-40):], "\n")
+	return tails
 }

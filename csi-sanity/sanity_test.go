@@ -23,23 +23,28 @@ const (
 	counter = "projects"
 )
 
-// configuration is one column of the matrix. skips names the lists in skips/ of the specs that may skip.
+// configuration is one column of the matrix. skips names the lists in skips/ of the specs that may skip; linked: a node and two
+// controllers instead of one process.
 type configuration struct {
 	name, kind, access string
 	parameters         map[string]string
 	skips              []string
 	ground             ground
+	linked             bool
 }
 
 // fsType is in the class's parameters because the suite sends no fs_type in its capabilities.
 const fsType = "csi.storage.k8s.io/fstype"
 
 var configurations = []configuration{
-	{"image-ext4", "image", "mount", map[string]string{fsType: "ext4"}, []string{"attach", "modify"}, inFile},
-	{"image-xfs", "image", "mount", map[string]string{fsType: "xfs"}, []string{"attach", "modify"}, inFile},
-	{"image-block", "image", "block", nil, []string{"attach", "modify"}, inFile},
-	{"directory", "directory", "mount", nil, []string{"attach", "modify", "snapshots"}, inDirectory},
-	{"directory-quota", "directory", "mount", nil, []string{"attach", "modify", "snapshots"}, onDisk},
+	{"image-ext4", "image", "mount", map[string]string{fsType: "ext4"}, []string{"attach", "modify"}, inFile, false},
+	{"image-xfs", "image", "mount", map[string]string{fsType: "xfs"}, []string{"attach", "modify"}, inFile, false},
+	{"image-block", "image", "block", nil, []string{"attach", "modify"}, inFile, false},
+	{"directory", "directory", "mount", nil, []string{"attach", "modify", "snapshots"}, inDirectory, false},
+	{"directory-quota", "directory", "mount", nil, []string{"attach", "modify", "snapshots"}, onDisk, false},
+	{"linked-ext4", "image", "mount", map[string]string{fsType: "ext4"}, []string{"attach", "modify"}, inFile, true},
+	{"linked-block", "image", "block", nil, []string{"attach", "modify"}, inFile, true},
+	{"linked-directory", "directory", "mount", nil, []string{"attach", "modify", "snapshots"}, inDirectory, true},
 }
 
 // TestSanity runs the upstream suite over every kind of pool, with real disks and mounts, and checks that nothing is
@@ -72,7 +77,7 @@ func TestSanity(t *testing.T) {
 }
 
 func (c configuration) run(t *testing.T, program, suite string) {
-	d := newDriver(t, program, c.kind, c.ground)
+	d := newDriver(t, program, c.kind, c.ground, c.linked)
 	d.start()
 	heldBefore, filesBefore := held(t, d.dir), tree(t, d.home(), counter)
 	secret := c.runSuite(d, suite)
@@ -92,17 +97,20 @@ func (c configuration) run(t *testing.T, program, suite string) {
 			t.Errorf("left after pool unmount: %s", line)
 		}
 	}
-	for _, path := range tree(t, d.dir, "pool", "pools", "rockpool.toml", "run", "kubelet", "state", "suite", "driver.log") {
+	for _, path := range tree(t, d.dir, "pool", "pools", "rockpool.toml", "run", "kubelet", "state", "suite", "keys",
+		"csi.log", "controller-1.log", "controller-2.log") {
 		t.Errorf("made beside the pool: %s", path)
 	}
-	for _, path := range append(tree(t, d.kubelet), tree(t, filepath.Dir(d.socket))...) {
+	for _, path := range append(tree(t, d.kubelet), tree(t, filepath.Join(d.dir, "run"))...) {
 		t.Errorf("left for kubelet or beside the socket: %s", path)
 	}
 	for _, path := range tree(t, filepath.Join(d.dir, "state", "mounts")) {
 		t.Errorf("a note about a mount that is gone: %s", path)
 	}
-	if log, err := os.ReadFile(d.log()); err != nil || strings.Contains(string(log), secret) {
-		t.Errorf("the log holds a secret, or cannot be read (%v)", err)
+	for _, path := range d.logs() {
+		if log, err := os.ReadFile(path); err != nil || strings.Contains(string(log), secret) {
+			t.Errorf("the log %s holds a secret, or cannot be read (%v)", path, err)
+		}
 	}
 	if t.Failed() {
 		t.Log(d.logTail())
@@ -121,7 +129,8 @@ func (c configuration) runSuite(d *driver, suite string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), suiteWithin)
 	defer cancel()
 	command := exec.CommandContext(ctx, suite,
-		"--csi.endpoint=unix://"+d.socket,
+		"--csi.endpoint=unix://"+d.node.socket,
+		"--csi.controllerendpoint=unix://"+d.controller().socket,
 		"--csi.mountdir="+filepath.Join(d.kubelet, "mount"),
 		"--csi.stagingdir="+filepath.Join(d.kubelet, "staging"),
 		"--csi.testvolumeaccesstype="+c.access,

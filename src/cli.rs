@@ -2,6 +2,8 @@
 //!
 //! Owns: the words and defaults of every mode; each flag can also come from the environment. Never: does the work.
 
+mod link;
+mod modes;
 mod pool;
 
 use std::path::PathBuf;
@@ -10,19 +12,16 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
+use self::modes::{ControllerFlags, LinkedFlags, NodeFlags};
 use self::pool::PoolVerb;
-use crate::config::{self, Endpoint};
-use crate::csi::About;
+use crate::config::{self, Here};
+use crate::controller;
 use crate::ctl::{self, Ctl};
-use crate::engine::{EngineConfig, Files};
-use crate::error::{Result, chain};
-use crate::serve::{LogFormat, LogLevel};
-use crate::standalone::{self, Standalone};
+use crate::error::{Result, chain, quoted};
+use crate::node::{self, Node};
 
 /// Where the pool file lies unless a flag says otherwise.
 pub const CONFIG: &str = "/etc/rockpool/config.toml";
-/// Where the driver keeps notes unless a flag says otherwise.
-const STATE_DIR: &str = "/var/lib/rockpool";
 
 /// Storage that is local to a node, for Kubernetes, Nomad and anything else that speaks CSI.
 #[derive(Parser, Debug)]
@@ -36,7 +35,11 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 enum Mode {
     /// Serve every CSI service of this machine on one unix socket.
-    Standalone(StandaloneFlags),
+    Standalone(NodeFlags),
+    /// Serve this machine's volumes to kubelet on a unix socket, and its pools to the cluster's controllers.
+    Node(LinkedFlags),
+    /// Serve the CSI of a cluster on one unix socket: each call goes to the node that it concerns. Has no pools.
+    Controller(ControllerFlags),
     /// Prepare pools and look at them.
     #[command(subcommand)]
     Pool(PoolVerb),
@@ -59,7 +62,29 @@ enum ConfigVerb {
     Check {
         #[command(flatten)]
         file: ConfigFile,
+
+        #[command(flatten)]
+        here: HereFlags,
     },
+}
+
+/// As which node the pool file is read.
+#[derive(Args, Clone, Debug)]
+pub struct HereFlags {
+    /// This node's name as the orchestrator knows it; without it the host name.
+    #[arg(long, env = config::NODE_ID, value_name = "NODE")]
+    node_id: Option<String>,
+
+    /// A label of this node, for the `[[override]]` entries of the pool file; once or more.
+    #[arg(long, env = config::NODE_LABELS, value_name = "KEY=VALUE", value_delimiter = ',')]
+    node_label: Vec<String>,
+}
+
+impl HereFlags {
+    /// As meant.
+    fn check(&self) -> Result<Here> {
+        Here::new(self.node_id.clone().unwrap_or_else(config::host_name), &self.node_label)
+    }
 }
 
 /// The pool file.
@@ -70,101 +95,18 @@ pub struct ConfigFile {
     pub config: PathBuf,
 }
 
-/// Flags of `rockpool standalone`, as typed.
-#[derive(Args, Debug)]
-struct StandaloneFlags {
-    #[command(flatten)]
-    file: ConfigFile,
-
-    /// The socket to serve on.
-    #[arg(
-        long,
-        env = "CSI_ENDPOINT",
-        value_name = "ENDPOINT",
-        default_value = "unix:///run/rockpool/csi.sock"
-    )]
-    endpoint: Endpoint,
-
-    /// The socket for `rockpool ctl retained` and `doctor`: a path, or `off`; without it admin/admin.sock in the state directory.
-    #[arg(long, env = "ROCKPOOL_ADMIN_ENDPOINT", value_name = "ENDPOINT")]
-    admin_endpoint: Option<String>,
-
-    /// This node's name as the orchestrator knows it; without it the host name.
-    #[arg(long, env = "ROCKPOOL_NODE_ID", value_name = "NODE")]
-    node_id: Option<String>,
-
-    /// Kubelet's directory (or the client directory of another orchestrator): staging and target paths must lie below it.
-    #[arg(long, env = "ROCKPOOL_KUBELET_ROOT", value_name = "DIR", default_value = "/var/lib/kubelet")]
-    kubelet_root: PathBuf,
-
-    /// Where notes about mounts are kept.
-    #[arg(long, env = "ROCKPOOL_STATE_DIR", value_name = "DIR", default_value = STATE_DIR)]
-    state_dir: PathBuf,
-
-    /// The driver's name: it ends up in every object that refers to a volume.
-    #[arg(long, env = "ROCKPOOL_DRIVER_NAME", value_name = "NAME", default_value = "csi.rockpool.dev")]
-    driver_name: String,
-
-    /// Register with kubelet in this directory, like /var/lib/kubelet/plugins_registry; without it no registration.
-    #[arg(long, env = "ROCKPOOL_KUBELET_REGISTRATION_DIR", value_name = "DIR")]
-    kubelet_registration_dir: Option<PathBuf>,
-
-    /// The most volumes that may be published on this node; 0: no limit.
-    #[arg(long, env = "ROCKPOOL_MAX_VOLUMES", value_name = "N", default_value_t = 0)]
-    max_volumes: u32,
-
-    /// How log lines are written.
-    #[arg(long, env = "ROCKPOOL_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    log_format: LogFormat,
-
-    /// From which level on there is a log line.
-    #[arg(long, env = "ROCKPOOL_LOG_LEVEL", value_enum, default_value_t = LogLevel::Info)]
-    log_level: LogLevel,
-}
-
-impl StandaloneFlags {
-    /// As meant.
-    fn check(&self) -> Result<Standalone> {
-        let node_id = self.node_id.clone().unwrap_or_else(config::host_name);
-        let about = About {
-            driver_name: self.driver_name.clone(),
-            node_id,
-            max_volumes: i64::from(self.max_volumes),
-        };
-        about.check()?;
-        let registration_socket = match &self.kubelet_registration_dir {
-            Some(dir) => {
-                let dir = config::directory("--kubelet-registration-dir", dir)?;
-                Some(config::registration_socket(&dir, &self.driver_name)?)
-            }
-            None => None,
-        };
-        let state_dir = config::directory("--state-dir", &self.state_dir)?;
-        Ok(Standalone {
-            endpoint: self.endpoint.clone(),
-            admin: config::admin_endpoint(self.admin_endpoint.as_deref(), &state_dir)?,
-            about,
-            registration_socket,
-            engine: EngineConfig {
-                kubelet_root: config::kubelet_root(&self.kubelet_root)?,
-                state_dir,
-                pools: config::read(&self.file.config)?,
-                files: Files::Apart,
-            },
-        })
-    }
-}
-
 /// Does what was typed.
 pub fn run(cli: Cli) -> ExitCode {
     let outcome = match cli.mode {
         Mode::Ctl(ctl) => return ctl::run(&ctl),
-        Mode::Standalone(flags) => flags.check().and_then(|config| {
-            crate::serve::start_log(flags.log_format, flags.log_level);
-            standalone::run(config)
+        Mode::Standalone(flags) => flags.check().and_then(|config| serve(&flags, config)),
+        Mode::Node(flags) => flags.check().and_then(|config| serve(&flags.node, config)),
+        Mode::Controller(flags) => flags.check().and_then(|config| {
+            flags.log.start();
+            controller::run(config)
         }),
         Mode::Pool(verb) => pool::run(&verb),
-        Mode::Config(ConfigVerb::Check { file }) => check(&file),
+        Mode::Config(ConfigVerb::Check { file, here }) => check(&file, &here),
         Mode::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "rockpool", &mut script);
@@ -180,9 +122,19 @@ pub fn run(cli: Cli) -> ExitCode {
     }
 }
 
-fn check(file: &ConfigFile) -> Result<()> {
-    let pools = config::read(&file.config)?;
-    let names: Vec<&str> = pools.iter().map(|pool| pool.setup.name.as_str()).collect();
-    println!("{}: good: {} ({})", file.config.display(), names.join(", "), names.len());
+fn serve(flags: &NodeFlags, config: Node) -> Result<()> {
+    flags.log.start();
+    node::run(config)
+}
+
+fn check(file: &ConfigFile, here: &HereFlags) -> Result<()> {
+    let here = here.check()?;
+    let pools = config::read_as(&file.config, &here)?;
+    let names: Vec<&str> = pools.all.iter().map(|pool| pool.setup.name.as_str()).collect();
+    let said = match pools.why_none() {
+        Some(why) => format!("no pool on node {}: {why}", quoted(&here.node)),
+        None => names.join(", "),
+    };
+    println!("{}: good: {said} ({})", file.config.display(), names.len());
     Ok(())
 }

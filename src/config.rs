@@ -5,12 +5,16 @@
 
 mod endpoint;
 mod file;
+mod host;
+mod overrides;
 mod words;
 
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
 pub use self::endpoint::{Endpoint, LONGEST};
+pub use self::host::transfer_address;
+pub use self::overrides::Here;
 use crate::engine::PoolConfig;
 use crate::error::{Error, Result, quoted, quoted_path};
 use crate::os::file::Dir;
@@ -18,17 +22,51 @@ use crate::os::file::Dir;
 /// A pool file larger than this is none.
 const FILE_LIMIT: usize = 1 << 20;
 
-/// Reads a pool file.
+/// The variable that names the node, as its flag does.
+pub const NODE_ID: &str = "ROCKPOOL_NODE_ID";
+/// The variable that holds the node's labels, with commas between them.
+pub const NODE_LABELS: &str = "ROCKPOOL_NODE_LABELS";
+
+/// What a pool file says to one node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pools {
+    /// Its pools, in the order of the file.
+    pub all: Vec<PoolConfig>,
+    /// The overrides that took others away from it, each in words.
+    pub taken: Vec<String>,
+}
+
+impl Pools {
+    /// Which overrides left no pool at all.
+    pub fn why_none(&self) -> Option<String> {
+        self.all.is_empty().then(|| self.taken.join(", "))
+    }
+}
+
+/// Reads a pool file as the node that the environment names, or else the host.
 ///
 /// # Errors
-/// `Invalid` with one line for each thing that is wrong; a file without a pool is wrong as well.
+/// As [`read_as`].
 pub fn read(file: &Path) -> Result<Vec<PoolConfig>> {
+    let node = std::env::var(NODE_ID).unwrap_or_else(|_| host_name());
+    let labels = std::env::var(NODE_LABELS).unwrap_or_default();
+    let labels: Vec<String> =
+        labels.split(',').filter(|label| !label.is_empty()).map(str::to_owned).collect();
+    read_as(file, &Here::new(node, &labels)?).map(|pools| pools.all)
+}
+
+/// Reads a pool file as one node.
+///
+/// # Errors
+/// `Invalid` with one line for each thing that is wrong; a file without a pool for that node is wrong as well, unless its overrides
+/// say so.
+pub fn read_as(file: &Path, here: &Here) -> Result<Pools> {
     let text = read_text(file)?.ok_or_else(|| {
         let hint = "`rockpool pool init` makes a pool and writes the file";
         Error::Invalid(format!("{}: there is no such file: {hint}", file.display()))
     })?;
-    let pools = file::parse(file, &text)?;
-    if pools.is_empty() {
+    let pools = file::parse(file, &text, here)?;
+    if pools.all.is_empty() && pools.taken.is_empty() {
         let hint = "want at least one, `rockpool pool init` makes it";
         return Err(Error::Invalid(format!("{}: it has no [[pool]] entry: {hint}", file.display())));
     }
@@ -41,7 +79,7 @@ pub fn read(file: &Path) -> Result<Vec<PoolConfig>> {
 /// `Invalid` where the file is wrong already, or holds the name or place.
 pub fn rehearse(file: &Path, pool: &PoolConfig) -> Result<String> {
     let text = read_text(file)?.unwrap_or_default();
-    file::parse(file, &text)?;
+    file::parse(file, &text, &Here::default())?;
     file::with_entry(file, &text, pool)
 }
 

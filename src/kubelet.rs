@@ -11,6 +11,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -24,7 +25,7 @@ use crate::proto::csi::GetPluginInfoRequest;
 use crate::proto::csi::identity_client::IdentityClient;
 use crate::proto::registration::registration_server::{Registration, RegistrationServer};
 use crate::proto::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
-use crate::serve::{Socket, Stop, Witness, serve};
+use crate::serve::{Socket, Stop, Width, Witness, serve};
 
 /// The versions of the standard that kubelet asks about; it knows them by their major number.
 const VERSIONS: &str = "1.0.0";
@@ -40,6 +41,9 @@ pub struct Registrar {
     pub socket: PathBuf,
     /// How long things may take.
     pub pace: Pace,
+    /// Whether kubelet has registered the driver, and could not have forgotten it since. For readiness, not for liveness: kubelet's
+    /// absence is not cured by a restart of ours.
+    pub registered: Arc<AtomicBool>,
 }
 
 /// How long registration waits for what.
@@ -93,6 +97,7 @@ impl Registrar {
                 () = stop.wanted() => return,
                 end = self.attempt(&stop) => end,
             };
+            self.registered.store(false, Ordering::Relaxed);
             match end {
                 Ok(End::Stop) => return,
                 Ok(End::Removed) => {
@@ -129,7 +134,7 @@ impl Registrar {
         let routes =
             Routes::new(RegistrationServer::new(Desk { registrar: self.clone(), tell: Arc::new(tell) }));
         let (close, closed) = tokio::sync::oneshot::channel::<()>();
-        let serving = serve(socket, routes, async {
+        let serving = serve(socket, routes, Width::NODE, async {
             let _ = closed.await;
         });
         let watching = async {
@@ -219,6 +224,7 @@ impl Registration for Desk {
         let status = status.into_inner();
         if status.plugin_registered {
             tracing::info!("kubelet has registered the driver");
+            self.registrar.registered.store(true, Ordering::Relaxed);
             self.tell.send_replace(Said::Yes);
         } else {
             tracing::warn!(error = crate::error::quoted(&status.error), "kubelet refused the driver");

@@ -22,8 +22,9 @@
 //!
 //! | layer | owns | must never see |
 //! |---|---|---|
-//! | `main` [`cli`] [`config`] [`standalone`] [`ctl`] [`serve`] [`kubelet`] | processes, sockets, flags, the command line | – |
-//! | [`csi`] | the wire: field checks, page tokens, which gRPC code an error gets; `csi::admin` is what CSI cannot say, on a socket of its own | pool kinds, programs, mounts |
+//! | `main` [`cli`] [`config`] [`node`] [`controller`] [`ctl`] [`serve`] [`kubelet`] [`metrics`] | processes, sockets, flags, the command line | – |
+//! | [`cluster`] | many nodes as one: the connections between nodes and controllers, what a controller knows of its nodes, and which of them answers a call | engine, pool, os |
+//! | [`csi`] | the wire: field checks, page tokens, which gRPC code an error gets; [`csi::checked`] reads a request in the same words on a node and on a controller, so it sees no engine; `csi::admin` is what CSI cannot say, on a socket of its own | pool kinds, programs, mounts |
 //! | [`engine`] | the life of a volume: records, claims, verbs, stage and publish, recovery | tonic, prost, programs |
 //! | [`pool`] | where bytes live; one module a kind, one contract for all | tonic, prost, the engine, other kinds |
 //! | [`os`] | what only Linux knows; the only home of `unsafe`, programs, mounts and file replacement | all above |
@@ -52,13 +53,14 @@
 //!
 //! - a pool kind: implement [`Pool`](pool::Pool), add it to [`pool::open`] and [`Kind`](pool::Kind), name its module in
 //!   `tests/layers.rs`, give it a ground in `tests/contract.rs`.
-//! - a CSI call: its messages in `proto/csi.proto`, a checked request in [`engine`] with a verb for it, a handler in [`csi`], and
-//!   the capability that advertises it in `csi::offers`.
-//! - a call that CSI does not have: `proto/admin.proto`, a handler in `csi::admin`, a noun of [`ctl`].
-//! - a StorageClass parameter: `csi::class`, then [`CreateVolume`](engine::CreateVolume).
+//! - a CSI call: its messages in `proto/csi.proto`, a checked request in [`model`], read in [`csi::checked`], a verb of [`engine`], a
+//!   handler in [`csi`], and the capability that advertises it in `csi::offers`.
+//! - a call that CSI does not have: `proto/admin.proto`, a handler in `csi::admin`, a noun of [`ctl`]. What nodes tell controllers: `proto/news.proto`, `csi::news`; how a volume gets from one to another: `cluster::transfer`.
+//! - a StorageClass parameter: `csi::class`, then [`CreateVolume`](model::CreateVolume).
 //! - an error: a variant of [`Error`](error::Error); the compiler names the match in `csi::status` that must place it.
 //! - a phase: [`Phase`](model::Phase); the compiler leads to `engine::recover::settle`.
 //! - a system call: `os`, with a `SAFETY` line if it needs `unsafe`.
+//! - a metric: [`metrics`].
 //! - a flag: [`cli`], checked in [`config`]; one of `rockpool ctl`: `ctl::args`. A key of the pool file: `config::file`.
 //! - a test: `tests/README.md` says which suite.
 //!
@@ -68,20 +70,25 @@
 //! *Object*: the file or directory that holds a volume's or snapshot's bytes. *Record*: the JSON file that says it exists.
 //! *Claim*: the right to change records now. *Settle*: to finish or undo what was interrupted. *Promise*: bytes that
 //! a record counts against its pool, written or not. *Retained*: deleted for everybody but an operator, who may restore it. *Face*: what a mount of a volume must show.
+//! *Link*: the connection that a node dials and a controller calls over. *Mark*: the node's name beside its answer.
+//! *News*: what a node tells controllers that it has. *Holder*: the node that has a pool now.
 
 #[macro_use]
 mod faults;
 
 pub mod cli;
+pub mod cluster;
 pub mod config;
+pub mod controller;
 pub mod csi;
 pub mod ctl;
 pub mod engine;
 pub mod error;
 pub mod kubelet;
+pub mod metrics;
 pub mod model;
+pub mod node;
 pub mod os;
 pub mod pool;
 pub mod proto;
 pub mod serve;
-pub mod standalone;

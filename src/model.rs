@@ -4,8 +4,14 @@
 //! that a string from the wire becomes an id once. Never: touches the host, the disk or the wire.
 
 mod bytes;
+mod capacity;
+mod features;
 mod id;
+mod name_hash;
+mod node;
+mod piece;
 pub mod record;
+mod request;
 mod retention;
 
 use std::collections::BTreeMap;
@@ -15,9 +21,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::bytes::Bytes;
+pub use self::bytes::{Bytes, UNIT};
+pub use self::capacity::{Capacity, CapacityQuery};
+pub use self::features::{Features, Offer};
 pub use self::id::{FsUuid, GroupId, ObjectId, PoolId, SnapshotId, VolumeId};
+pub use self::name_hash::{Named, name_hash};
+pub use self::node::NodeId;
+pub use self::piece::{BLOCK, LONGEST as LONGEST_PIECE, Piece, WINDOW};
 pub use self::record::Record;
+pub use self::request::{
+    Asked, CreateGroup, CreateSnapshot, CreateVolume, DEFAULT_SIZE, Elsewhere, Placement, Range,
+};
 pub use self::retention::{Age, RETAIN_DELETED, Retention};
 use crate::error::{Error, Result};
 
@@ -104,6 +118,16 @@ pub enum Allocation {
     Reserved,
 }
 
+impl Allocation {
+    /// The name that StorageClasses use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Allocation::Sparse => "sparse",
+            Allocation::Reserved => "reserved",
+        }
+    }
+}
+
 impl FromStr for Allocation {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self> {
@@ -133,6 +157,18 @@ pub enum Source {
 pub enum Phase {
     /// Begun; rolled back when interrupted.
     Creating,
+    /// Its bytes come from another node, and are no volume before all have come. It goes on when interrupted.
+    Receiving {
+        /// So much of it is durable, from the beginning on.
+        done: Bytes,
+        /// The digest of that part, see [`Piece::digest`].
+        digest: u32,
+    },
+    /// Of a snapshot: cut only so that another node can copy it, and shown to nobody. It goes when that is over.
+    Lent {
+        /// What is made of it there.
+        to: VolumeId,
+    },
     /// Whole.
     Ready,
     /// Becoming larger; finished when interrupted.
@@ -158,15 +194,19 @@ impl Phase {
     pub fn frees_name(self) -> bool {
         match self {
             Phase::Deleting | Phase::Retained { .. } => true,
-            Phase::Creating | Phase::Ready | Phase::Growing { .. } => false,
+            Phase::Creating
+            | Phase::Receiving { .. }
+            | Phase::Lent { .. }
+            | Phase::Ready
+            | Phase::Growing { .. } => false,
         }
     }
 
     /// Whether it is whole, so that its bytes must be there and nothing is left to settle.
     pub fn is_whole(self) -> bool {
         match self {
-            Phase::Ready | Phase::Retained { .. } => true,
-            Phase::Creating | Phase::Growing { .. } | Phase::Deleting => false,
+            Phase::Ready | Phase::Lent { .. } | Phase::Retained { .. } => true,
+            Phase::Creating | Phase::Receiving { .. } | Phase::Growing { .. } | Phase::Deleting => false,
         }
     }
 }
@@ -220,7 +260,12 @@ impl Volume {
     pub fn reach(&self) -> Bytes {
         match self.phase {
             Phase::Growing { to } => to.max(self.size),
-            Phase::Creating | Phase::Ready | Phase::Deleting | Phase::Retained { .. } => self.size,
+            Phase::Creating
+            | Phase::Receiving { .. }
+            | Phase::Lent { .. }
+            | Phase::Ready
+            | Phase::Deleting
+            | Phase::Retained { .. } => self.size,
         }
     }
 }

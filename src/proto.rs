@@ -21,6 +21,18 @@ pub mod admin {
     tonic::include_proto!("rockpool.admin.v1");
 }
 
+/// How a node and a controller meet, from `proto/link.proto`.
+///
+/// The message with the token, and that with a request inside, have no `Debug`.
+///
+/// ```compile_fail,E0277
+/// println!("{:?}", rockpool::proto::link::Hello::default());
+/// ```
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
+pub mod link {
+    tonic::include_proto!("rockpool.link.v1");
+}
+
 /// Kubelet's plugin registration, from `proto/pluginregistration.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
 pub mod registration {
@@ -33,6 +45,16 @@ impl std::fmt::Debug for csi::volume_capability::MountVolume {
         f.debug_struct("MountVolume")
             .field("fs_type", &self.fs_type)
             .field("volume_mount_group", &self.volume_mount_group)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for link::Ticket {
+    /// Everything but what proves the sender.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ticket")
+            .field("volume_id", &self.volume_id)
+            .field("address", &self.address)
             .finish_non_exhaustive()
     }
 }

@@ -13,6 +13,7 @@ all() {
   check lint tests/lint.sh
   suite "cargo test" tests/no-leaks.sh cargo test --locked --no-fail-fast
   check "torture, a short part" tests/no-leaks.sh tests/torture.sh --short
+  suite "chart" tests/no-leaks.sh tests/chart.sh
   suite "csi-sanity" tests/no-leaks.sh tests/sanity.sh
 }
 all 2>&1 | tee "$log"

@@ -197,3 +197,133 @@ fn the_first_pool_makes_the_file() {
     assert_eq!(config::read(&path).unwrap(), [one]);
     assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "a temporary file was left");
 }
+
+/// The pools of a node, each with its place.
+fn pools_of(text: &str, node: &str, labels: &[&str]) -> Vec<(String, PathBuf)> {
+    let dir = tempfile::tempdir().unwrap();
+    let labels: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
+    let here = config::Here::new(node.to_owned(), &labels).unwrap();
+    let pools = config::read_as(&file(&dir, text), &here).unwrap().all;
+    pools.into_iter().map(|pool| (pool.setup.name, pool.setup.device.unwrap_or(pool.setup.path))).collect()
+}
+
+const EVERYWHERE: &str =
+    "[[pool]]\nname = \"fast\"\nkind = \"image\"\npath = \"/fast\"\nfile = \"/fast.img\"\n";
+
+#[test]
+fn an_override_changes_the_pool_of_the_nodes_that_it_names_and_of_no_other() {
+    let text =
+        format!("{EVERYWHERE}[[override]]\nnode = [\"a\", \"b\"]\npool = \"fast\"\ndevice = \"/dev/x\"\n");
+    for node in ["a", "b"] {
+        // A device takes the place of the file.
+        assert_eq!(pools_of(&text, node, &[]), [("fast".to_owned(), PathBuf::from("/dev/x"))]);
+    }
+    assert_eq!(pools_of(&text, "c", &[]), [("fast".to_owned(), PathBuf::from("/fast"))]);
+}
+
+#[test]
+fn an_override_by_label_wants_all_its_labels_and_the_last_one_counts() {
+    let text = format!(
+        "{EVERYWHERE}[[override]]\nlabel = {{ disk = \"nvme\", zone = \"a\" }}\npool = \"fast\"\ndevice = \"/dev/x\"\n\
+         [[override]]\nnode = \"special\"\npool = \"fast\"\ndevice = \"/dev/y\"\n"
+    );
+    let device = |node, labels: &[&str]| pools_of(&text, node, labels)[0].1.clone();
+    assert_eq!(device("n", &["disk=nvme", "zone=a", "more=x"]), PathBuf::from("/dev/x"));
+    assert_eq!(device("n", &["disk=nvme"]), PathBuf::from("/fast"));
+    assert_eq!(device("n", &["disk=nvme", "zone=b"]), PathBuf::from("/fast"));
+    assert_eq!(device("special", &["disk=nvme", "zone=a"]), PathBuf::from("/dev/y"));
+}
+
+#[test]
+fn an_override_takes_a_pool_away_or_adds_one() {
+    let text = format!(
+        "{EVERYWHERE}[[override]]\nnode = \"a\"\npool = \"fast\"\nabsent = true\n\
+         [[override]]\nnode = \"a\"\npool = \"big\"\nkind = \"directory\"\npath = \"/big\"\n"
+    );
+    assert_eq!(pools_of(&text, "a", &[]), [("big".to_owned(), PathBuf::from("/big"))]);
+    assert_eq!(pools_of(&text, "b", &[]).len(), 1);
+}
+
+#[test]
+fn overrides_may_leave_a_node_without_a_pool_and_are_named_and_nothing_else_may() {
+    let absent = format!(
+        "{EVERYWHERE}[[override]]\nnode = \"b\"\npool = \"fast\"\nreserve = 0\n\
+         [[override]]\nnode = \"a\"\npool = \"fast\"\nabsent = true\n"
+    );
+    let foreign = "[[override]]\nnode = \"b\"\npool = \"toy\"\nkind = \"sim\"\n";
+    let dir = tempfile::tempdir().unwrap();
+    let read = |text: &str, node: &str| {
+        let here = config::Here::new(node.to_owned(), &[]).unwrap();
+        config::read_as(&file(&dir, text), &here)
+    };
+    let none = read(&absent, "a").unwrap();
+    assert_eq!(none.why_none().unwrap(), "[[override]] 2 makes pool `fast` absent");
+    for pools in [read(&absent, "b"), read(foreign, "b")] {
+        let pools = pools.unwrap();
+        assert_eq!((pools.all.len(), pools.why_none()), (1, None));
+    }
+    let taken_elsewhere = format!("{foreign}[[override]]\nnode = \"a\"\npool = \"toy\"\nabsent = true\n");
+    for text in [foreign, &taken_elsewhere] {
+        let said = read(text, "a").unwrap_err().to_string();
+        assert!(said.contains("it has no [[pool]] entry"), "{said}");
+    }
+}
+
+#[test]
+fn a_pool_of_some_nodes_may_be_made_of_several_overrides() {
+    let text = format!(
+        "{EVERYWHERE}[[override]]\nnode = \"a\"\npool = \"big\"\nquota = \"none\"\n\
+         [[override]]\nlabel = {{ size = \"big\" }}\npool = \"big\"\nkind = \"directory\"\npath = \"/big\"\n"
+    );
+    assert_eq!(pools_of(&text, "a", &["size=big"])[1], ("big".to_owned(), PathBuf::from("/big")));
+    assert_eq!(pools_of(&text, "b", &[]).len(), 1);
+}
+
+#[test]
+fn what_is_wrong_with_an_override_is_said_on_every_node() {
+    let both = "both absent and file, reserve: want either no such pool";
+    for (entry, want) in [
+        ("pool = \"fast\"", "[[override]] 1: it concerns no node"),
+        ("node = \"a\"\nlabel = { a = \"b\" }\npool = \"fast\"", "[[override]] 1: both node and label"),
+        ("node = 3\npool = \"fast\"", "[[override]] 1: node: want either node"),
+        ("node = []\npool = \"fast\"", "[[override]] 1: node: want either node"),
+        ("label = {}\npool = \"fast\"", "[[override]] 1: label: want either node"),
+        ("label = { a = 1 }\npool = \"fast\"", "[[override]] 1: label: want either node"),
+        ("node = \"a\"", "[[override]] 1: pool: want the name"),
+        ("node = \"a\"\npool = \"fast\"\ndevic = \"/x\"", "devic: unknown key (did you mean `device`?)"),
+        ("node = \"a\"\npool = \"fast\"\nname = \"slow\"", "name: unknown key"),
+        ("node = \"a\"\npool = \"fast\"\nabsent = false", "absent: want true"),
+        ("node = \"a\"\npool = \"fast\"\nabsent = true\nreserve = 0\nfile = \"/x\"", both),
+        (
+            "node = [\"a\", \"b c\"]\npool = \"fast\"",
+            "[[override]] 1: node id `b c`: want at most 63 letters",
+        ),
+        ("node = \"a\"\npool = \"fsat\"", "pool `fsat`: the file has no such pool (did you mean `fast`?)"),
+        ("node = \"a\"\npool = \"fsat\"\nabsent = true", "pool `fsat`: the file has no such pool"),
+        (
+            "node = \"a\"\npool = \"Big\"\nkind = \"sim\"",
+            "[[override]] 1: pool `Big`: want at most 63 of a-z",
+        ),
+        ("node = \"a\"\npool = \"fast\"\novercommit = 0.5", "overcommit `0.5`: want a number from 1.0"),
+        ("node = \"a\"\npool = \"fast\"\nreserve = \"x\"", "[[override]] 1: reserve `x`: want a number"),
+        ("node = \"a\"\npool = \"fast\"\ndevice = 7", "[[override]] 1: device `7`: want a text in quotes"),
+        ("node = \"a\"\npool = \"fast\"\npath = \"x\"", "[[override]] 1: path `x`: want an absolute path"),
+        ("node = \"a\"\npool = \"fast\"\nkind = \"imagee\"", "kind `imagee`: want \"image\""),
+        ("node = \"a\"\npool = \"fast\"\nquota = \"projct\"", "quota `projct`: want \"project\""),
+        ("node = \"a\"\npool = \"fast\"\nsize = -1", "size `-1`: want a number of bytes"),
+        ("node = \"a\"\npool = \"fast\"\nretainDeleted = \"soon\"", "retainDeleted `soon`: want a text"),
+        (
+            "label = { a = \"b\" }\npool = \"fast\"\nfile = \"/x\"\ndevice = \"/y\"",
+            "remove this key or `file`",
+        ),
+    ] {
+        let said = refusal(&format!("{EVERYWHERE}[[override]]\n{entry}\n"));
+        assert!(said.contains(want) && said.lines().count() == 1, "{entry}: {said}");
+    }
+    assert!(refusal(&format!("override = 3\n{EVERYWHERE}")).contains("want [[override]] entries"));
+    for (labels, want) in [("x", "want KEY=VALUE"), ("=x", "with a key")] {
+        let said = config::Here::new("a".into(), &[labels.to_owned()]).unwrap_err().to_string();
+        assert!(said.contains("--node-label") && said.contains(want), "{said}");
+    }
+    assert!(config::Here::new("a".into(), &["a=b".into(), "a=c".into()]).is_err());
+}

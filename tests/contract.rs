@@ -28,6 +28,8 @@ macro_rules! contract {
             clone_outlives_its_source
             clone_larger_than_source_has_the_size
             restore_equals_the_cut
+            content_comes_in_pieces_and_equals_the_cut
+            what_has_come_stays_and_goes_with_its_volume
             grow_never_shrinks
             an_attached_device_grows
             sizes_are_exact

@@ -37,6 +37,9 @@ totals=$(printf '%s\n' "$plain" | awk '
   END { printf "%d %d %d\n", passed, failed, skipped }')
 read -r passed failed skipped <<< "$totals"
 
+# How cargo, a panic, go, ginkgo, the steps, the torture, the cluster and the leak check say that something is wrong.
+failures='^test .* \.\.\. FAILED|panicked at|^--- FAIL: |\[FAIL\]|^(CHECK|SUITE) FAILED |^VIOLATION |proves nothing$|^error(\[|:)|^[a-z-]+: FAILED: |^FAILED in step |^  (mount|loop|process|file|network): '
+
 status=0
 names=$(printf '%s\n' "$plain" | sed -nE 's/^SKIP ([^ ]+): .*/\1/p; s/^test (.+) \.\.\. ignored.*/ignored::\1/p; s/^--- SKIP: ([^ ]+).*/go::\1/p')
 if [ "${CI:-}" = true ]; then
@@ -44,6 +47,11 @@ if [ "${CI:-}" = true ]; then
     [ -z "$name" ] || allowed "$name" || { echo "count: $name was skipped and is not in tests/skips.txt"; failed=$((failed + 1)); }
   done <<< "$names"
 fi
-[ "$failed" = 0 ] || status=1
+if [ "$failed" != 0 ]; then
+  status=1
+  # What failed stands far above, and whoever reads the end only must find it, too. Indented: .ci/run counts what make test printed.
+  echo "count: what failed:"
+  printf '%s\n' "$plain" | grep -E "$failures" | awk '!seen[$0]++' | cut -c 1-400 | sed 's/^/  /' | head -n 60 || true
+fi
 echo "$passed passed, $failed failed, $skipped skipped"
 exit "$status"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # tests/install.sh GROUP...: installs what the groups need and this machine lacks, and says what and why.
-# Groups: build, fmt, test, lint, sanity, bench, torture, fuzz, guest. Installs nothing when everything is there.
+# Groups: build, fmt, test, lint, sanity, bench, torture, cluster, fuzz, guest, image, chart. Installs nothing when everything is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/rockpool
@@ -45,6 +45,16 @@ check_rust() {
   at_least "$have" "$want" || die "cargo is $have, Cargo.toml asks for $want: run 'rustup update stable'"
 }
 
+# The images are built with this machine's toolchain, for musl.
+check_musl() {
+  local target
+  target=$(uname -m)-unknown-linux-musl
+  [ -d "$(rustc --print sysroot)/lib/rustlib/$target" ] && return
+  command -v rustup >/dev/null || die "the standard library for $target is missing: install it with your Rust toolchain"
+  say "the standard library for $target is missing: the binary of the images is static; installing it with rustup"
+  rustup target add "$target"
+}
+
 check_rust_component() { # PROGRAM COMPONENT
   cargo "$1" --version >/dev/null 2>&1 && return
   command -v rustup >/dev/null || die "cargo $1 is missing: install it with your Rust toolchain"
@@ -54,7 +64,7 @@ check_rust_component() { # PROGRAM COMPONENT
 
 check_go() {
   local want have
-  command -v go >/dev/null || die "go is missing: csi-sanity is a Go program; install Go from https://go.dev/dl, then run this again"
+  command -v go >/dev/null || die "go is missing: csi-sanity and the tests of the chart are Go programs; install Go from https://go.dev/dl, then run this again"
   [ -f csi-sanity/go.mod ] || return 0
   want=$(awk '$1 == "go" {print $2}' csi-sanity/go.mod)
   have=$(GOTOOLCHAIN=local go env GOVERSION | sed 's/^go//; s/ .*//')
@@ -82,7 +92,7 @@ check_fuzz() {
   cargo install --quiet --locked --root "$root" --version "$fuzz_version" cargo-fuzz || die "cargo-fuzz cannot be had"
 }
 
-[ $# -gt 0 ] || die "usage: tests/install.sh GROUP..., groups: build fmt test lint sanity bench torture fuzz guest"
+[ $# -gt 0 ] || die "usage: tests/install.sh GROUP..., groups: build fmt test lint sanity bench torture cluster fuzz guest image chart"
 for group in "$@"; do
   case $group in
     build) check_rust ;;
@@ -106,6 +116,11 @@ for group in "$@"; do
       need strace strace "make torture injects errors into system calls with it"
       need unshare util-linux "make torture runs in a mount namespace of its own"
       ;;
+    cluster)
+      need ip iproute2 "make test-cluster joins network namespaces with it"
+      need ss iproute2 "make test-cluster resets connections with it"
+      need nsenter util-linux "make test-cluster starts each process in a namespace of its own"
+      ;;
     fuzz)
       need jq jq "the script writes its figures with it"
       need c++ g++ "libFuzzer is built from its C++ source"
@@ -119,7 +134,19 @@ for group in "$@"; do
       need mkfs.xfs xfsprogs "the guest makes its pools with it"
       need mkfs.ext4 e2fsprogs "the guest makes its volumes with it"
       ;;
-    *) die "unknown group $group: build, fmt, test, lint, sanity, bench, torture, fuzz or guest" ;;
+    image)
+      check_musl
+      need buildah buildah "make image builds with it"
+      need mmdebstrap mmdebstrap "makes the bases of Debian's packages"
+      need jq jq "reads what is in an image"
+      need readelf binutils "looks into the images' binary"
+      need openssl openssl "makes the certificates with which the images are tried"
+      need ip iproute2 "the images are tried in a network of their own"
+      need losetup util-linux "the same for mounts"
+      ;;
+    bench-cluster) need openssl openssl "what a volume's way from node to node is compared with goes through it" ;;
+    chart) check_go ;;
+    *) die "unknown group $group: build, fmt, test, lint, sanity, bench, bench-cluster, torture, fuzz, guest, image or chart" ;;
   esac
 done
 install_packages

@@ -28,4 +28,4 @@ RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 "$deny" --locked check --allow license-exception-not-encountered --hide-inclusion-graph bans licenses sources
 "$deny" --locked --manifest-path fuzz/Cargo.toml --config deny.toml check --hide-inclusion-graph bans licenses sources
 advisories
-for script in tests/*.sh tests/guest/*.sh .ci/run; do bash -n "$script"; done
+for script in tests/*.sh tests/guest/*.sh deploy/image/*.sh .ci/run; do bash -n "$script"; done

@@ -8,6 +8,8 @@
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rockpool::kubelet::{Pace, Registrar};
@@ -15,7 +17,7 @@ use rockpool::proto::csi;
 use rockpool::proto::csi::identity_server::{Identity, IdentityServer};
 use rockpool::proto::registration::registration_client::RegistrationClient;
 use rockpool::proto::registration::{InfoRequest, PluginInfo, RegistrationStatus};
-use rockpool::serve::{Socket, Stop, serve};
+use rockpool::serve::{Socket, Stop, Width, serve};
 use tempfile::TempDir;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
@@ -47,6 +49,8 @@ impl Identity for Driver {
 /// A node's directories, with a registrar at work in them.
 struct Node {
     dir: TempDir,
+    /// What is told of it to those who ask whether the driver is ready.
+    registered: Arc<AtomicBool>,
     stop: tokio::sync::watch::Sender<bool>,
     registering: tokio::task::JoinHandle<()>,
 }
@@ -69,15 +73,17 @@ impl Node {
             longest: Duration::from_millis(80),
             look: Duration::from_millis(10),
         };
+        let registered = Arc::<AtomicBool>::default();
         let registrar = Registrar {
             driver: "csi.rockpool.dev".into(),
             endpoint: dir.path().join("csi.sock").to_str().unwrap().parse().unwrap(),
             socket: dir.path().join("plugins_registry/csi.rockpool.dev-reg.sock"),
             pace,
+            registered: Arc::clone(&registered),
         };
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let registering = tokio::spawn(registrar.run(Stop::from(stopped)));
-        Node { dir, stop, registering }
+        Node { dir, registered, stop, registering }
     }
 
     fn socket(&self) -> PathBuf {
@@ -88,7 +94,7 @@ impl Node {
     fn serve_csi(&self) {
         let socket = Socket::bind(&self.dir.path().join("csi.sock")).unwrap();
         let mut stopped = self.stop.subscribe();
-        tokio::spawn(serve(socket, Routes::new(IdentityServer::new(Driver)), async move {
+        tokio::spawn(serve(socket, Routes::new(IdentityServer::new(Driver)), Width::NODE, async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         }));
     }
@@ -145,7 +151,9 @@ async fn kubelet_finds_the_socket_only_once_csi_answers_and_it_goes_at_the_end()
     assert_eq!((info.r#type.as_str(), info.name.as_str()), ("CSIPlugin", "csi.rockpool.dev"));
     assert_eq!(info.endpoint, node.dir.path().join("csi.sock").to_str().unwrap());
     assert_eq!(info.supported_versions, ["1.0.0"]);
+    assert!(!node.registered.load(Ordering::Relaxed), "kubelet has not said yes yet");
     node.notify(true).await;
+    assert!(node.registered.load(Ordering::Relaxed));
     node.stop.send(true).unwrap();
     tokio::time::timeout(Duration::from_secs(30), node.registering).await.unwrap().unwrap();
     assert_eq!(std::fs::read_dir(node.dir.path().join("plugins_registry")).unwrap().count(), 0);
@@ -192,4 +200,5 @@ async fn a_socket_that_was_removed_comes_back() {
     node.notify(true).await;
     std::fs::remove_file(node.socket()).unwrap();
     node.appears(first).await;
+    assert!(!node.registered.load(Ordering::Relaxed), "kubelet forgets a driver whose socket goes");
 }

@@ -24,43 +24,13 @@ ROCKPOOL_COMMIT=$(git describe --always --dirty 2>/dev/null || true)
 export ROCKPOOL_COMMIT
 
 # A test that is killed takes its mounts and processes along, since they are in its namespaces; files and raw devices are not.
-TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/rpt.XXXXXX")
-export TMPDIR
-running=
-# The loop devices on files of ours, and those on files that lie on such a device. One whose filesystem gave up tells neither:
-# there the name tells whose image it is, which holds the random id of its pool.
-loops() {
-  local ids
-  ids=$(find "$TMPDIR" -name pool-id -exec cat {} + 2>/dev/null | tr '\n' ' ')
-  losetup -nl -O NAME,MAJ:MIN,BACK-MAJ:MIN,BACK-FILE | awk -v ours="/${TMPDIR##*/}/" -v ids="$ids" '
-    BEGIN { split(ids, pools, " ") }
-    { number[$1] = $2; below[$1] = $3; if (index($4, ours)) mine[$1]
-      for (one in pools) if ($4 ~ /\/volumes\/[^\/]*$/ && index($4, "." pools[one] ".")) mine[$1] }
-    END { for (top in below) for (under in mine) if (below[top] == number[under]) print top; for (one in mine) print one }'
-}
-clear_up() {
-  [ -z "$running" ] || kill -KILL "$running" 2>/dev/null || true
-  wait
-  for _ in 1 2 3 4 5 6 7 8 9 10; do
-    left=$(loops)
-    [ -n "$left" ] || break
-    for device in $left; do losetup -d "$device" 2>/dev/null || true; done
-    sleep 0.2
-  done
-  rm -rf --one-file-system "$TMPDIR"
-}
-trap clear_up EXIT
-trap 'exit 130' INT TERM HUP
+# shellcheck source=tests/namespace.sh
+. tests/namespace.sh
 
 torture() {
   local report=$1
   shift
-  # Whoever dies of this script, the test and its drivers, nothing below goes on.
-  setpriv --pdeathsig KILL unshare --mount --propagation private --pid --fork --kill-child --mount-proc \
-    "$test" --plain "$place/rockpool" --armed "$place/rockpool-armed" --report "$report" "$@" &
-  running=$!
-  wait "$running"
-  running=
+  in_namespaces "$test" --plain "$place/rockpool" --armed "$place/rockpool-armed" --report "$report" "$@"
 }
 if [ "${1:-}" = --short ]; then
   # No figures are made of these: what the page sums up is in torture-results.

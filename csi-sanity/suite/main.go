@@ -24,7 +24,8 @@ func (o *outcome) Fail() {
 
 func main() {
 	config := sanity.NewTestConfig()
-	flag.StringVar(&config.Address, "csi.endpoint", "", "the driver's socket")
+	flag.StringVar(&config.Address, "csi.endpoint", "", "the node's socket")
+	flag.StringVar(&config.ControllerAddress, "csi.controllerendpoint", "", "the controller's socket")
 	flag.StringVar(&config.TargetPath, "csi.mountdir", config.TargetPath, "made for publishing")
 	flag.StringVar(&config.StagingPath, "csi.stagingdir", config.StagingPath, "made for staging")
 	flag.StringVar(&config.TestVolumeAccessType, "csi.testvolumeaccesstype", config.TestVolumeAccessType, "mount or block")
@@ -35,6 +36,7 @@ func main() {
 	flag.BoolVar(&config.TestNodeVolumeAttachLimit, "csi.testnodevolumeattachlimit", false, "test the limit of volumes")
 	flag.Parse()
 	config.DialOptions = append(config.DialOptions, grpc.WithUnaryInterceptor(sendCopy))
+	config.ControllerDialOptions = append(config.ControllerDialOptions, grpc.WithUnaryInterceptor(sendCopy))
 
 	result := outcome{}
 	sanity.Test(&result, config)

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arbitrary::Arbitrary;
 use rockpool::error::{Error, Result};
-use rockpool::model::{Bytes, ObjectId, PoolId, Snapshot, SnapshotId, Volume, VolumeId};
+use rockpool::model::{Bytes, Features, ObjectId, PoolId, Snapshot, SnapshotId, Volume, VolumeId};
 use rockpool::os::file::Dir;
 use rockpool::pool::sim::SimPool;
-use rockpool::pool::{Attach, Attached, Features, Found, Kind, Label, Pool, Problem, Thaw, Usage};
+use rockpool::pool::{Attach, Attached, Found, Kind, Label, Pool, Problem, Thaw, Usage};
 
 /// No call asks for more verbs of a pool that may fail.
 const VERBS: u8 = 8;

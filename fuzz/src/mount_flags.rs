@@ -3,9 +3,8 @@
 //! Owns: the list, written a second time from docs. Never: mounts.
 
 use arbitrary::{Arbitrary, Unstructured};
-use rockpool::engine::Asked;
 use rockpool::error::Error;
-use rockpool::model::Filesystem;
+use rockpool::model::{Asked, Filesystem};
 use rockpool::os::mount::MountOption;
 
 /// In a flag that nobody may ever read again.

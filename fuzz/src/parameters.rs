@@ -87,6 +87,7 @@ fn class(map: &Map) -> Option<Class<'_>> {
     let fine = |(key, value): (&String, &String)| match key.as_str() {
         "pool" => !value.is_empty(),
         "allocation" => ["sparse", "reserved"].contains(&value.as_str()),
+        "placement" => ["spread", "pack"].contains(&value.as_str()),
         RETAIN_DELETED => value.parse::<Retention>().is_ok(),
         FSTYPE => ["", "ext4", "xfs"].contains(&value.as_str()),
         other => other.starts_with(KUBERNETES),
@@ -189,14 +190,15 @@ impl Stage {
         self.purge(&made.volume_id, kept(map));
     }
 
-    /// The same again is the same volume, also where the sidecar names other objects; what else differs is a conflict.
+    /// The same again is the same volume, also where the sidecar names other objects or the class no placement; what else
+    /// differs is a conflict.
     fn check_retries(&mut self, request: &CreateVolumeRequest, made: &Volume) {
         if let Some(pool) = request.parameters.get("pool") {
             assert_eq!(made.volume_context.get("pool"), Some(pool));
         }
         let mut again = request.clone();
-        for name in NAMES {
-            again.parameters.remove(name);
+        for key in NAMES.into_iter().chain(["placement"]) {
+            again.parameters.remove(key);
         }
         let answer: CreateVolumeResponse =
             self.node.wire.ask("csi.v1.Controller/CreateVolume", &again).expect("the same call again");

@@ -168,7 +168,7 @@ fn start(text: &[u8], copy: Option<Vec<u8>>, clock: Option<&[u8]>, has_bytes: bo
     let node = node.expect("no record keeps a driver from starting");
     if id.pool() == pool && text.len() <= LARGEST {
         match Record::decode(&name, text) {
-            Ok(written) => taken(&node.engine, &written.record),
+            Ok(written) => taken(&node.engine, &written.record, has_bytes),
             Err(why) => quarantined(&node.engine, id, &why, copy.filter(|_| has_bytes).as_deref()),
         }
     }
@@ -180,14 +180,14 @@ fn start(text: &[u8], copy: Option<Vec<u8>>, clock: Option<&[u8]>, has_bytes: bo
 }
 
 /// A record that can be read is there, or finished, or gone with what it was about; its promise is counted.
-fn taken(engine: &Engine, record: &Record) {
+fn taken(engine: &Engine, record: &Record, has_bytes: bool) {
     assert_eq!(engine.quarantine(), []);
     let promised = engine.pools()[0].promised;
     match (record, record.phase()) {
         (Record::Volume(volume), Phase::Ready) => {
             assert_eq!(engine.volume(&volume.id).expect("it is there"), *volume);
             assert_eq!(promised, volume.size);
-            let named = engine.volume_named(&volume.name);
+            let named = engine.volume_named(&volume.name).expect("its pool is there");
             assert_eq!(named.map(|one| one.id), Some(volume.id));
         }
         (_, Phase::Creating | Phase::Deleting) => {
@@ -203,6 +203,11 @@ fn taken(engine: &Engine, record: &Record) {
             Record::Volume(_) | Record::Snapshot(_) | Record::Group(_),
             Phase::Ready | Phase::Growing { .. },
         ) => {}
+        // What has its place is whole.
+        (Record::Volume(_), Phase::Receiving { .. }) => assert!(has_bytes || shows_nothing(engine)),
+        (Record::Snapshot(_), Phase::Lent { .. }) => assert!(shows_nothing(engine)),
+        // Nobody writes such a record.
+        (_, Phase::Receiving { .. } | Phase::Lent { .. }) => {}
     }
 }
 

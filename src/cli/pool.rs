@@ -128,7 +128,8 @@ fn named(file: &ConfigFile, name: &str) -> Result<PoolConfig> {
     let names: Vec<String> = pools.iter().map(|pool| pool.setup.name.clone()).collect();
     let found = pools.into_iter().find(|pool| pool.setup.name == name);
     found.ok_or_else(|| {
-        let want = format!("{} has {}", file.config.display(), names.join(", "));
+        let has = if names.is_empty() { "no pool for this node".to_owned() } else { names.join(", ") };
+        let want = format!("{} has {has}", file.config.display());
         Error::invalid("pool", name, want)
     })
 }

@@ -1,4 +1,4 @@
-//! The pool file: TOML with one `[[pool]]` entry for each pool.
+//! The pool file: TOML with one `[[pool]]` entry for each pool, and `[[override]]` entries for some nodes.
 //!
 //! Owns: its keys, their defaults and what is wrong with a file, all of it at once and by name. Never: opens a pool.
 
@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use toml_edit::{DocumentMut, Item, Table};
 
+use super::Pools;
+use super::overrides::{self, Here, OVERRIDE};
 use super::words::closest;
 use crate::engine::PoolConfig;
 use crate::error::{Error, Result, quoted};
@@ -13,27 +15,29 @@ use crate::model::{Bytes, RETAIN_DELETED, Retention};
 use crate::pool::{Kind, Quota, Setup, check_name};
 
 /// The keys of an entry, in the order in which they are written.
-const KEYS: [&str; 10] =
+pub(super) const KEYS: [&str; 10] =
     ["name", "kind", "path", "file", "device", "overcommit", "reserve", RETAIN_DELETED, "quota", "size"];
+const KINDS: &str = "want \"image\", \"directory\" or \"sim\"";
 /// Pools may be promised this many times over at most.
 const OVERCOMMIT: std::ops::RangeInclusive<f64> = 1.0..=100.0;
 /// At most this share of a pool may be held back.
 const RESERVE: std::ops::RangeInclusive<f64> = 0.0..=0.9;
 
-/// The text of a pool file as pools.
+/// The text of a pool file as the pools of one node.
 ///
 /// # Errors
 /// `Invalid` with one line for each thing that is wrong, in the order of the file.
-pub(super) fn parse(file: &Path, text: &str) -> Result<Vec<PoolConfig>> {
-    let document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| {
+pub(super) fn parse(file: &Path, text: &str, here: &Here) -> Result<Pools> {
+    let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| {
         Error::Invalid(format!("{}: not TOML: {}", file.display(), error.to_string().trim_end()))
     })?;
     let mut wrong = Vec::new();
+    let taken = overrides::apply(&mut document, here, &mut wrong);
     for (key, _) in document.iter().filter(|(key, _)| *key != "pool") {
         wrong.push(format!(
-            "key {}: unknown: want only [[pool]] entries{}",
+            "key {}: unknown: want only [[pool]] and [[override]] entries{}",
             quoted(key),
-            closest(key, &["pool"])
+            closest(key, &["pool", OVERRIDE])
         ));
     }
     let entries: Vec<&Table> = match document.get("pool") {
@@ -46,41 +50,61 @@ pub(super) fn parse(file: &Path, text: &str) -> Result<Vec<PoolConfig>> {
     };
     let mut pools = Vec::new();
     for (index, table) in entries.into_iter().enumerate() {
-        let mut entry = Entry { index, table, wrong: &mut wrong };
+        let mut entry = Entry { title: title(index, table), table, wrong: &mut wrong };
         pools.extend(entry.pool());
     }
     repeated(&pools, &mut wrong);
     if wrong.is_empty() {
-        return Ok(pools);
+        return Ok(Pools { all: pools, taken });
     }
     let lines: Vec<String> = wrong.into_iter().map(|line| format!("{}: {line}", file.display())).collect();
     Err(Error::Invalid(lines.join("\n")))
 }
 
-/// One `[[pool]]` while it is read.
-struct Entry<'a> {
-    index: usize,
-    table: &'a Table,
-    wrong: &'a mut Vec<String>,
+/// What a `[[pool]]` is called in messages.
+fn title(index: usize, table: &Table) -> String {
+    let name = table.get("name").and_then(Item::as_str);
+    let name = name.map_or_else(String::new, |name| format!(" {}", quoted(name)));
+    format!("[[pool]] {}{name}", index + 1)
+}
+
+/// One entry while it is read.
+pub(super) struct Entry<'a> {
+    /// What it is called in messages.
+    pub(super) title: String,
+    pub(super) table: &'a Table,
+    pub(super) wrong: &'a mut Vec<String>,
 }
 
 impl Entry<'_> {
     /// The pool, unless something is wrong with it, which is then in `wrong`.
     fn pool(&mut self) -> Option<PoolConfig> {
         let before = self.wrong.len();
-        let unknown: Vec<String> = self
-            .table
-            .iter()
-            .map(|(key, _)| key.to_owned())
-            .filter(|key| !KEYS.contains(&key.as_str()))
-            .collect();
-        for key in unknown {
-            self.complain(
-                &key,
-                None,
-                &format!("unknown key{}: want one of {}", closest(&key, &KEYS), KEYS.join(", ")),
-            );
+        self.refuse_unknown(&KEYS);
+        self.require("name", "want a name for people, like \"fast\"");
+        self.require("kind", KINDS);
+        let (config, kind) = self.values();
+        if kind.is_some() {
+            self.fits(&config.setup);
         }
+        (self.wrong.len() == before).then_some(config)
+    }
+
+    pub(super) fn refuse_unknown(&mut self, known: &[&str]) {
+        for (key, _) in self.table.iter().filter(|(key, _)| !known.contains(key)) {
+            let want = format!("unknown key{}: want one of {}", closest(key, known), known.join(", "));
+            self.complain(key, None, &want);
+        }
+    }
+
+    fn require(&mut self, key: &str, want: &str) {
+        if !self.table.contains_key(key) {
+            self.complain(key, None, &format!("missing: {want}"));
+        }
+    }
+
+    /// What its keys say, each by itself, and the default of those that are missing or wrong; with the kind, where it says one.
+    pub(super) fn values(&mut self) -> (PoolConfig, Option<Kind>) {
         let name = self.name();
         let kind = self.kind();
         let setup = Setup {
@@ -98,10 +122,10 @@ impl Entry<'_> {
             retain: self.retention(),
             setup,
         };
-        if kind.is_some() {
-            self.fits(&config.setup);
+        if config.setup.file.is_some() && config.setup.device.is_some() && !planted!("file-and-device") {
+            self.complain("device", None, "a pool lies in a file or on a device: remove this key or `file`");
         }
-        (self.wrong.len() == before).then_some(config)
+        (config, kind)
     }
 
     /// What one kind needs and another cannot have.
@@ -116,9 +140,6 @@ impl Entry<'_> {
                 self.complain(key, None, "a pool of kind `sim` lies in memory: remove the key");
             }
         }
-        if setup.file.is_some() && setup.device.is_some() && !planted!("file-and-device") {
-            self.complain("device", None, "a pool lies in a file or on a device: remove this key or `file`");
-        }
         if setup.kind != Kind::Directory && self.table.contains_key("quota") {
             self.complain(
                 "quota",
@@ -132,12 +153,7 @@ impl Entry<'_> {
     }
 
     fn name(&mut self) -> Option<String> {
-        let Some(name) = self.text("name") else {
-            if !self.table.contains_key("name") {
-                self.complain("name", None, "missing: want a name for people, like \"fast\"");
-            }
-            return None;
-        };
+        let name = self.text("name")?;
         match check_name(&name) {
             Ok(()) => Some(name),
             Err(want) => self.refuse("name", Some(&name), want),
@@ -145,16 +161,12 @@ impl Entry<'_> {
     }
 
     fn kind(&mut self) -> Option<Kind> {
-        const WANT: &str = "want \"image\", \"directory\" or \"sim\"";
-        if !self.table.contains_key("kind") {
-            return self.refuse("kind", None, &format!("missing: {WANT}"));
-        }
         let kind = self.text("kind")?;
         match kind.parse() {
             Ok(kind) => Some(kind),
             Err(_) => {
                 let hint = closest(&kind, &["image", "directory", "sim"]);
-                self.refuse("kind", Some(&kind), &format!("{WANT}{hint}"))
+                self.refuse("kind", Some(&kind), &format!("{KINDS}{hint}"))
             }
         }
     }
@@ -230,10 +242,8 @@ impl Entry<'_> {
     }
 
     fn complain(&mut self, key: &str, value: Option<&str>, want: &str) {
-        let name = self.table.get("name").and_then(Item::as_str);
-        let entry = name.map_or_else(String::new, |name| format!(" {}", quoted(name)));
         let value = value.map_or_else(String::new, |value| format!(" {}", quoted(value)));
-        self.wrong.push(format!("[[pool]] {}{entry}: {key}{value}: {want}", self.index + 1));
+        self.wrong.push(format!("{}: {key}{value}: {want}", self.title));
     }
 }
 
@@ -304,7 +314,7 @@ pub(super) fn with_entry(file: &Path, text: &str, pool: &PoolConfig) -> Result<S
     }
     entries.push(table);
     let text = document.to_string();
-    parse(file, &text)?;
+    parse(file, &text, &Here::default())?;
     Ok(text)
 }
 

@@ -8,7 +8,7 @@ use tonic::{Request, async_trait};
 
 use crate::engine::{Code, Finding, PoolView, Purged, Retained, Weight};
 use crate::error::Result;
-use crate::model::ObjectId;
+use crate::model::{ObjectId, Phase, Record, Source};
 use crate::proto::admin;
 use crate::proto::admin::admin_server::Admin;
 
@@ -62,6 +62,14 @@ impl Admin for Services {
             Ok(admin::PurgeResponse { absent })
         };
         self.lanes.purge.run(&request, self.changing(id, job)).await
+    }
+
+    async fn list_transfers(
+        &self,
+        _: Request<admin::ListTransfersRequest>,
+    ) -> Reply<admin::ListTransfersResponse> {
+        let transfers = self.engine()?.on_its_way().iter().filter_map(shown_transfer).collect();
+        Ok(admin::ListTransfersResponse { transfers }.into())
     }
 
     type DiagnoseStream = Signs;
@@ -126,6 +134,39 @@ fn shown_pool(pool: PoolView) -> admin::Pool {
         promised_bytes: pool.promised.as_i64(),
         budget_bytes: pool.budget.as_i64(),
         retained_bytes: pool.retained.as_i64(),
+    }
+}
+
+fn shown_transfer(record: &Record) -> Option<admin::Transfer> {
+    match record {
+        Record::Volume(volume) => {
+            let Phase::Receiving { done, .. } = volume.phase else { return None };
+            let source = match volume.source {
+                Source::Volume(id) => id.to_string(),
+                Source::Snapshot(id) => id.to_string(),
+                Source::Blank => String::new(),
+            };
+            Some(admin::Transfer {
+                id: volume.id.to_string(),
+                name: volume.name.clone(),
+                incoming: true,
+                source,
+                copy: volume.id.to_string(),
+                size_bytes: volume.size.as_i64(),
+                received_bytes: done.as_i64(),
+            })
+        }
+        Record::Snapshot(cut) => {
+            let Phase::Lent { to } = cut.phase else { return None };
+            Some(admin::Transfer {
+                id: cut.id.to_string(),
+                source: cut.source.to_string(),
+                copy: to.to_string(),
+                size_bytes: cut.size.as_i64(),
+                ..Default::default()
+            })
+        }
+        Record::Group(_) => None,
     }
 }
 

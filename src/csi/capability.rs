@@ -3,9 +3,9 @@
 //! Owns: which of them this driver can ever satisfy, and that those of one call agree. Never: prints a mount flag, which
 //! may hold a secret; which flags are allowed is the engine's to say.
 
-use crate::engine::{Asked, Capability, Mode};
+use crate::engine::{Capability, Mode};
 use crate::error::{Error, Result, quoted};
-use crate::model::Filesystem;
+use crate::model::{Asked, Filesystem};
 use crate::proto::csi;
 use crate::proto::csi::volume_capability::{AccessType, MountVolume, access_mode};
 
@@ -19,7 +19,7 @@ const CAPABILITIES_MAX: usize = 64;
 
 /// A capability that is whole, and whether a volume of ours can have it.
 #[derive(Debug)]
-pub(super) enum Judged {
+pub enum Judged {
     /// It can.
     Usable(Capability),
     /// Never, for this reason.

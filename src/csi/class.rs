@@ -1,13 +1,12 @@
 //! Parameters of classes and contexts of volumes: the free-form maps of the wire.
 //!
-//! Owns: the keys that mean something to us. A StorageClass may say `pool`, `allocation`, `retainDeleted` and
+//! Owns: the keys that mean something to us. A StorageClass may say `pool`, `allocation`, `placement`, `retainDeleted` and
 //! `csi.storage.k8s.io/fstype`, a snapshot class `retainDeleted`; what the sidecars add under `csi.storage.k8s.io/` is accepted; anything else is refused by name, because a parameter that is
 //! silently ignored is a promise silently broken. A volume context carries `pool` and, where a pool cannot limit sizes, `size`.
 //! Never: prints a value of a context, which may hold a token.
 
-use crate::engine::Asked;
 use crate::error::{Error, Result, quoted};
-use crate::model::{Allocation, Claim, Filesystem, Parameters, RETAIN_DELETED, Retention};
+use crate::model::{Allocation, Asked, Claim, Filesystem, Parameters, Placement, RETAIN_DELETED, Retention};
 
 use super::capability::filesystem;
 use super::parse::map;
@@ -29,6 +28,9 @@ const PROVISIONER: &str = "storage.kubernetes.io/csiProvisionerIdentity";
 pub(super) const POOL: &str = "pool";
 /// The key of a class that says whether space is taken at once.
 const ALLOCATION: &str = "allocation";
+/// The key of a class that says which of several nodes takes a volume. It is no property of the volume: made, it stays where
+/// it is, whatever the class says by then.
+const PLACEMENT: &str = "placement";
 /// The key of a context that says what a size is worth.
 pub(super) const SIZE: &str = "size";
 
@@ -39,11 +41,13 @@ pub(super) struct Class {
     pub(super) pool: Option<String>,
     /// Sparse or reserved.
     pub(super) allocation: Allocation,
+    /// Which of several nodes takes it; one node alone has no choice.
+    pub(super) placement: Placement,
     /// The filesystem for volumes whose capability names none.
     pub(super) fs: Option<Filesystem>,
     /// Who claims the volume.
     pub(super) claim: Option<Claim>,
-    /// What a retry is compared with: everything but the claim's metadata.
+    /// What a retry is compared with: everything but the claim's metadata and the placement.
     pub(super) recorded: Parameters,
 }
 
@@ -67,6 +71,7 @@ impl Class {
                 }
                 POOL => class.pool = Some(value.clone()),
                 ALLOCATION => class.allocation = value.parse()?,
+                PLACEMENT => class.placement = value.parse()?,
                 FSTYPE => class.fs = filesystem("parameters[csi.storage.k8s.io/fstype]", value)?,
                 CLAIM_NAME => claim.name.clone_from(value),
                 CLAIM_NAMESPACE => claim.namespace.clone_from(value),
@@ -77,11 +82,11 @@ impl Class {
                     return Err(unknown_key(
                         "parameters",
                         other,
-                        "`pool`, `allocation`, `retainDeleted` and `csi.storage.k8s.io/*`",
+                        "`pool`, `allocation`, `placement`, `retainDeleted` and `csi.storage.k8s.io/*`",
                     ));
                 }
             }
-            if !matches!(key.as_str(), CLAIM_NAME | CLAIM_NAMESPACE | VOLUME_NAME) {
+            if !matches!(key.as_str(), CLAIM_NAME | CLAIM_NAMESPACE | VOLUME_NAME | PLACEMENT) {
                 class.recorded.insert(key.clone(), value.clone());
             }
         }
@@ -180,6 +185,7 @@ mod tests {
         let class = Class::parse(&parameters(&[
             ("pool", "fast"),
             ("allocation", "reserved"),
+            ("placement", "pack"),
             (FSTYPE, "xfs"),
             (CLAIM_NAME, "data"),
             (CLAIM_NAMESPACE, "db"),
@@ -189,6 +195,7 @@ mod tests {
         .unwrap();
         assert_eq!(class.pool.as_deref(), Some("fast"));
         assert_eq!(class.allocation, Allocation::Reserved);
+        assert_eq!(class.placement, Placement::Pack);
         assert_eq!(class.fs, Some(Filesystem::Xfs));
         assert_eq!(class.claim, Some(Claim { namespace: "db".into(), name: "data".into() }));
         assert_eq!(
@@ -203,7 +210,8 @@ mod tests {
             let error = Class::parse(&parameters(&[(key, value)])).unwrap_err().to_string();
             assert!(error.contains(&quoted(key)) && error.contains("parameters"), "{error}");
         }
-        for (key, value) in [("allocation", "thick"), (FSTYPE, "btrfs"), ("pool", "")] {
+        for (key, value) in [("allocation", "thick"), ("placement", "tight"), (FSTYPE, "btrfs"), ("pool", "")]
+        {
             let error = Class::parse(&parameters(&[(key, value)])).unwrap_err().to_string();
             assert!(error.contains(key) && error.contains(&quoted(value)), "{error}");
         }
@@ -258,6 +266,7 @@ mod tests {
         let made = parameters(&[("pool", "fast"), (FSTYPE, "xfs")]);
         let sent = |pairs| Class::parse(&parameters(pairs)).unwrap();
         assert_eq!(other_parameters(&sent(&[("pool", "fast")]), &made), None);
+        assert_eq!(other_parameters(&sent(&[("pool", "fast"), ("placement", "pack")]), &made), None);
         assert!(other_parameters(&sent(&[("pool", "slow")]), &made).unwrap().contains("parameters[pool]"));
         assert!(other_parameters(&sent(&[("allocation", "sparse"), ("pool", "fast")]), &made).is_some());
         assert!(other_parameters(&sent(&[(FSTYPE, "xfs")]), &made).is_some());

@@ -5,15 +5,14 @@
 
 use std::collections::HashSet;
 
-use crate::engine::{Offer, Problem, Severity};
-use crate::model::{Group, Parameters, Phase, Snapshot, Source, Time, Volume, VolumeId};
+use crate::engine::{Problem, Severity};
+use crate::model::{Group, Offer, Parameters, Phase, Snapshot, Source, TOPOLOGY_KEY, Time, Volume, VolumeId};
 use crate::proto::csi;
 use crate::proto::csi::VolumeHealthErrorType;
 use crate::proto::csi::volume_content_source::{SnapshotSource, Type, VolumeSource};
 
 use super::Plugin;
 use super::class::{POOL, SIZE};
-use super::topology::place;
 
 impl Plugin {
     /// A volume.
@@ -72,6 +71,11 @@ impl Plugin {
             creation_time: Some(timestamp(group.created)),
         }
     }
+}
+
+/// The place of everything on a node.
+pub(super) fn place(node_id: &str) -> csi::Topology {
+    csi::Topology { segments: [(TOPOLOGY_KEY.to_owned(), node_id.to_owned())].into() }
 }
 
 pub(super) fn timestamp(time: Time) -> prost_types::Timestamp {

@@ -9,7 +9,8 @@ use crate::model::VolumeId;
 use crate::proto::csi;
 
 use super::bridge::{ask, ask_each};
-use super::parse::{id, map, maybe_path, page_size, present, short};
+use super::checked::{Page, health as checked};
+use super::parse::{id, maybe_path, present};
 use super::tokens::{List, cut};
 use super::{Plugin, Reply, Services, describe};
 
@@ -21,9 +22,7 @@ impl Services {
         &self,
         request: csi::ControllerGetVolumeHealthRequest,
     ) -> Reply<csi::ControllerGetVolumeHealthResponse> {
-        present("volume_id", &request.volume_id)?;
-        map("secrets", &request.secrets)?;
-        let volume_health = Some(self.health(&request.volume_id).await?);
+        let volume_health = Some(self.health(checked::get(&request)?).await?);
         Ok(csi::ControllerGetVolumeHealthResponse { volume_health }.into())
     }
 
@@ -31,10 +30,7 @@ impl Services {
         &self,
         request: csi::ControllerListVolumeHealthRequest,
     ) -> Reply<csi::ControllerListVolumeHealthResponse> {
-        let max = page_size(request.max_entries)?;
-        short("starting_token", &request.starting_token)?;
-        map("secrets", &request.secrets)?;
-        let after = List::VolumeHealth.cursor(&request.starting_token)?;
+        let Page { after, max } = checked::list(&request)?;
         let engine = self.engine()?;
         engine.complete()?;
         let volumes: Vec<VolumeId> = engine.listed(after, usize::MAX).into_iter().map(|(id, _)| id).collect();
@@ -73,7 +69,7 @@ impl Services {
         present("volume_id", &request.volume_id)?;
         maybe_path("volume_publish_path", &request.volume_publish_path)?;
         maybe_path("staging_target_path", &request.staging_target_path)?;
-        let volume_health = Some(self.health(&request.volume_id).await?);
+        let volume_health = Some(self.health(id("volume_id", &request.volume_id)?).await?);
         Ok(csi::NodeGetVolumeHealthResponse { volume_health }.into())
     }
 
@@ -90,8 +86,7 @@ impl Services {
         Ok(describe::storage(&problems).into())
     }
 
-    async fn health(&self, volume_id: &str) -> Result<csi::VolumeHealth> {
-        let id: VolumeId = id("volume_id", volume_id)?;
+    async fn health(&self, id: VolumeId) -> Result<csi::VolumeHealth> {
         let plugin = self.plugin();
         let job = move || Ok(plugin.engine.volume_health(&id));
         // The engine's own answer is kept apart from the silence of its threads.

@@ -1,9 +1,9 @@
 //! The wire: CSI on one side, the engine on the other.
 //!
-//! Owns: every check that needs only the request (`parse`, `capability`, `class`, `topology`), the code of every failure
-//! (`status`), what is advertised (`offers`), how records look to a CO (`describe`), page tokens (`tokens`), and the bridge
-//! to the engine's threads (`bridge`). What CSI cannot say is `admin`, built on the same parts. Never: knows pool kinds, programs or mounts; prints a secret, a mount flag or a value
-//! of a volume context.
+//! Owns: every check that needs only the request (`checked` for whole calls; `parse`, `capability`, `class` for their parts), the
+//! code of every failure (`status`), what is advertised (`offers`), how records look to a CO (`describe`), page tokens
+//! (`tokens`), and the bridge to the engine's threads (`bridge`). What CSI cannot say is `admin`, and to controllers `news`, built
+//! on the same parts. Never: knows pool kinds, programs or mounts; prints a secret, a mount flag or a value of a volume context.
 //!
 //! A handler checks fields in the order of the contract: what is advertised, required fields and their form, ids, ranges.
 //! Then it hands the engine a checked request, as a change (`Lane::run`) or a question (`bridge::ask`).
@@ -12,6 +12,7 @@ pub(crate) mod admin;
 mod bridge;
 pub mod call;
 mod capability;
+pub mod checked;
 mod class;
 mod controller;
 mod describe;
@@ -20,24 +21,25 @@ mod groups;
 mod health;
 mod identity;
 mod metadata;
+mod news;
 mod node;
-mod offers;
+pub mod offers;
 mod parse;
 pub mod recent;
 mod snapshots;
-mod status;
-mod tokens;
-mod topology;
+pub mod status;
+pub mod tokens;
+pub mod transfer;
 mod volumes;
 
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
+use crate::engine::Engine;
 use crate::engine::workers::Workers;
-use crate::engine::{Engine, Features};
 use crate::error::{Error, Result};
-use crate::model::ObjectId;
+use crate::model::{Features, NodeId, ObjectId};
 use crate::proto::admin::{self as wire, admin_server::AdminServer};
 use crate::proto::csi;
 use crate::proto::csi::controller_server::ControllerServer;
@@ -45,15 +47,16 @@ use crate::proto::csi::group_controller_server::GroupControllerServer;
 use crate::proto::csi::identity_server::IdentityServer;
 use crate::proto::csi::node_server::NodeServer;
 use crate::proto::csi::snapshot_metadata_server::SnapshotMetadataServer;
+use crate::proto::link::link_server::LinkServer;
 
 use self::bridge::Lane;
 use self::call::CallId;
 
 /// What a handler answers.
-type Reply<T> = std::result::Result<Response<T>, Status>;
+pub(crate) type Reply<T> = std::result::Result<Response<T>, Status>;
 
 /// A request without its envelope; the log learns the id or name that it is about.
-fn noted<T>(request: Request<T>, id: impl FnOnce(&T) -> &str) -> T {
+pub(crate) fn noted<T>(request: Request<T>, id: impl FnOnce(&T) -> &str) -> T {
     CallId::note(&request, id(request.get_ref()));
     request.into_inner()
 }
@@ -75,27 +78,28 @@ impl About {
     /// # Errors
     /// `Invalid` with what is wrong.
     pub fn check(&self) -> Result<()> {
-        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphabetic());
-        let (first, last) = (self.driver_name.chars().next(), self.driver_name.chars().last());
-        let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
-        if self.driver_name.len() > 63 || !edge(first) || !edge(last) || !self.driver_name.chars().all(inner)
-        {
-            let want = "want at most 63 letters, digits, `-` and `.`, with a letter at both ends";
-            return Err(Error::invalid("driver name", &self.driver_name, want));
-        }
-        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-        let (first, last) = (self.node_id.chars().next(), self.node_id.chars().last());
-        let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-        if self.node_id.len() > 63 || !edge(first) || !edge(last) || !self.node_id.chars().all(inner) {
-            let want = "want at most 63 letters, digits, `-`, `.` and `_`, with a letter or digit at both ends, since it \
-                        becomes the value of a label";
-            return Err(Error::invalid("node id", &self.node_id, want));
-        }
+        check_driver_name(&self.driver_name)?;
+        self.node_id.parse::<NodeId>()?;
         if self.max_volumes < 0 {
             return Err(Error::invalid("max volumes", self.max_volumes, "want 0 (no limit) or more"));
         }
         Ok(())
     }
+}
+
+/// Checks a driver's name against the limits of the standard (GetPluginInfo).
+///
+/// # Errors
+/// `Invalid` with what is wrong.
+pub fn check_driver_name(name: &str) -> Result<()> {
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphabetic());
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    if name.len() > 63 || !edge(name.chars().next()) || !edge(name.chars().last()) || !name.chars().all(inner)
+    {
+        let want = "want at most 63 letters, digits, `-` and `.`, with a letter at both ends";
+        return Err(Error::invalid("driver name", name, want));
+    }
+    Ok(())
 }
 
 /// All that a job needs to know.
@@ -124,6 +128,7 @@ struct Lanes {
     purge: Lane<wire::PurgeResponse>,
     repair: Lane<wire::RepairResponse>,
     diagnose: Lane<wire::DiagnoseResponse>,
+    take: Lane<transfer::Arrival>,
 }
 
 /// Every CSI service of a node, ready to be put on a socket. Clones share their running jobs, so that a retry over another
@@ -143,8 +148,17 @@ impl Services {
     /// # Errors
     /// `Invalid` for names that the standard forbids.
     pub fn new(engine: Arc<Engine>, about: About) -> Result<Self> {
-        about.check()?;
         let features = engine.features();
+        Services::offering(engine, about, features)
+    }
+
+    /// The same, which offer what pools with these features can do, whatever its own pools are. Where those lack something that
+    /// is offered, the call that asks for it is refused.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn offering(engine: Arc<Engine>, about: About, features: Features) -> Result<Self> {
+        about.check()?;
         Ok(Services { plugin: Arc::new(Plugin { engine, about, features }), lanes: Arc::default() })
     }
 
@@ -171,6 +185,11 @@ impl Services {
     /// The Node service.
     pub fn node(&self) -> NodeServer<Self> {
         NodeServer::new(self.clone())
+    }
+
+    /// The Link service, for the controllers alone.
+    pub fn link(&self) -> LinkServer<Self> {
+        LinkServer::new(self.clone())
     }
 
     /// The Admin service, for a socket of its own.

@@ -12,8 +12,8 @@ use crate::proto::csi::volume_usage::Unit;
 use super::bridge::{PATIENCE, ask};
 use super::capability::usable;
 use super::class::{contradiction, not_inline};
+use super::describe::place;
 use super::parse::{any_path, id, map, maybe_path, path, present, range};
-use super::topology::place;
 use super::{Plugin, Reply, Services, noted, offers};
 
 #[async_trait]

@@ -4,7 +4,7 @@
 //! drift. It is the union over the configured pools and the same on every socket: sidecars read it once, before any pool
 //! needs to be there. Never: asks whether a pool is there; one that lacks something refuses per call.
 
-use crate::engine::{Features, Offer};
+use crate::model::{Features, Offer};
 use crate::proto::csi;
 use crate::proto::csi::controller_service_capability::rpc::Type as Controller;
 use crate::proto::csi::group_controller_service_capability::rpc::Type as Group;
@@ -13,15 +13,15 @@ use crate::proto::csi::plugin_capability::service::Type as Service;
 use crate::proto::csi::plugin_capability::volume_expansion::Type as Expansion;
 
 /// Why an attach is never needed.
-pub(super) const NO_ATTACH: &str =
+pub const NO_ATTACH: &str =
     "a volume is used only on the node that it lies on, so there is nothing to attach";
 /// Why nothing can be modified.
-pub(super) const NO_MODIFY: &str = "a volume has no parameters that could change";
+pub const NO_MODIFY: &str = "a volume has no parameters that could change";
 /// Why there are no lists of blocks.
-pub(super) const NO_METADATA: &str = "the blocks of a snapshot are not listed";
+pub const NO_METADATA: &str = "the blocks of a snapshot are not listed";
 
 /// Of the plugin as a whole.
-pub(super) fn plugin(features: &Features) -> Vec<csi::PluginCapability> {
+pub fn plugin(features: &Features) -> Vec<csi::PluginCapability> {
     use csi::plugin_capability::Type;
     let mut services = vec![Service::ControllerService, Service::VolumeAccessibilityConstraints];
     add(&mut services, &features.groups, &[Service::GroupControllerService]);
@@ -35,7 +35,7 @@ pub(super) fn plugin(features: &Features) -> Vec<csi::PluginCapability> {
 }
 
 /// Of the Controller service.
-pub(super) fn controller(features: &Features) -> Vec<csi::ControllerServiceCapability> {
+pub fn controller(features: &Features) -> Vec<csi::ControllerServiceCapability> {
     use csi::controller_service_capability::{Rpc, Type};
     let mut all = vec![
         Controller::CreateDeleteVolume,
@@ -59,7 +59,7 @@ pub(super) fn controller(features: &Features) -> Vec<csi::ControllerServiceCapab
 }
 
 /// Of the GroupController service.
-pub(super) fn group(features: &Features) -> Vec<csi::GroupControllerServiceCapability> {
+pub fn group(features: &Features) -> Vec<csi::GroupControllerServiceCapability> {
     use csi::group_controller_service_capability::{Rpc, Type};
     let mut all = Vec::new();
     add(&mut all, &features.groups, &[Group::CreateDeleteGetVolumeGroupSnapshot]);
@@ -68,7 +68,7 @@ pub(super) fn group(features: &Features) -> Vec<csi::GroupControllerServiceCapab
 }
 
 /// Of the Node service.
-pub(super) fn node() -> Vec<csi::NodeServiceCapability> {
+pub fn node() -> Vec<csi::NodeServiceCapability> {
     use csi::node_service_capability::{Rpc, Type};
     let all = [
         Node::StageUnstageVolume,

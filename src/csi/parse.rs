@@ -6,9 +6,8 @@
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
-use crate::engine::Range;
 use crate::error::{Error, Result, quoted};
-use crate::model::{Bytes, Parameters};
+use crate::model::{Bytes, Parameters, Range};
 use crate::proto::csi;
 
 /// The longest text, in bytes. The standard's limit for every string field that has no own one.

@@ -1,44 +1,30 @@
-//! The Controller's calls about snapshots. Where no pool can cut one, each answers that before it looks at a field.
+//! The Controller's calls about snapshots. What they ask for is read in `checked::snapshots`.
 
 use std::sync::Arc;
 
-use crate::engine::{CreateSnapshot, Key, Listed};
+use crate::engine::{Key, Listed};
 use crate::error::{Error, Result};
-use crate::model::{Snapshot, SnapshotId, VolumeId};
+use crate::model::{Snapshot, SnapshotId};
 use crate::proto::csi;
 
 use super::bridge::{PATIENCE, ask};
-use super::class::snapshot_class;
-use super::parse::{id, map, name, page_size, present, short};
-use super::status::advertised;
+use super::checked::Page;
+use super::checked::snapshots::{self as checked, Create, Filter};
+use super::checked::topology::Reach;
 use super::tokens::{List, cut};
-use super::topology::{Reach, requirement};
 use super::{Plugin, Reply, Services};
-
-/// Which snapshots a list is about.
-enum Filter {
-    /// All of them.
-    All,
-    /// Those of one volume.
-    Of(VolumeId),
-    /// One, if it is also of this volume.
-    One(SnapshotId, Option<VolumeId>),
-    /// None: a filter names what cannot exist.
-    Nothing,
-}
 
 impl Services {
     pub(super) async fn cut_snapshot(
         &self,
         request: csi::CreateSnapshotRequest,
     ) -> Reply<csi::CreateSnapshotResponse> {
-        advertised("CreateSnapshot", &self.plugin.features.snapshots)?;
-        let (want, reach) = self.plugin.wanted_snapshot(&request)?;
+        let Create { snapshot: want, requirement } = checked::create(&request, &self.plugin.features)?;
         let engine = self.engine()?;
-        if let Reach::Elsewhere(nodes) = reach {
+        let here = &self.plugin.about.node_id;
+        if let Reach::Elsewhere(nodes) = requirement.reach(here) {
             return Err(Error::Full(format!(
-                "accessibility_requirements ask for {nodes}: this is node {}, nothing was made here",
-                self.plugin.about.node_id
+                "accessibility_requirements ask for {nodes}: this is node {here}, nothing was made here"
             ))
             .into());
         }
@@ -60,11 +46,9 @@ impl Services {
         &self,
         request: csi::DeleteSnapshotRequest,
     ) -> Reply<csi::DeleteSnapshotResponse> {
-        advertised("DeleteSnapshot", &self.plugin.features.snapshots)?;
-        present("snapshot_id", &request.snapshot_id)?;
-        map("secrets", &request.secrets)?;
+        let snapshot = checked::delete(&request, &self.plugin.features)?;
         self.engine()?;
-        let Ok(snapshot) = id::<SnapshotId>("snapshot_id", &request.snapshot_id) else {
+        let Some(snapshot) = snapshot else {
             return Ok(csi::DeleteSnapshotResponse {}.into());
         };
         let plugin = self.plugin();
@@ -76,16 +60,9 @@ impl Services {
         &self,
         request: csi::ListSnapshotsRequest,
     ) -> Reply<csi::ListSnapshotsResponse> {
-        advertised("ListSnapshots", &self.plugin.features.snapshots)?;
-        let max = page_size(request.max_entries)?;
-        short("starting_token", &request.starting_token)?;
-        short("source_volume_id", &request.source_volume_id)?;
-        short("snapshot_id", &request.snapshot_id)?;
-        map("secrets", &request.secrets)?;
-        let after = List::Snapshots.cursor(&request.starting_token)?;
-        let filter = Filter::parse(&request);
+        let (page, filter) = checked::list(&request, &self.plugin.features)?;
         let plugin = self.plugin();
-        let job = move || plugin.snapshots(&filter, after, max);
+        let job = move || plugin.snapshots(&filter, page);
         Ok(ask(self.engine()?.host_workers(), PATIENCE, job).await?.into())
     }
 
@@ -93,10 +70,7 @@ impl Services {
         &self,
         request: csi::GetSnapshotRequest,
     ) -> Reply<csi::GetSnapshotResponse> {
-        advertised("GetSnapshot", &self.plugin.features.snapshots)?;
-        present("snapshot_id", &request.snapshot_id)?;
-        map("secrets", &request.secrets)?;
-        let id: SnapshotId = id("snapshot_id", &request.snapshot_id)?;
+        let id = checked::get(&request, &self.plugin.features)?;
         let plugin = self.plugin();
         let job = move || plugin.engine.snapshot(&id).map(|snapshot| plugin.snapshot(&snapshot));
         let snapshot = ask(self.engine()?.workers(id.pool()), PATIENCE, job).await?;
@@ -104,37 +78,11 @@ impl Services {
     }
 }
 
-impl Filter {
-    /// A filter that is no id of ours matches nothing; that is an answer, not an error.
-    fn parse(request: &csi::ListSnapshotsRequest) -> Self {
-        let source: Option<VolumeId> = request.source_volume_id.parse().ok();
-        let one: Option<SnapshotId> = request.snapshot_id.parse().ok();
-        match (one, source) {
-            (None, _) if !request.snapshot_id.is_empty() => Filter::Nothing,
-            (_, None) if !request.source_volume_id.is_empty() => Filter::Nothing,
-            (Some(one), source) => Filter::One(one, source),
-            (None, Some(source)) => Filter::Of(source),
-            (None, None) => Filter::All,
-        }
-    }
-}
-
 impl Plugin {
-    fn wanted_snapshot(&self, request: &csi::CreateSnapshotRequest) -> Result<(CreateSnapshot, Reach)> {
-        name("name", &request.name)?;
-        present("source_volume_id", &request.source_volume_id)?;
-        map("secrets", &request.secrets)?;
-        let parameters = snapshot_class(&request.parameters)?;
-        let reach = requirement(request.accessibility_requirements.as_ref(), &self.about.node_id)?;
-        let source = id("source_volume_id", &request.source_volume_id)?;
-        Ok((CreateSnapshot { name: request.name.clone(), source, parameters }, reach))
-    }
-
     fn snapshots(
         &self,
         filter: &Filter,
-        after: Option<SnapshotId>,
-        max: usize,
+        Page { after, max }: Page<SnapshotId>,
     ) -> Result<csi::ListSnapshotsResponse> {
         let mut page = match *filter {
             Filter::Nothing => Vec::new(),

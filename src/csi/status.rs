@@ -8,8 +8,8 @@
 
 use tonic::{Code, Status};
 
-use crate::engine::Offer;
 use crate::error::{Error, chain};
+use crate::model::Offer;
 
 /// What is kept of a message, in bytes: it travels in a header, percent-encoded, and peers limit their headers to 8 KiB.
 const MESSAGE_MAX: usize = 2048;
@@ -47,7 +47,7 @@ impl From<Error> for Status {
 }
 
 /// The answer of a call that is not advertised, whatever its fields say.
-pub(super) fn unadvertised(call: &str, why: &str) -> Status {
+pub fn unadvertised(call: &str, why: &str) -> Status {
     Status::new(Code::Unimplemented, format!("{call} is not offered: {why}"))
 }
 
@@ -55,7 +55,7 @@ pub(super) fn unadvertised(call: &str, why: &str) -> Status {
 ///
 /// # Errors
 /// UNIMPLEMENTED with the reason otherwise.
-pub(super) fn advertised(call: &str, offer: &Offer) -> Result<(), Status> {
+pub fn advertised(call: &str, offer: &Offer) -> Result<(), Status> {
     match offer {
         Offer::Yes => Ok(()),
         Offer::No(why) => Err(unadvertised(call, why)),

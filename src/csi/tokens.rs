@@ -11,7 +11,7 @@ use crate::error::{Error, Result, quoted};
 
 /// A list that pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum List {
+pub enum List {
     /// ListVolumes.
     Volumes,
     /// ListSnapshots.
@@ -36,7 +36,7 @@ impl List {
     }
 
     /// The token that goes on behind `last`.
-    pub(super) fn after(self, last: impl Display) -> String {
+    pub fn after(self, last: impl Display) -> String {
         self.token(&last.to_string())
     }
 
@@ -44,7 +44,7 @@ impl List {
     ///
     /// # Errors
     /// `PageToken` for what this list never issued.
-    pub(super) fn cursor<T: FromStr>(self, token: &str) -> Result<Option<T>> {
+    pub fn cursor<T: FromStr>(self, token: &str) -> Result<Option<T>> {
         if token.is_empty() {
             return Ok(None);
         }
@@ -60,7 +60,7 @@ impl List {
 }
 
 /// Cuts what was fetched, one more than a page holds, to the page, and says whether and where it goes on.
-pub(super) fn cut<T, I: Display>(list: List, page: &mut Vec<T>, max: usize, id: impl Fn(&T) -> I) -> String {
+pub fn cut<T, I: Display>(list: List, page: &mut Vec<T>, max: usize, id: impl Fn(&T) -> I) -> String {
     if page.len() <= max {
         return String::new();
     }

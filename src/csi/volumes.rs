@@ -1,40 +1,32 @@
-//! The Controller's calls about volumes.
+//! The Controller's calls about volumes. What they ask for is read in `checked::volumes`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::{
-    Asked, Capacity, CapacityQuery, CreateVolume, Key, NodeExpansion, Offer, PoolIndex, Range,
-};
+use crate::engine::{Key, NodeExpansion, PoolIndex};
 use crate::error::{Error, Result, quoted};
-use crate::model::{Source, Volume, VolumeId};
+use crate::model::{Asked, Capacity, Range, Volume, VolumeId};
 use crate::proto::csi;
 use crate::proto::csi::validate_volume_capabilities_response::Confirmed;
-use crate::proto::csi::volume_content_source::Type;
 
 use super::bridge::{PATIENCE, ask, ask_each};
-use super::capability::{Judged, common, judge_all, mismatch, usable};
+use super::capability::{Judged, mismatch};
+use super::checked::Page;
+use super::checked::topology::Reach;
+use super::checked::volumes::{self as checked, Create, Expand, GetCapacity};
 use super::class::{Class, contradiction, foreign_key, other_parameters};
-use super::parse::{id, map, missing, name, page_size, present, range, short};
 use super::tokens::{List, cut};
-use super::topology::{Reach, covers, requirement};
 use super::{Plugin, Reply, Services};
 
 /// What a pool that is silent for longer has to give does not count.
 const CAPACITY_PATIENCE: Duration = Duration::from_millis(800);
-
-/// What CreateVolume asks for, and whether this node may answer.
-struct Wanted {
-    volume: CreateVolume,
-    reach: Reach,
-}
 
 impl Services {
     pub(super) async fn make_volume(
         &self,
         request: csi::CreateVolumeRequest,
     ) -> Reply<csi::CreateVolumeResponse> {
-        let wanted = self.plugin.wanted(&request)?;
+        let wanted = checked::create(&request, &self.plugin.features)?;
         let engine = self.engine()?;
         let plugin = self.plugin();
         let plan = || {
@@ -49,13 +41,12 @@ impl Services {
         &self,
         request: csi::DeleteVolumeRequest,
     ) -> Reply<csi::DeleteVolumeResponse> {
-        present("volume_id", &request.volume_id)?;
-        map("secrets", &request.secrets)?;
+        let volume = checked::delete(&request)?;
         self.engine()?;
-        // An id that was never ours names nothing, and nothing is what a delete leaves.
-        let Ok(volume) = id::<VolumeId>("volume_id", &request.volume_id) else {
+        let Some(volume) = volume else {
             return Ok(csi::DeleteVolumeResponse {}.into());
         };
+        self.stop_receiving(&volume).await;
         let plugin = self.plugin();
         let job = move || plugin.engine.delete_volume(&volume).map(|()| csi::DeleteVolumeResponse {});
         self.lanes.delete_volume.run(&request, self.changing(volume, job)).await
@@ -65,16 +56,7 @@ impl Services {
         &self,
         request: csi::ControllerExpandVolumeRequest,
     ) -> Reply<csi::ControllerExpandVolumeResponse> {
-        present("volume_id", &request.volume_id)?;
-        map("secrets", &request.secrets)?;
-        if request.capacity_range.is_none() {
-            return Err(missing("capacity_range", "want the size to grow to").into());
-        }
-        let capability = request.volume_capability.as_ref();
-        let asked =
-            capability.map(|one| usable("volume_capability", Some(one))).transpose()?.map(|one| one.asked);
-        let volume: VolumeId = id("volume_id", &request.volume_id)?;
-        let range = range(request.capacity_range.as_ref())?;
+        let Expand { volume, range, asked } = checked::expand(&request)?;
         let plugin = self.plugin();
         let job = move || plugin.expand(&volume, range, asked);
         self.lanes.expand_volume.run(&request, self.changing(volume, job)).await
@@ -84,11 +66,9 @@ impl Services {
         &self,
         request: csi::ListVolumesRequest,
     ) -> Reply<csi::ListVolumesResponse> {
-        let max = page_size(request.max_entries)?;
-        short("starting_token", &request.starting_token)?;
-        let after = List::Volumes.cursor(&request.starting_token)?;
+        let page = checked::list(&request)?;
         let plugin = self.plugin();
-        let job = move || plugin.volumes(after, max);
+        let job = move || plugin.volumes(page);
         Ok(ask(self.engine()?.host_workers(), PATIENCE, job).await?.into())
     }
 
@@ -96,8 +76,7 @@ impl Services {
         &self,
         request: csi::ControllerGetVolumeRequest,
     ) -> Reply<csi::ControllerGetVolumeResponse> {
-        present("volume_id", &request.volume_id)?;
-        let id: VolumeId = id("volume_id", &request.volume_id)?;
+        let id = checked::get(&request)?;
         let plugin = self.plugin();
         let job = move || plugin.engine.volume(&id).map(|volume| plugin.volume(&volume));
         let volume = ask(self.engine()?.workers(id.pool()), PATIENCE, job).await?;
@@ -109,23 +88,16 @@ impl Services {
         &self,
         request: csi::ValidateVolumeCapabilitiesRequest,
     ) -> Reply<csi::ValidateVolumeCapabilitiesResponse> {
-        present("volume_id", &request.volume_id)?;
-        if request.volume_capabilities.is_empty() {
-            return Err(missing("volume_capabilities", "want at least one").into());
-        }
-        map("secrets", &request.secrets)?;
-        map("parameters", &request.parameters)?;
-        map("mutable_parameters", &request.mutable_parameters)?;
-        map("volume_context", &request.volume_context)?;
-        let judged = judge_all(&request.volume_capabilities)?;
-        let id: VolumeId = id("volume_id", &request.volume_id)?;
+        let (id, judged) = checked::validate(&request)?;
         let plugin = self.plugin();
         let job = move || plugin.validate(&id, judged, request);
         Ok(ask(self.engine()?.workers(id.pool()), PATIENCE, job).await?.into())
     }
 
     pub(super) async fn capacity(&self, request: csi::GetCapacityRequest) -> Reply<csi::GetCapacityResponse> {
-        let Some(query) = self.plugin.query(&request)? else {
+        let GetCapacity { query, node } = checked::capacity(&request)?;
+        let is_here = node.is_none_or(|node| node == self.plugin.about.node_id);
+        let Some(query) = query.filter(|_| is_here) else {
             return Ok(room(Capacity::default()).into());
         };
         let engine = self.engine()?;
@@ -150,77 +122,25 @@ fn room(capacity: Capacity) -> csi::GetCapacityResponse {
 }
 
 impl Plugin {
-    /// Reads CreateVolume, field by field.
-    fn wanted(&self, request: &csi::CreateVolumeRequest) -> Result<Wanted> {
-        name("name", &request.name)?;
-        let judged = judge_all(&request.volume_capabilities)?;
-        let class = Class::parse(&request.parameters)?;
-        let flags: Vec<_> = judged.iter().map(Judged::flags).map(<[String]>::to_vec).collect();
-        let asked = class.complete(common(judged)?)?;
-        for (n, flags) in flags.iter().enumerate() {
-            asked
-                .allows(flags)
-                .map_err(|why| Error::Invalid(format!("volume_capabilities[{n}].mount.{why}")))?;
-        }
-        map("secrets", &request.secrets)?;
-        if !request.mutable_parameters.is_empty() {
-            let field = "mutable_parameters";
-            map(field, &request.mutable_parameters)?;
-            return Err(Error::Invalid(format!(
-                "{field} has {} entries: want none, MODIFY_VOLUME is not offered",
-                request.mutable_parameters.len()
-            )));
-        }
-        let reach = requirement(request.accessibility_requirements.as_ref(), &self.about.node_id)?;
-        let source = self.source(request.volume_content_source.as_ref())?;
-        let Class { pool, allocation, recorded: parameters, claim, fs: _ } = class;
-        let range = range(request.capacity_range.as_ref())?;
-        let name = request.name.clone();
-        Ok(Wanted {
-            volume: CreateVolume { name, range, asked, pool, allocation, parameters, claim, source },
-            reach,
-        })
-    }
-
-    fn source(&self, source: Option<&csi::VolumeContentSource>) -> Result<Source> {
-        let Some(source) = source else {
-            return Ok(Source::Blank);
-        };
-        let field = "volume_content_source";
-        let Some(source) = &source.r#type else {
-            return Err(missing(&format!("{field}.type"), "want a snapshot or a volume"));
-        };
-        let (field, text) = match source {
-            Type::Snapshot(source) => (format!("{field}.snapshot.snapshot_id"), &source.snapshot_id),
-            Type::Volume(source) => (format!("{field}.volume.volume_id"), &source.volume_id),
-        };
-        present(&field, text)?;
-        if let Offer::No(why) = &self.features.snapshots {
-            return Err(Error::invalid(&field, text, format!("want no source: {why}")));
-        }
-        match source {
-            Type::Snapshot(_) => id(&field, text).map(Source::Snapshot),
-            Type::Volume(_) => id(&field, text).map(Source::Volume),
-        }
-    }
-
-    fn make(&self, index: PoolIndex, wanted: &Wanted) -> Result<csi::CreateVolumeResponse> {
-        if let Reach::Elsewhere(nodes) = &wanted.reach {
-            return Err(self.elsewhere(&wanted.volume.name, nodes));
+    fn make(&self, index: PoolIndex, wanted: &Create) -> Result<csi::CreateVolumeResponse> {
+        if let Reach::Elsewhere(nodes) = wanted.requirement.reach(&self.about.node_id) {
+            return Err(self.elsewhere(&wanted.volume.name, &nodes));
         }
         let volume = self.engine.create_volume_at(index, &wanted.volume)?;
         Ok(csi::CreateVolumeResponse { volume: Some(self.volume(&volume)) })
     }
 
     /// Another node is asked for. Where the name is taken here that is a conflict, else the scheduler looks further.
-    fn elsewhere(&self, name: &str, nodes: &str) -> Error {
+    pub(super) fn elsewhere(&self, name: &str, nodes: &str) -> Error {
         let here = &self.about.node_id;
         match self.engine.volume_named(name) {
-            Some(_) => Error::Conflict(format!(
+            // A controller would take "not here" for the word that it can be made elsewhere.
+            Err(error) => error,
+            Ok(Some(_)) => Error::Conflict(format!(
                 "name {}: the volume exists on node {here}, accessibility_requirements ask for {nodes}",
                 quoted(name)
             )),
-            None => Error::Full(format!(
+            Ok(None) => Error::Full(format!(
                 "accessibility_requirements ask for {nodes}: this is node {here}, nothing was made here"
             )),
         }
@@ -239,7 +159,7 @@ impl Plugin {
         })
     }
 
-    fn volumes(&self, after: Option<VolumeId>, max: usize) -> Result<csi::ListVolumesResponse> {
+    fn volumes(&self, Page { after, max }: Page<VolumeId>) -> Result<csi::ListVolumesResponse> {
         self.engine.complete()?;
         let mut page = self.engine.listed(after, max.saturating_add(1));
         let next_token = cut(List::Volumes, &mut page, max, |(id, _)| *id);
@@ -307,23 +227,5 @@ impl Plugin {
             access @ crate::model::Access::Mount { .. } => mismatch(Asked::Mount(Some(fs)), access),
         });
         other_fs.or_else(|| other_parameters(&class, &volume.parameters))
-    }
-
-    /// Reads GetCapacity; `None` where the answer is zero whatever the pools hold.
-    fn query(&self, request: &csi::GetCapacityRequest) -> Result<Option<CapacityQuery>> {
-        let judged = judge_all(&request.volume_capabilities)?;
-        let class = Class::parse(&request.parameters)?;
-        let here = covers(request.accessible_topology.as_ref(), &self.about.node_id)? == Reach::Here;
-        // What can never be made has no room, rather than being an error: pollers stop at an error.
-        let asked = match (judged.is_empty(), class.fs) {
-            (true, None) => None,
-            (true, Some(fs)) => Some(Asked::Mount(Some(fs))),
-            (false, _) => match common(judged).and_then(|asked| class.complete(asked)) {
-                Ok(asked) => Some(asked),
-                Err(_) => return Ok(None),
-            },
-        };
-        let Class { pool, allocation, .. } = class;
-        Ok(here.then_some(CapacityQuery { pool, asked, allocation }))
     }
 }

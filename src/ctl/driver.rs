@@ -12,6 +12,7 @@ use super::failure::{Failure, Outcome};
 use crate::config::Endpoint;
 use crate::error::chain;
 use crate::proto::admin::admin_client::AdminClient;
+use crate::proto::admin::cluster_client::ClusterClient;
 use crate::proto::admin::{ListPoolsRequest, Pool};
 use crate::proto::csi;
 use csi::controller_client::ControllerClient;
@@ -147,6 +148,11 @@ impl Driver {
 /// Our own driver's admin service.
 pub(super) async fn admin(endpoint: &Endpoint, timeout: Duration) -> Outcome<AdminClient<Channel>> {
     Ok(AdminClient::new(channel(endpoint, timeout).await?).max_decoding_message_size(ANSWER_LIMIT))
+}
+
+/// What our own controller tells operators.
+pub(super) async fn cluster(endpoint: &Endpoint, timeout: Duration) -> Outcome<ClusterClient<Channel>> {
+    Ok(ClusterClient::new(channel(endpoint, timeout).await?).max_decoding_message_size(ANSWER_LIMIT))
 }
 
 /// The pools of our own driver.

@@ -2,7 +2,7 @@
 //!
 //! Owns: the words of the command line, and what a person or a script reads back. Never: assumes that the driver at the
 //! other end is ours: what it can do is asked first, and what it lacks is said by name. Only the nouns that CSI does not
-//! know (`retained`, `doctor`, `support-bundle`) speak to our own driver, on its admin socket, or look at pools
+//! know (`retained`, `transfer`, `doctor`, `support-bundle`, `nodes`, `pool`) speak to our own driver, on its admin socket, or look at pools
 //! themselves.
 //!
 //! Field names of `-o json` are those of the CSI messages, and exit codes follow the gRPC codes; both are stable.
@@ -11,16 +11,19 @@ pub(crate) mod answer;
 mod args;
 mod bundle;
 mod capacity;
+mod cluster;
 mod doctor;
 mod driver;
 mod errand;
 mod failure;
 mod group;
+mod moved;
 mod node;
 mod plugin;
 mod retained;
 mod snapshot;
 mod staging;
+mod transfer;
 mod volume;
 
 use std::path::PathBuf;
@@ -34,6 +37,7 @@ pub use self::answer::Format;
 use self::driver::Driver;
 use self::failure::{Failure, Outcome};
 use crate::config::Endpoint;
+use crate::error::Error;
 
 /// The end of `--help`: what scripts build on.
 const EXIT_CODES: &str = "\
@@ -62,9 +66,9 @@ pub struct Ctl {
     #[arg(long, env = "CSI_ENDPOINT", global = true, value_name = "ENDPOINT")]
     endpoint: Option<Endpoint>,
 
-    /// Our own driver's admin socket, for what CSI cannot say.
-    #[arg(long, env = "ROCKPOOL_ADMIN_ENDPOINT", global = true, value_name = "ENDPOINT", default_value = ADMIN)]
-    admin_endpoint: Endpoint,
+    /// Our own driver's admin socket, for what CSI cannot say; without it the one in /var/lib/rockpool. `pool moved` asks only one that is named.
+    #[arg(long, env = "ROCKPOOL_ADMIN_ENDPOINT", global = true, value_name = "ENDPOINT")]
+    admin_endpoint: Option<Endpoint>,
 
     /// How to print answers.
     #[arg(short, long, value_enum, default_value_t = Format::Table, global = true)]
@@ -87,9 +91,17 @@ pub struct Ctl {
 enum Noun {
     #[command(flatten)]
     Csi(CsiNoun),
+    /// The nodes of a controller: who is connected, who ought to be, who was refused (our own driver only).
+    Nodes(cluster::Nodes),
+    /// The pools of a cluster, and those that are lost (our own controller only).
+    #[command(subcommand)]
+    Pool(cluster::Verb),
     /// What was deleted and is still kept: list, restore, purge (our own driver only).
     #[command(subcommand)]
     Retained(retained::Verb),
+    /// Volumes on their way from one node to another (our own driver only).
+    #[command(subcommand)]
+    Transfer(transfer::Verb),
     /// Say what is wrong with pools and host, and mend it: of a running driver, or of pools that no driver has.
     Doctor(doctor::Doctor),
     /// Write one file with all that a bug report needs, and nothing secret.
@@ -119,10 +131,23 @@ enum CsiNoun {
 }
 
 impl Ctl {
+    /// The admin socket that was named, or else the usual one.
+    fn admin(&self) -> Outcome<Endpoint> {
+        let usual = || ADMIN.parse().map_err(|error: Error| Failure::Usage(error.to_string()));
+        self.admin_endpoint.clone().map_or_else(usual, Ok)
+    }
+
     fn format(&self) -> Format {
         match &self.noun {
             Noun::Doctor(doctor) if doctor.json => Format::Json,
-            Noun::Csi(_) | Noun::Retained(_) | Noun::Doctor(_) | Noun::SupportBundle(_) => self.output,
+            Noun::Nodes(nodes) if nodes.json => Format::Json,
+            Noun::Pool(verb) if verb.is_json() => Format::Json,
+            Noun::Nodes(_) | Noun::Pool(_) => self.output,
+            Noun::Csi(_)
+            | Noun::Retained(_)
+            | Noun::Transfer(_)
+            | Noun::Doctor(_)
+            | Noun::SupportBundle(_) => self.output,
         }
     }
 }
@@ -148,9 +173,12 @@ async fn answer(ctl: &Ctl) -> Outcome<Answer> {
     let timeout = Duration::from_secs(ctl.timeout);
     match &ctl.noun {
         Noun::Csi(noun) => ask_driver(ctl, noun, timeout).await,
-        Noun::SupportBundle(bundle) => bundle::run(&ctl.admin_endpoint, timeout, bundle).await,
-        Noun::Doctor(doctor) => doctor::run(&ctl.admin_endpoint, timeout, doctor).await,
-        Noun::Retained(verb) => retained::run(driver::admin(&ctl.admin_endpoint, timeout).await?, verb).await,
+        Noun::SupportBundle(bundle) => bundle::run(&ctl.admin()?, timeout, bundle).await,
+        Noun::Doctor(doctor) => doctor::run(&ctl.admin()?, timeout, doctor).await,
+        Noun::Nodes(_) => cluster::nodes(driver::cluster(&ctl.admin()?, timeout).await?).await,
+        Noun::Pool(verb) => cluster::pool(ctl, timeout, verb).await,
+        Noun::Transfer(verb) => transfer::run(driver::admin(&ctl.admin()?, timeout).await?, verb).await,
+        Noun::Retained(verb) => retained::run(driver::admin(&ctl.admin()?, timeout).await?, verb).await,
     }
 }
 

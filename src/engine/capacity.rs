@@ -5,10 +5,10 @@
 
 use crate::engine::slot::Slot;
 use crate::engine::volumes::SLOW;
-use crate::engine::{Asked, Capacity, CapacityQuery, Engine, PoolIndex, Range};
+use crate::engine::{Engine, PoolIndex};
 use crate::error::{Error, Result, chain, of_pool, quoted};
-use crate::model::{Access, Allocation, Bytes};
-use crate::pool::{Features, Kind, Offer, Pool, UNIT};
+use crate::model::{Allocation, Bytes, Capacity, CapacityQuery, Features, Range};
+use crate::pool::{Kind, Pool};
 
 impl Engine {
     /// The pools that a question about room concerns.
@@ -78,17 +78,7 @@ impl Engine {
         budget: Bytes,
         query: &CapacityQuery,
     ) -> Option<Capacity> {
-        let access = match query.asked {
-            Some(Asked::Block) => features.block.is_yes().then_some(Access::Block),
-            Some(Asked::Mount(Some(fs))) => {
-                features.filesystems.contains(&fs).then_some(Access::Mount { fs })
-            }
-            Some(Asked::Mount(None)) | None => {
-                features.filesystems.first().map(|fs| Access::Mount { fs: *fs })
-            }
-        };
-        let made = query.allocation != Allocation::Reserved || features.reserved.is_yes();
-        let access = access.filter(|_| made)?;
+        let access = features.access(query.asked, query.allocation)?;
         let promised = slot.id().map_or(Bytes::ZERO, |id| self.store.promised(id));
         Some(Capacity::within(budget.less(promised), features.smallest(access)))
     }
@@ -116,7 +106,7 @@ impl Engine {
     /// What the configured kinds can do, whether or not their pools are here: what may be advertised.
     pub fn features(&self) -> Features {
         let kinds = self.pools.iter().map(|slot| slot.config.setup.kind.features());
-        kinds.reduce(union).unwrap_or_else(|| Kind::Image.features())
+        kinds.reduce(Features::union).unwrap_or_else(|| Kind::Image.features())
     }
 
     /// Why a pool cannot do its work; nothing where it can. To be called on its threads.
@@ -153,74 +143,5 @@ impl Slot {
             quoted(self.name()),
             most.get()
         )))
-    }
-}
-
-impl Capacity {
-    /// Of several pools the sum, and the largest single volume of any.
-    pub fn sum(rooms: impl IntoIterator<Item = Capacity>) -> Capacity {
-        total(&rooms.into_iter().collect::<Vec<_>>()).unwrap_or_default()
-    }
-
-    /// Where so much is left, in volumes of at least `minimum`.
-    fn within(left: Bytes, minimum: Bytes) -> Capacity {
-        let available = left.round_down(UNIT);
-        let maximum = if available < minimum { Bytes::ZERO } else { available };
-        Capacity { available, maximum, minimum }
-    }
-}
-
-/// What several pools have together. One in which nothing can be made counts only where that is true of all.
-fn total(rooms: &[Capacity]) -> Option<Capacity> {
-    let useful = rooms.iter().copied().filter(|room| room.maximum > Bytes::ZERO);
-    useful.reduce(together).or(rooms.first().copied())
-}
-
-/// What two pools have together, of which each can make something.
-fn together(one: Capacity, other: Capacity) -> Capacity {
-    let all = one.available.checked_add(other.available);
-    Capacity {
-        available: all.unwrap_or(one.available.max(other.available)),
-        maximum: one.maximum.max(other.maximum),
-        minimum: one.minimum.min(other.minimum),
-    }
-}
-
-/// What one or the other offers.
-fn union(one: Features, other: Features) -> Features {
-    let either = |one: Offer, other: Offer| if one.is_yes() { one } else { other };
-    Features {
-        filesystems: if one.filesystems.len() >= other.filesystems.len() {
-            one.filesystems
-        } else {
-            other.filesystems
-        },
-        block: either(one.block, other.block),
-        size_limit: either(one.size_limit, other.size_limit),
-        snapshots: either(one.snapshots, other.snapshots),
-        groups: either(one.groups, other.groups),
-        reserved: either(one.reserved, other.reserved),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pool_that_can_make_nothing_changes_no_sum_wherever_it_stands() {
-        let room = |available, minimum| {
-            let available = Bytes::new(available);
-            let maximum = if available < Bytes::new(minimum) { Bytes::ZERO } else { available };
-            Capacity { available, maximum, minimum: Bytes::new(minimum) }
-        };
-        let (lacking, nearly_full) = (Capacity::default(), room(10, 300));
-        let (one, other) = (room(1000, 4), room(5000, 300));
-        let both =
-            Capacity { available: Bytes::new(6000), maximum: Bytes::new(5000), minimum: Bytes::new(4) };
-        assert_eq!(total(&[lacking, one, nearly_full, other]), Some(both));
-        assert_eq!(total(&[one, other, nearly_full, lacking]), Some(both));
-        assert_eq!(total(&[nearly_full, lacking]), Some(nearly_full));
-        assert_eq!(total(&[]), None);
     }
 }

@@ -19,14 +19,15 @@ use crate::engine::recover::keys;
 use crate::engine::retained::Fate;
 use crate::engine::snapshots::{self, refuse_elsewhere, refuse_without_snapshots};
 use crate::engine::store::Record;
-use crate::engine::{CreateGroup, Engine, Key, Whole};
+use crate::engine::{Engine, Key, Whole};
 use crate::error::{Error, Result, chain, quoted};
 use crate::model::record::FIRST;
 use crate::model::{
-    Bytes, Group, GroupId, ObjectId, Phase, PoolId, Snapshot, SnapshotId, Time, Volume, VolumeId,
+    Bytes, CreateGroup, Group, GroupId, ObjectId, Offer, Phase, PoolId, Snapshot, SnapshotId, Time, Volume,
+    VolumeId,
 };
 use crate::os::file::random;
-use crate::pool::{Offer, Pool};
+use crate::pool::Pool;
 
 impl Engine {
     /// The whole group with this id.
@@ -108,7 +109,11 @@ impl Engine {
         match group.phase {
             Phase::Retained { .. } => return Ok(()),
             Phase::Deleting => {}
-            Phase::Creating | Phase::Ready | Phase::Growing { .. } => {
+            Phase::Creating
+            | Phase::Receiving { .. }
+            | Phase::Lent { .. }
+            | Phase::Ready
+            | Phase::Growing { .. } => {
                 // Its members stay as they are: without their group nobody is shown one.
                 if self.keep(&claim, pool.as_ref(), &record)? == Fate::Kept {
                     return Ok(());

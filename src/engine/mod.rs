@@ -16,11 +16,14 @@ pub mod fences;
 mod freezes;
 mod groups;
 mod health;
+mod lend;
 mod mounts;
+mod news;
 mod notes;
 mod open;
 mod publish;
 mod rebuild;
+mod receive;
 mod recover;
 mod retained;
 mod slot;
@@ -38,22 +41,22 @@ use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Result, quoted};
 use crate::model::{
-    Access, Allocation, Bytes, Claim, Filesystem, Group, ObjectId, Parameters, PoolId, Retention, Snapshot,
-    SnapshotId, Source, Volume, VolumeId,
+    Asked, Bytes, Filesystem, Group, ObjectId, Offer, PoolId, Range, Retention, Snapshot, SnapshotId, Volume,
+    VolumeId,
 };
 use crate::os::mount::MountOption;
-pub use crate::pool::{Features, Offer, Problem, Severity};
 use crate::pool::{Pool, Setup};
+pub use crate::pool::{Problem, Severity};
 
 pub use self::doctor::{Code, Finding, Mended, SILENT_AFTER, Weight};
+pub use self::lend::Lent;
+pub use self::news::Room;
+pub use self::receive::{Received, Receiving};
 pub use self::retained::{Purged, Retained};
 use self::slot::Slot;
 pub use self::store::Listed;
 use self::store::Store;
 use self::workers::Workers;
-
-/// The size of a volume for which none was asked.
-pub const DEFAULT_SIZE: Bytes = Bytes::GIB;
 
 /// A pool and the promises that may be made on it.
 #[derive(Clone, Debug, PartialEq)]
@@ -107,6 +110,8 @@ pub struct Engine {
     notes: notes::Notes,
     fences: fences::Fences,
     freezes: freezes::Freezes,
+    /// What goes to other nodes or comes from them, as this process has seen it.
+    journeys: receive::Journeys,
     ready: AtomicBool,
     /// Held while a pool's identity is compared with those of the others.
     identities: Mutex<()>,
@@ -116,24 +121,6 @@ pub struct Engine {
 /// A configured pool, by its place in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolIndex(usize);
-
-/// A size as asked for, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Range {
-    /// At least this.
-    pub required: Option<Bytes>,
-    /// At most this.
-    pub limit: Option<Bytes>,
-}
-
-/// An access type as asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// A filesystem; `None` takes what the volume has, or the pool's default.
-    Mount(Option<Filesystem>),
-    /// A raw block device.
-    Block,
-}
 
 /// How many may use a volume, and for what. Multi-node modes do not exist here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -160,73 +147,8 @@ pub struct Capability {
     pub flags: Vec<String>,
 }
 
-/// A CreateVolume call, checked field by field.
-#[derive(Clone, Debug)]
-pub struct CreateVolume {
-    /// The key of idempotency.
-    pub name: String,
-    /// The size asked for.
-    pub range: Range,
-    /// Mount or block; all capabilities of the call agree on it.
-    pub asked: Asked,
-    /// The pool by name; `None` lets the engine choose.
-    pub pool: Option<String>,
-    /// Sparse or reserved.
-    pub allocation: Allocation,
-    /// All StorageClass parameters but the claim's metadata, as sent.
-    pub parameters: Parameters,
-    /// The claim it is for.
-    pub claim: Option<Claim>,
-    /// What it is made from.
-    pub source: Source,
-}
-
-/// A CreateSnapshot call, checked.
-#[derive(Clone, Debug)]
-pub struct CreateSnapshot {
-    /// The key of idempotency.
-    pub name: String,
-    /// The volume to cut.
-    pub source: VolumeId,
-    /// The class parameters but the metadata.
-    pub parameters: Parameters,
-}
-
-/// A CreateVolumeGroupSnapshot call, checked.
-#[derive(Clone, Debug)]
-pub struct CreateGroup {
-    /// The key of idempotency.
-    pub name: String,
-    /// The volumes to cut together, in any order, without duplicates.
-    pub sources: Vec<VolumeId>,
-    /// The class parameters but the metadata.
-    pub parameters: Parameters,
-}
-
 /// A group and its members, in the order of its sources.
 pub type Whole = (Arc<Group>, Vec<Arc<Snapshot>>);
-
-/// A question about room.
-#[derive(Clone, Debug, Default)]
-pub struct CapacityQuery {
-    /// In this pool only.
-    pub pool: Option<String>,
-    /// For volumes of this access only.
-    pub asked: Option<Asked>,
-    /// For volumes allocated so.
-    pub allocation: Allocation,
-}
-
-/// What can still be made, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Capacity {
-    /// In all.
-    pub available: Bytes,
-    /// The largest single volume.
-    pub maximum: Bytes,
-    /// The smallest single volume.
-    pub minimum: Bytes,
-}
 
 /// Whether the node has something left to do after an expansion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -358,10 +280,22 @@ impl Engine {
         self.store.listed(after, max)
     }
 
-    /// The volume with this name, if it is usable.
-    pub fn volume_named(&self, name: &str) -> Option<Arc<Volume>> {
-        let found = self.store.named(&Key::VolumeName(name.to_owned()))?.into_volume()?;
-        self.volume(&found.id).ok()
+    /// The volume with this name, where there is one.
+    ///
+    /// # Errors
+    /// `Unavailable` where nobody can say: it is unfinished, its pool is away, its record or those of a pool cannot be read.
+    pub fn volume_named(&self, name: &str) -> Result<Option<Arc<Volume>>> {
+        let key = Key::VolumeName(name.to_owned());
+        let Some(found) = self.store.named(&key).and_then(store::Record::into_volume) else {
+            self.store.refuse_quarantined(&key)?;
+            return self.complete().map(|()| None);
+        };
+        match self.volume(&found.id) {
+            Err(Error::NotFound(_)) => {
+                Err(Error::Unavailable(format!("{key}: what an earlier call began is unfinished; ask again")))
+            }
+            found => found.map(Some),
+        }
     }
 
     /// Up to `max` snapshots with ids after `after`, in ascending order, of one volume or of all; also those that nobody can use
@@ -508,39 +442,7 @@ impl Engine {
     }
 }
 
-impl Range {
-    /// The size to make: what is required, at least `smallest`, whole units, within the limit.
-    ///
-    /// # Errors
-    /// `OutOfRange` where that is impossible.
-    pub fn settle(&self, smallest: Bytes, default: Bytes) -> Result<Bytes> {
-        let unit = crate::pool::UNIT;
-        let wanted = match (self.required, self.limit) {
-            (Some(required), _) => required.max(smallest),
-            (None, Some(limit)) => default.min(limit.round_down(unit)).max(smallest),
-            (None, None) => default.max(smallest),
-        };
-        // Without a limit the pool says what is too much, and how much it can give.
-        let fits = |size: &Bytes| self.limit.is_none_or(|limit| *size <= limit);
-        let size = wanted.checked_round_up(unit).filter(fits);
-        size.ok_or_else(|| {
-            Error::OutOfRange(format!(
-                "capacity_range: required_bytes {} and limit_bytes {} leave no possible size: sizes are multiples of \
-                 {} bytes, here at least {}",
-                self.required.map_or("unset".to_owned(), |b| b.get().to_string()),
-                self.limit.map_or("unset".to_owned(), |b| b.get().to_string()),
-                unit.get(),
-                smallest.get(),
-            ))
-        })
-    }
-
-    /// Whether a size satisfies it.
-    pub fn holds(&self, size: Bytes) -> bool {
-        self.required.is_none_or(|required| size >= required) && self.limit.is_none_or(|limit| size <= limit)
-    }
-}
-
+/// The part of it that the mounts of this host decide.
 impl Asked {
     /// Checks mount flags against the allow-list; where no filesystem is asked for, against that of every one.
     ///
@@ -555,15 +457,6 @@ impl Asked {
             Asked::Block => {
                 Err(Error::Invalid("mount_flags: want none, a block volume is not mounted".to_owned()))
             }
-        }
-    }
-
-    /// Whether a volume of this access satisfies it.
-    pub fn fits(self, access: Access) -> bool {
-        match (self, access) {
-            (Asked::Block, Access::Block) | (Asked::Mount(None), Access::Mount { .. }) => true,
-            (Asked::Mount(Some(asked)), Access::Mount { fs }) => asked == fs,
-            (Asked::Block, Access::Mount { .. }) | (Asked::Mount(_), Access::Block) => false,
         }
     }
 }

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{Asked, Capability, Mode, Writes};
+use crate::engine::{Capability, Mode, Writes};
 use crate::error::{Error, Result, chain};
-use crate::model::VolumeId;
+use crate::model::{Asked, VolumeId};
 use crate::os::file::Dir;
 use crate::os::mount::{self, Mounted};
 

@@ -14,6 +14,7 @@ use crate::engine::clock::Clocks;
 use crate::engine::fences::Fences;
 use crate::engine::freezes::Freezes;
 use crate::engine::notes::Notes;
+use crate::engine::receive::Journeys;
 use crate::engine::slot::{Slot, State};
 use crate::engine::store::Store;
 use crate::engine::workers::Workers;
@@ -109,6 +110,7 @@ impl Engine {
             notes,
             fences,
             freezes,
+            journeys: Journeys::default(),
             ready: AtomicBool::new(false),
             identities: Mutex::default(),
             opener: Box::new(crate::pool::open),

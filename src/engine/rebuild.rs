@@ -79,7 +79,12 @@ impl Engine {
                 let until = until.max(self.clocks.now(id.pool()).after(kept));
                 record.in_phase(Phase::Retained { until, kept, deleted })
             }
-            Phase::Creating | Phase::Ready | Phase::Growing { .. } | Phase::Deleting => record,
+            Phase::Creating
+            | Phase::Receiving { .. }
+            | Phase::Lent { .. }
+            | Phase::Ready
+            | Phase::Growing { .. }
+            | Phase::Deleting => record,
         };
         if !record.phase().frees_name() {
             let name = record.name();
@@ -191,8 +196,12 @@ fn carried_by_itself(pool: &dyn Pool, id: ObjectId) -> Result<Option<Written>> {
     // It was written when the bytes were made, or when the object was deleted and kept. They are whole since they have their
     // name; what else changed since is their size.
     let phase = match record.phase() {
-        kept @ Phase::Retained { .. } => kept,
-        Phase::Creating | Phase::Ready | Phase::Growing { .. } | Phase::Deleting => Phase::Ready,
+        kept @ (Phase::Retained { .. } | Phase::Lent { .. }) => kept,
+        Phase::Creating
+        | Phase::Receiving { .. }
+        | Phase::Ready
+        | Phase::Growing { .. }
+        | Phase::Deleting => Phase::Ready,
     };
     let record = match record {
         Record::Volume(volume) => {

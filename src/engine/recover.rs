@@ -1,12 +1,13 @@
 //! Finishing or undoing what was interrupted.
 //!
-//! Owns: `settle`, the one way forward from every phase but `Ready` and `Retained`, which are whole. Retries, deletes and the start call it, so the path
+//! Owns: `settle`, the one way forward from every phase but `Ready`, `Lent` and `Retained`, which are whole. Retries, deletes and the start call it, so the path
 //! that a crash takes is the path that every day takes. Never: guesses; what cannot be settled keeps its record.
 //!
 //! | phase | what is done |
 //! |---|---|
 //! | `Creating` | no bytes, then no record; of a group, the volumes that it noted to freeze are thawed first |
 //! | `Deleting` | no bytes, then no record |
+//! | `Receiving` | `Ready` where its bytes have their place already; else it stays, and goes on when its source is asked again (`receive`) |
 //! | `Growing` | grown, then `Ready` with the new size; where there is no room, or nothing to grow, `Ready` with the old one |
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ impl Engine {
     pub(super) fn recover(&self, pool: &dyn Pool) {
         self.mend_copies(pool);
         self.let_go_of_unused(pool);
+        self.sweep_received(pool);
         self.thaw_without_record(pool);
         for record in self.store.interrupted(pool.id()) {
             let settled = self.store.claim(&keys(&record), &[]).and_then(|claim| {
@@ -32,6 +34,7 @@ impl Engine {
             });
             step!("open: settled one");
             match settled {
+                Ok(()) if matches!(record.phase(), Phase::Receiving { .. }) => {}
                 Ok(()) => {
                     tracing::info!(id = %record.id(), phase = ?record.phase(), "settled what was interrupted")
                 }
@@ -100,7 +103,8 @@ impl Engine {
     /// record is `Ready` with its old size.
     pub(super) fn settle(&self, claim: &Claim, pool: &dyn Pool, record: &Record) -> Result<()> {
         match record.phase() {
-            Phase::Ready | Phase::Retained { .. } => Ok(()),
+            Phase::Ready | Phase::Lent { .. } | Phase::Retained { .. } => Ok(()),
+            Phase::Receiving { .. } => self.settle_received(claim, pool, record),
             Phase::Creating | Phase::Deleting => {
                 let undone = match record {
                     Record::Volume(volume) => self.destroy(claim, pool, volume),

@@ -157,11 +157,13 @@ impl Engine {
                 claim.extend(&keys(record)[1..])?;
                 self.settle(&claim, pool.as_ref(), record)
             }
-            Phase::Creating | Phase::Ready | Phase::Growing { .. } => {
-                Err(self.kept_by_group(id, "purge").unwrap_or_else(|| {
-                    Error::Precondition(format!("id `{id}` is not deleted: delete it first, then purge it"))
-                }))
-            }
+            Phase::Creating
+            | Phase::Receiving { .. }
+            | Phase::Lent { .. }
+            | Phase::Ready
+            | Phase::Growing { .. } => Err(self.kept_by_group(id, "purge").unwrap_or_else(|| {
+                Error::Precondition(format!("id `{id}` is not deleted: delete it first, then purge it"))
+            })),
         }
     }
 
@@ -177,15 +179,22 @@ impl Engine {
         })
     }
 
-    /// Purges what was kept long enough, on each pool's own threads. To be called every minute or so.
+    /// Purges what was kept long enough, and gives up what is on its way and nobody asks for, on each pool's own threads. To be called every minute or so.
     pub fn expire(self: &Arc<Self>) {
         for slot in &self.pools {
             let Some(pool) = slot.id().filter(|_| slot.trouble().is_none()) else { continue };
-            if self.store.retained(Some(pool)).is_empty() {
+            let keeps = !self.store.retained(Some(pool)).is_empty();
+            if !keeps && self.store.on_its_way(Some(pool)).is_empty() {
                 continue;
             }
             let engine = Arc::clone(self);
-            if let Err(error) = slot.workers.run(move || engine.expire_in(pool)) {
+            let job = move || {
+                engine.end_journeys(pool);
+                if keeps {
+                    engine.expire_in(pool);
+                }
+            };
+            if let Err(error) = slot.workers.run(job) {
                 tracing::warn!(
                     pool = slot.name(),
                     error = chain(&error),
@@ -218,7 +227,9 @@ impl Engine {
     pub(super) fn keep(&self, claim: &Claim, pool: &dyn Pool, record: &Record) -> Result<Fate> {
         let kept = self.retention(pool.id(), record.parameters());
         // Of what is still being made nobody was told that it exists.
-        if kept == Retention::NONE || record.phase() == Phase::Creating {
+        let is_unseen =
+            matches!(record.phase(), Phase::Creating | Phase::Receiving { .. } | Phase::Lent { .. });
+        if kept == Retention::NONE || is_unseen {
             return Ok(Fate::Goes);
         }
         match self.settle(claim, pool, record) {

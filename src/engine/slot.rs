@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use crate::engine::workers::Workers;
 use crate::engine::{Files, PoolConfig};
 use crate::error::{Error, Result, chain, of_pool, quoted};
-use crate::model::{Bytes, PoolId};
+use crate::model::{Bytes, Features, PoolId};
 use crate::os::file::Kept;
 use crate::os::thread::Thread;
-use crate::pool::{Features, Pool};
+use crate::pool::Pool;
 
 /// A configured pool, present or not.
 pub(super) struct Slot {
@@ -157,7 +157,7 @@ impl Slot {
     /// What may be promised where so much is there.
     pub(super) fn share_of(&self, there: Bytes) -> Bytes {
         let share = (1.0 - self.config.reserve) * self.config.overcommit;
-        there.scaled(share).round_down(crate::pool::UNIT)
+        there.scaled(share).round_down(crate::model::UNIT)
     }
 
     /// The open pool, ready for changes, with what may be promised on it.

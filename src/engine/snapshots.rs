@@ -10,11 +10,14 @@ use std::sync::Arc;
 use crate::engine::health::refuse_cut_short;
 use crate::engine::retained::Fate;
 use crate::engine::store::Record;
-use crate::engine::{CreateSnapshot, Engine, Key};
+use crate::engine::{Engine, Key};
 use crate::error::{Error, Result, quoted};
-use crate::model::{Bytes, GroupId, ObjectId, Parameters, Phase, PoolId, Snapshot, SnapshotId, Time, Volume};
+use crate::model::{
+    Bytes, CreateSnapshot, GroupId, ObjectId, Offer, Parameters, Phase, PoolId, Snapshot, SnapshotId, Time,
+    Volume,
+};
 use crate::os::file::random;
-use crate::pool::{Offer, Pool};
+use crate::pool::Pool;
 
 impl Engine {
     /// The snapshot with this id, cut and with its whole group.
@@ -104,7 +107,11 @@ impl Engine {
         match snapshot.phase {
             Phase::Retained { .. } => return Ok(()),
             Phase::Deleting => {}
-            Phase::Creating | Phase::Ready | Phase::Growing { .. } => {
+            Phase::Creating
+            | Phase::Receiving { .. }
+            | Phase::Lent { .. }
+            | Phase::Ready
+            | Phase::Growing { .. } => {
                 claim.extend(&[record.name()])?;
                 if self.keep(&claim, pool.as_ref(), &record)? == Fate::Kept {
                     return Ok(());

@@ -46,6 +46,8 @@ struct Index {
     names: HashMap<Key, ObjectId>,
     promised: HashMap<PoolId, u64>,
     quarantined: BTreeMap<ObjectId, Quarantined>,
+    /// How often names or promises have changed.
+    changes: u64,
 }
 
 /// A record that cannot be read. Its file is left as it is.
@@ -239,6 +241,19 @@ impl Store {
         Ok(())
     }
 
+    /// A number that grows whenever a name is taken or freed, or a promise changes.
+    pub(crate) fn changes(&self) -> u64 {
+        self.lock().changes
+    }
+
+    /// Shows every name that is taken, those among them that only the copy of a quarantined record tells.
+    pub(crate) fn each_name(&self, mut show: impl FnMut(&Key)) {
+        let index = self.lock();
+        index.names.keys().for_each(&mut show);
+        let copies = index.quarantined.values().filter_map(|bad| bad.copy.as_ref());
+        copies.filter(|copy| !copy.phase().frees_name()).for_each(|copy| show(&copy.name()));
+    }
+
     /// The sum of what records promise on a pool.
     pub fn promised(&self, pool: PoolId) -> Bytes {
         Bytes::new(self.lock().promised.get(&pool).copied().unwrap_or(0))
@@ -360,6 +375,21 @@ impl Store {
         unfinished.cloned().collect()
     }
 
+    /// The volumes that are being received and the snapshots that are lent, of one pool or of all.
+    pub(crate) fn on_its_way(&self, pool: Option<PoolId>) -> Vec<Record> {
+        let index = self.lock();
+        let of_pool = index.objects.values().filter(|e| pool.is_none_or(|pool| e.record.id().pool() == pool));
+        let going = of_pool
+            .filter(|entry| matches!(entry.record.phase(), Phase::Receiving { .. } | Phase::Lent { .. }));
+        going.map(|entry| entry.record.clone()).collect()
+    }
+
+    /// The cut of a volume that was made for a copy of it.
+    pub(crate) fn lent_to(&self, copy: VolumeId, source: VolumeId) -> Option<Arc<Snapshot>> {
+        let going = self.on_its_way(Some(source.pool())).into_iter().filter_map(Record::into_snapshot);
+        going.into_iter().find(|cut| cut.phase == Phase::Lent { to: copy } && cut.source == source)
+    }
+
     /// The volumes and snapshots of a pool that are whole, and so must have bytes.
     pub(crate) fn finished(&self, pool: PoolId) -> Vec<ObjectId> {
         let index = self.lock();
@@ -424,7 +454,12 @@ impl Store {
     pub(crate) fn last_retained(&self, pool: PoolId) -> Age {
         let since = |record: &Record| match record.phase() {
             Phase::Retained { until, kept, .. } => until.before(kept),
-            Phase::Creating | Phase::Ready | Phase::Growing { .. } | Phase::Deleting => Age::default(),
+            Phase::Creating
+            | Phase::Receiving { .. }
+            | Phase::Lent { .. }
+            | Phase::Ready
+            | Phase::Growing { .. }
+            | Phase::Deleting => Age::default(),
         };
         let index = self.lock();
         let read = index.objects.values().map(|entry| &entry.record);
@@ -517,12 +552,14 @@ impl Index {
     }
 
     fn move_promise(&mut self, pool: PoolId, from: u64, to: u64) {
+        self.changes += 1;
         let promised = self.promised.entry(pool).or_default();
         *promised = promised.saturating_sub(from).saturating_add(to);
     }
 
     /// Shows an entry whose promise is made.
     fn place(&mut self, entry: Written) {
+        self.changes += 1;
         let (id, name) = (entry.record.id(), entry.record.name());
         if !entry.record.phase().frees_name() {
             self.names.insert(name, id);
@@ -533,6 +570,7 @@ impl Index {
     }
 
     fn forget(&mut self, id: ObjectId) {
+        self.changes += 1;
         if let Some(entry) = self.objects.remove(&id) {
             if !planted!("promise-kept") {
                 self.move_promise(id.pool(), entry.record.promise(), 0);
@@ -546,6 +584,7 @@ impl Index {
 
     /// Forgets all of a pool, before it is read again.
     fn close(&mut self, pool: PoolId) {
+        self.changes += 1;
         self.objects.retain(|id, _| id.pool() != pool);
         self.names.retain(|_, id| id.pool() != pool);
         self.quarantined.retain(|id, _| id.pool() != pool);

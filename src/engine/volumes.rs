@@ -21,32 +21,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::health::refuse_cut_short;
+use crate::engine::receive::refuse_received;
 use crate::engine::retained::Fate;
 use crate::engine::slot::Slot;
 use crate::engine::store::Record;
-use crate::engine::{Asked, CreateVolume, DEFAULT_SIZE, Engine, Key, NodeExpansion, PoolIndex, Range};
+use crate::engine::{Engine, Key, NodeExpansion, PoolIndex};
 use crate::error::{Error, Result, escaped, quoted};
 use crate::model::{
-    Access, Allocation, Bytes, Filesystem, FsUuid, ObjectId, Phase, Snapshot, Source, Time, Volume, VolumeId,
+    Access, Allocation, Asked, Bytes, CreateVolume, DEFAULT_SIZE, Features, Filesystem, FsUuid, ObjectId,
+    Offer, Phase, Range, Snapshot, Source, Time, Volume, VolumeId,
 };
 use crate::os::file::random;
-use crate::pool::{Attach, Attached, Features, Offer, Pool};
+use crate::pool::{Attach, Attached, Pool};
 
 /// What a volume will be cut from: the parts of a volume's or a snapshot's record that it inherits.
-struct Origin {
-    id: ObjectId,
+pub(super) struct Origin {
+    pub(super) id: ObjectId,
     /// How many bytes it has at least.
-    holds: Bytes,
+    pub(super) holds: Bytes,
     /// How large it is, or becomes with the growth that it is in.
-    size: Bytes,
-    access: Access,
-    fs_uuid: Option<FsUuid>,
+    pub(super) size: Bytes,
+    pub(super) access: Access,
+    pub(super) fs_uuid: Option<FsUuid>,
 }
 
 /// What speaks for a pool where none is asked for, the best first. Lack of room says more than a pool that is away, which
 /// may have room or not; lack of a feature says least: with the others back, one of them might have done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Fitness {
+pub(super) enum Fitness {
     Fit,
     Slow,
     Full,
@@ -103,7 +105,15 @@ impl Engine {
             self.store.named(&name).filter(|found| found.phase() != Phase::Ready)
         {
             claim.extend(&[Key::Object(ObjectId::Volume(found.id))])?;
-            let record = Record::Volume(found);
+            let record = Record::Volume(Arc::clone(&found));
+            if self.has_met_its_source(&found, want)? {
+                self.remove_going(&claim, &record)?;
+                let name = quoted(&want.name);
+                return Err(Error::Busy(format!(
+                    "volume name {name}: its source has come to this node meanwhile, where it is cloned; ask again"
+                )));
+            }
+            refuse_received(&found, want)?;
             let pool = self.writable_for(&record)?;
             match self.settle(&claim, pool.as_ref(), &record) {
                 // A growth that is over without success is no matter of who asks for the volume itself.
@@ -169,9 +179,16 @@ impl Engine {
         match volume.phase {
             Phase::Retained { .. } => return Ok(()),
             Phase::Deleting => {}
-            Phase::Creating | Phase::Ready | Phase::Growing { .. } => {
+            Phase::Creating
+            | Phase::Receiving { .. }
+            | Phase::Lent { .. }
+            | Phase::Ready
+            | Phase::Growing { .. } => {
                 claim.extend(&[record.name()])?;
-                self.refuse_if_used(pool.as_ref(), &volume)?;
+                // What has no place yet nobody can use.
+                if !matches!(volume.phase, Phase::Receiving { .. }) {
+                    self.refuse_if_used(pool.as_ref(), &volume)?;
+                }
                 if self.keep(&claim, pool.as_ref(), &record)? == Fate::Kept {
                     return Ok(());
                 }
@@ -179,7 +196,9 @@ impl Engine {
                 step!("delete: condemned");
             }
         }
-        self.settle(&claim, pool.as_ref(), &deleting)
+        self.settle(&claim, pool.as_ref(), &deleting)?;
+        self.journeys.forget(record.id());
+        Ok(())
     }
 
     /// At least as large as asked for.
@@ -230,7 +249,7 @@ impl Engine {
     }
 
     /// What the source of a new volume is, which must exist and be whole.
-    fn origin(&self, source: &Source) -> Result<Option<Origin>> {
+    pub(super) fn origin(&self, source: &Source) -> Result<Option<Origin>> {
         Ok(match source {
             Source::Blank => None,
             Source::Volume(id) => {
@@ -268,7 +287,7 @@ impl Engine {
     }
 
     /// How late a pool is asked: by its fitness, and among those without room by what they lack.
-    fn rank(&self, slot: &Slot, want: &CreateVolume) -> (Fitness, Reverse<Bytes>) {
+    pub(super) fn rank(&self, slot: &Slot, want: &CreateVolume) -> (Fitness, Reverse<Bytes>) {
         let fitness = self.fitness(slot, want);
         let nearness = match fitness {
             // The operator's order counts.
@@ -285,8 +304,7 @@ impl Engine {
             return Fitness::Away;
         };
         let features = &known.features;
-        let made = want.allocation != Allocation::Reserved || features.reserved.is_yes();
-        let (Ok(access), true) = (access(want.asked, features, None), made) else { return Fitness::Unfit };
+        let Some(access) = features.access(Some(want.asked), want.allocation) else { return Fitness::Unfit };
         let Ok(size) = size(&want.range, features.smallest(access), None) else { return Fitness::Unfit };
         if size > known.most {
             return Fitness::Unfit;
@@ -312,19 +330,32 @@ impl Engine {
 
     /// The record of a new volume on one pool.
     fn plan_on(&self, slot: &Slot, want: &CreateVolume, origin: Option<&Origin>) -> Result<Volume> {
+        // What keeps the pool from being written comes before what it lacks.
+        let features = slot.ready()?.0.features();
+        if origin.is_some()
+            && let Offer::No(why) = &features.snapshots
+        {
+            access(want.asked, &features, origin)?;
+            return Err(Error::Unsupported(format!(
+                "pool {} cannot clone or restore: {why}",
+                quoted(slot.name())
+            )));
+        }
+        self.plan_bytes(slot, want, origin)
+    }
+
+    /// The same, wherever the bytes come from.
+    pub(super) fn plan_bytes(
+        &self,
+        slot: &Slot,
+        want: &CreateVolume,
+        origin: Option<&Origin>,
+    ) -> Result<Volume> {
         let (pool, budget) = slot.ready()?;
         let features = pool.features();
         let access = access(want.asked, &features, origin)?;
         if want.allocation == Allocation::Reserved {
             offered("parameters[allocation]", "reserved", &features.reserved)?;
-        }
-        if origin.is_some()
-            && let Offer::No(why) = &features.snapshots
-        {
-            return Err(Error::Unsupported(format!(
-                "pool {} cannot clone or restore: {why}",
-                quoted(slot.name())
-            )));
         }
         let size = size(&want.range, features.smallest(access), origin)?;
         slot.refuse_beyond(pool.as_ref(), &want.range, size, budget)?;
@@ -481,7 +512,7 @@ pub(super) fn show(asked: Asked) -> String {
 }
 
 /// In what an existing volume differs from the request, in words.
-fn difference(have: &Volume, want: &CreateVolume) -> Option<String> {
+pub(super) fn difference(have: &Volume, want: &CreateVolume) -> Option<String> {
     if !want.asked.fits(have.access) {
         return Some(format!("access {}, not {}", have.access, show(want.asked)));
     }

@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 #[serde(transparent)]
 pub struct Bytes(u64);
 
+/// Sizes are multiples of this many bytes, in every kind of pool: the sector size of the devices.
+pub const UNIT: Bytes = Bytes::new(4096);
+
 impl Bytes {
     /// Nothing.
     pub const ZERO: Bytes = Bytes(0);

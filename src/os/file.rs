@@ -15,8 +15,8 @@ mod table;
 mod tree;
 
 pub use data::{
-    allocate, ask_device, extent_count, program_path, random, random_hex, reflink, reflink_works, set_len,
-    sync,
+    allocate, ask_device, clear_from, extent_count, next_data, program_path, random, random_hex, read_at,
+    reflink, reflink_works, set_len, sync, write_at,
 };
 pub use lock::{Lock, Purpose};
 pub use measure::Measured;

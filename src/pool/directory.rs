@@ -29,12 +29,14 @@ use std::time::Duration;
 use self::projects::Projects;
 use super::home::Home;
 use super::{
-    Attach, Attached, Consumed, Features, Found, Kind, Label, Offer, Pool, Problem, Quota, Setup, Severity,
-    Thaw, Usage, kept, whole,
+    Attach, Attached, Consumed, Found, Kind, Label, Pool, Problem, Quota, Setup, Severity, Thaw, Usage, kept,
+    whole,
 };
 use crate::error::{Error, Result, chain};
 use crate::model::record::FIRST;
-use crate::model::{Bytes, ObjectId, PoolId, Record, Snapshot, SnapshotId, Volume, VolumeId};
+use crate::model::{
+    Bytes, Features, ObjectId, Offer, PoolId, Record, Snapshot, SnapshotId, Volume, VolumeId,
+};
 use crate::os::file::{self, Dir};
 use crate::os::label;
 

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Found, Kind, Setup, mounted};
 use crate::error::{Error, Result};
-use crate::model::{Bytes, ObjectId, PoolId, Time};
+use crate::model::{Bytes, ObjectId, PoolId, Time, VolumeId};
 use crate::os::file::{self, Dir, Identity, Lock, Purpose};
 use crate::os::{fs, mount};
 
@@ -36,6 +36,8 @@ const TMP: &str = "tmp";
 const RECORDS: &str = "records";
 /// The directories of a pool.
 pub(super) const DIRECTORIES: [&str; 4] = [VOLUMES, SNAPSHOTS, TMP, RECORDS];
+/// What the name of a volume ends in below `tmp` while its content comes from another node.
+const PARTIAL: &str = ".part";
 const LOCK: &str = "lock";
 /// Where a directory pool keeps the next project id.
 pub(super) const PROJECTS: &str = "projects";
@@ -399,6 +401,13 @@ impl Home {
         Ok(self.tmp.names()?.into_iter().map(found).collect())
     }
 
+    /// The volumes that are being received.
+    pub(super) fn begun(&self) -> Result<Vec<VolumeId>> {
+        let names = self.tmp.names()?.into_iter();
+        let ids = names.filter_map(|name| name.to_str()?.strip_suffix(PARTIAL)?.parse::<VolumeId>().ok());
+        Ok(ids.filter(|id| id.pool() == self.id()).collect())
+    }
+
     /// What lies where nothing of a pool lies: names for people.
     pub(super) fn strangers(&self) -> Result<Vec<Found>> {
         let ours = |name: &OsString| {
@@ -415,10 +424,16 @@ impl Home {
     }
 }
 
+/// The name below `tmp` of what a volume is received into: it outlasts an opening, since its record says how much of it counts.
+pub(super) fn partial(name: &str) -> String {
+    format!("{name}{PARTIAL}")
+}
+
 /// Whether a verb gives such a name to what it has not finished; nothing else below `tmp` is ever removed.
 fn is_debris(name: impl AsRef<OsStr>) -> bool {
     let name = name.as_ref();
-    file::is_temporary(name) || name.to_str().is_some_and(|name| name.parse::<ObjectId>().is_ok())
+    let is_object = |name: &str| name.strip_suffix(PARTIAL).unwrap_or(name).parse::<ObjectId>().is_ok();
+    file::is_temporary(name) || name.to_str().is_some_and(is_object)
 }
 
 /// The name of the kind of the pool in a directory.
@@ -461,7 +476,8 @@ fn sweep(dir: &Dir) -> Result<()> {
 /// look at it. One that resists keeps no pool closed.
 fn sweep_debris(tmp: &Dir) -> Result<()> {
     sweep(tmp)?;
-    for name in tmp.names()?.into_iter().filter(|name| is_debris(name)) {
+    let outlasts = |name: &OsString| name.to_str().is_some_and(|name| name.ends_with(PARTIAL));
+    for name in tmp.names()?.into_iter().filter(|name| is_debris(name) && !outlasts(name)) {
         match tmp.remove_tree(&name) {
             Ok(_) => tracing::info!(name = %name.to_string_lossy(), "removed an unfinished object"),
             Err(error) => tracing::warn!(

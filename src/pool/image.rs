@@ -15,11 +15,18 @@
 //!  1. a longer file, fsync                            A. again, each step is safe to repeat
 //!  2. the size of the attached device                 B. `attach` compares both sizes as well
 //!
+//! Begin, fill, complete                              Repair
+//!  1. tmp/<id>.part, as long as the volume, fsync     A. it stays, and its record says how much of it counts
+//!  2. pieces, fsync now and then                      B. pieces after the last fsync come again
+//!  3. its record as an attribute, fsync, rename to    C. in volumes/ it is whole
+//!     its place, fsync both directories
+//!
 //! Destroy and forget                                 Repair
 //!  1. unlink in place, fsync of the directory         A. again, absent is synced too
 //!  2. unlink below tmp                                B. what comes back after a power cut is debris
 //! ```
 
+mod copies;
 mod devices;
 mod exposed;
 mod watch;
@@ -28,17 +35,18 @@ use std::fs::File;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::home::Home;
+use self::copies::Partials;
+use super::home::{Home, partial};
 use super::patience::Patience;
 use super::{
-    Attach, Attached, Exposed, Features, Found, Kind, Label, Offer, Pool, Problem, Setup, Severity, Thaw,
-    Usage, kept, whole,
+    Attach, Attached, Exposed, Found, Kind, Label, Part, Pool, Problem, Setup, Severity, Thaw, Usage, kept,
+    whole,
 };
 use crate::error::{Error, Result};
 use crate::model::record::FIRST;
 use crate::model::{
-    Access, Allocation, Bytes, Filesystem, ObjectId, PoolId, Record, Snapshot, SnapshotId, Source, Volume,
-    VolumeId,
+    Access, Allocation, Bytes, Features, Filesystem, ObjectId, Offer, Piece, PoolId, Record, Snapshot,
+    SnapshotId, Source, Volume, VolumeId,
 };
 use crate::os::file::{self, Dir, Stat};
 use crate::os::fs::{self, FsKind};
@@ -67,6 +75,7 @@ struct Images {
     devices: Devices,
     /// What others take on the filesystem, as of the last look: a look costs one stat per object.
     foreign: Mutex<Option<Foreign>>,
+    partials: Partials,
 }
 
 impl ImagePool {
@@ -79,7 +88,8 @@ impl ImagePool {
     pub(super) fn over(home: Home) -> Result<ImagePool> {
         let features = features(&home)?;
         let devices = Devices::find(home.volumes())?;
-        let images = Images { home, features, devices, foreign: Mutex::default() };
+        let images =
+            Images { home, features, devices, foreign: Mutex::default(), partials: Partials::default() };
         images.foreign(&images.home.space()?)?;
         Ok(ImagePool { images: Arc::new(images), patience: Patience::new(PATIENCE) })
     }
@@ -165,6 +175,10 @@ impl Images {
         // Not synced when it is not there: what comes back is debris.
         if self.home.tmp().stat(name)?.is_some() && !planted!("debris-kept") {
             self.home.tmp().remove(name)?;
+        }
+        let part = partial(name);
+        if self.home.tmp().stat(&part)?.is_some() {
+            self.home.tmp().remove(&part)?;
         }
         Ok(())
     }
@@ -262,6 +276,7 @@ impl Pool for ImagePool {
     fn destroy(&self, id: &VolumeId) -> Result<()> {
         self.images.home.writable()?;
         self.images.devices.release(id)?;
+        self.images.partials.close(id);
         self.images.remove(&id.to_string(), self.images.home.volumes())
     }
 
@@ -351,6 +366,41 @@ impl Pool for ImagePool {
     fn unfreeze(&self, ids: &[VolumeId]) -> Result<()> {
         self.images.home.present()?;
         self.images.devices.unfreeze(ids, self.images.home.volumes())
+    }
+
+    fn part(&self, id: &SnapshotId, from: u64) -> Result<Part> {
+        self.images.home.present()?;
+        copies::read(&object(self.images.home.snapshots(), &id.to_string(), "snapshot")?, from)
+    }
+
+    fn begin(&self, want: &Volume) -> Result<()> {
+        self.images.home.writable()?;
+        self.images.begin(want)
+    }
+
+    fn fill(&self, id: &VolumeId, piece: &Piece) -> Result<()> {
+        self.images.home.writable()?;
+        let file = self.images.begun(id)?;
+        piece.runs().try_for_each(|(at, run)| file::write_at(&file, at, run))
+    }
+
+    fn harden(&self, id: &VolumeId) -> Result<()> {
+        self.images.home.writable()?;
+        self.images.harden(id)
+    }
+
+    fn complete(&self, want: &Volume) -> Result<()> {
+        self.images.home.writable()?;
+        self.images.complete(want)
+    }
+
+    fn begun(&self) -> Result<Vec<VolumeId>> {
+        self.images.home.begun()
+    }
+
+    fn discard(&self, id: &VolumeId) -> Result<()> {
+        self.images.home.writable()?;
+        self.images.discard(id)
     }
 
     fn health(&self, of: Option<&VolumeId>) -> Vec<Problem> {

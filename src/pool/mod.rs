@@ -35,7 +35,7 @@ use std::sync::Arc;
 pub use self::home::SPARE;
 use crate::error::{Error, Result};
 use crate::model::{
-    Access, Allocation, Bytes, Filesystem, ObjectId, PoolId, Record, Snapshot, SnapshotId, Source, Volume,
+    Bytes, Features, Filesystem, ObjectId, Offer, Piece, PoolId, Record, Snapshot, SnapshotId, UNIT, Volume,
     VolumeId,
 };
 use crate::os::file::Dir;
@@ -103,87 +103,6 @@ impl FromStr for Kind {
             .ok_or_else(|| Error::invalid("kind", text, "want `image`, `directory` or `sim`"))
     }
 }
-
-/// Whether a pool offers something, and why not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Offer {
-    /// It does.
-    Yes,
-    /// It does not, for this reason (a sentence without a full stop, for people).
-    No(String),
-}
-
-impl Offer {
-    /// Whether it is offered.
-    pub fn is_yes(&self) -> bool {
-        *self == Offer::Yes
-    }
-
-    /// Refuses where it is not offered.
-    ///
-    /// # Errors
-    /// `Unsupported` with the reason.
-    pub fn require(&self) -> Result<()> {
-        match self {
-            Offer::Yes => Ok(()),
-            Offer::No(reason) => Err(Error::Unsupported(reason.clone())),
-        }
-    }
-}
-
-/// What a pool can do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Features {
-    /// The filesystems it makes; the first is the default.
-    pub filesystems: &'static [Filesystem],
-    /// Raw block volumes.
-    pub block: Offer,
-    /// A hard size limit.
-    pub size_limit: Offer,
-    /// Snapshots, restores and clones.
-    pub snapshots: Offer,
-    /// Snapshots of several volumes at one moment.
-    pub groups: Offer,
-    /// Space that is taken at creation.
-    pub reserved: Offer,
-}
-
-impl Features {
-    /// The smallest volume of this access that can be made, in bytes.
-    pub fn smallest(&self, access: Access) -> Bytes {
-        match access {
-            Access::Block | Access::Mount { fs: Filesystem::Shared } => Bytes::MIB,
-            Access::Mount { fs: Filesystem::Ext4 } => Bytes::MIB.times(16),
-            Access::Mount { fs: Filesystem::Xfs } => Bytes::MIB.times(300),
-        }
-    }
-
-    /// Refuses a volume of a sort that is not made here: every kind's `create` begins with it.
-    ///
-    /// # Errors
-    /// `Unsupported` with the pool's reason.
-    pub fn require(&self, want: &Volume) -> Result<()> {
-        match want.access {
-            Access::Block => self.block.require()?,
-            Access::Mount { fs } if !self.filesystems.contains(&fs) => {
-                let made: Vec<_> = self.filesystems.iter().map(|fs| fs.name()).collect();
-                let made = made.join(", ");
-                return Err(Error::Unsupported(format!("this pool does not make {fs}, only: {made}")));
-            }
-            Access::Mount { .. } => {}
-        }
-        if want.allocation == Allocation::Reserved {
-            self.reserved.require()?;
-        }
-        match want.source {
-            Source::Blank => Ok(()),
-            Source::Volume(_) | Source::Snapshot(_) => self.snapshots.require(),
-        }
-    }
-}
-
-/// Sizes are multiples of this many bytes, in every kind: the sector size of the devices.
-pub const UNIT: Bytes = Bytes::new(4096);
 
 /// A size as every kind makes it: rounded up to whole units.
 fn whole(size: Bytes) -> Result<Bytes> {
@@ -469,6 +388,48 @@ pub trait Pool: Send + Sync {
         Ok(())
     }
 
+    /// A part of a snapshot's content, from an offset on.
+    ///
+    /// # Errors
+    /// `Corrupt` for a snapshot whose object is gone; `Unsupported` with the pool's reason.
+    fn part(&self, _id: &SnapshotId, _from: u64) -> Result<Part> {
+        Err(Error::Unsupported(NO_COPIES.to_owned()))
+    }
+
+    /// Room for the content of a volume that comes from elsewhere, `want.size` long, under a temporary name. Of what was filled
+    /// before stays as much as `want` says that counts; what lies behind it reads as zeros again.
+    ///
+    /// # Errors
+    /// `Corrupt` where what is to be there is not; `Full`; `Unsupported` with the pool's reason.
+    fn begin(&self, _want: &Volume) -> Result<()> {
+        Err(Error::Unsupported(NO_COPIES.to_owned()))
+    }
+
+    /// Puts a piece into what was begun. It survives power loss after the next [`Pool::harden`].
+    fn fill(&self, _id: &VolumeId, _piece: &Piece) -> Result<()> {
+        Err(Error::Unsupported(NO_COPIES.to_owned()))
+    }
+
+    /// All that was filled survives power loss. Where that fails, what was filled may be gone: begin again.
+    fn harden(&self, _id: &VolumeId) -> Result<()> {
+        Err(Error::Unsupported(NO_COPIES.to_owned()))
+    }
+
+    /// What was begun is the volume's bytes.
+    fn complete(&self, _want: &Volume) -> Result<()> {
+        Err(Error::Unsupported(NO_COPIES.to_owned()))
+    }
+
+    /// The volumes that were begun and are not complete; `destroy` removes what there is of one.
+    fn begun(&self) -> Result<Vec<VolumeId>> {
+        Ok(Vec::new())
+    }
+
+    /// Removes what was begun of a volume, and nothing that is complete.
+    fn discard(&self, _id: &VolumeId) -> Result<()> {
+        Err(Error::Unsupported(NO_COPIES.to_owned()))
+    }
+
     /// What is wrong with the pool, or with one volume. Never blocks on a hung disk for long.
     fn health(&self, of: Option<&VolumeId>) -> Vec<Problem>;
 
@@ -503,6 +464,18 @@ pub trait Pool: Send + Sync {
     fn tend(&self) -> Result<()> {
         Ok(())
     }
+}
+
+/// Why a pool neither gives nor takes copies.
+const NO_COPIES: &str = "a pool of this kind cannot copy volumes to or from another node";
+
+/// A part of a snapshot's content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What there is; `None` where there are only zeros up to `next`.
+    pub piece: Option<Piece>,
+    /// Where to go on; the size of the snapshot where this was the last.
+    pub next: u64,
 }
 
 /// What an object carries about itself.

@@ -18,9 +18,9 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::home::{LOST_AND_FOUND, MARKER, Marker, free_at};
-use super::{Kind, Quota, Setup, UNIT, check_name, mounted};
+use super::{Kind, Quota, Setup, check_name, mounted};
 use crate::error::{Error, Result, quoted};
-use crate::model::{Bytes, FsUuid, PoolId};
+use crate::model::{Bytes, FsUuid, PoolId, UNIT};
 use crate::os::file::{self, Dir};
 use crate::os::fs::{self, Emptiness};
 use crate::os::quota;

@@ -12,10 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Attach, Attached, Features, Found, Kind, Pool, Problem, Setup, Severity, Thaw, Thawed, UNIT, Usage, whole,
+    Attach, Attached, Found, Kind, Part, Pool, Problem, Setup, Severity, Thaw, Thawed, Usage, whole,
 };
 use crate::error::{Error, Result};
-use crate::model::{Allocation, Bytes, PoolId, Snapshot, SnapshotId, Source, Volume, VolumeId};
+use crate::model::{
+    Allocation, Bytes, Features, Phase, Piece, PoolId, Snapshot, SnapshotId, Source, UNIT, Volume, VolumeId,
+    WINDOW,
+};
 use crate::os::file::{self, Dir};
 
 const BLOCK: u64 = UNIT.get();
@@ -73,6 +76,8 @@ struct State {
     used: u64,
     volumes: BTreeMap<VolumeId, Object>,
     snapshots: BTreeMap<SnapshotId, Object>,
+    /// Volumes that are being received.
+    begun: BTreeMap<VolumeId, Object>,
     frozen: BTreeSet<VolumeId>,
 }
 
@@ -187,13 +192,13 @@ impl SimPool {
 }
 
 /// A part of a range that lies in one block.
-struct Piece {
+struct Span {
     index: u64,
     within: std::ops::Range<usize>,
     of: std::ops::Range<usize>,
 }
 
-fn pieces(offset: u64, len: usize) -> impl Iterator<Item = Piece> {
+fn pieces(offset: u64, len: usize) -> impl Iterator<Item = Span> {
     let mut done = 0;
     std::iter::from_fn(move || {
         if done == len {
@@ -202,7 +207,7 @@ fn pieces(offset: u64, len: usize) -> impl Iterator<Item = Piece> {
         let at = offset + done as u64;
         let start = usize::try_from(at % BLOCK).ok()?;
         let size = (BLOCK_LEN - start).min(len - done);
-        let piece = Piece { index: at / BLOCK, within: start..start + size, of: done..done + size };
+        let piece = Span { index: at / BLOCK, within: start..start + size, of: done..done + size };
         done += size;
         Some(piece)
     })
@@ -303,8 +308,9 @@ impl Pool for SimPool {
     fn destroy(&self, id: &VolumeId) -> Result<()> {
         self.present()?;
         let mut state = self.shared.lock();
-        if let Some(volume) = state.volumes.remove(id) {
-            state.used -= volume.alone();
+        let begun = state.begun.remove(id);
+        for gone in state.volumes.remove(id).into_iter().chain(begun) {
+            state.used -= gone.alone();
         }
         Ok(())
     }
@@ -364,6 +370,89 @@ impl Pool for SimPool {
             thaw.push(Box::new(move || Ok(shared.thaw(&id))));
         }
         Ok(thaw)
+    }
+
+    fn part(&self, id: &SnapshotId, from: u64) -> Result<Part> {
+        self.present()?;
+        let state = self.shared.lock();
+        let cut = state.snapshots.get(id).ok_or_else(|| gone("snapshot", id))?;
+        let (size, window) = (cut.size.get(), WINDOW as u64);
+        let Some((first, _)) = cut.blocks.range(from / BLOCK..).next() else {
+            return Ok(Part { piece: None, next: size });
+        };
+        let begin = first * BLOCK / window * window;
+        let mut bytes = vec![0; usize::try_from(window.min(size - begin)).unwrap_or(WINDOW)];
+        for (index, block) in cut.blocks.range(begin / BLOCK..(begin + window) / BLOCK) {
+            let at = usize::try_from(index * BLOCK - begin).unwrap_or(0);
+            bytes[at..at + BLOCK_LEN].copy_from_slice(&block[..]);
+        }
+        Ok(Part { piece: Piece::of(begin, &bytes), next: (begin + window).min(size) })
+    }
+
+    fn begin(&self, want: &Volume) -> Result<()> {
+        self.present()?;
+        let done = if let Phase::Receiving { done, .. } = want.phase { done } else { Bytes::ZERO };
+        let mut state = self.shared.lock();
+        let State { used, begun, .. } = &mut *state;
+        if done > Bytes::ZERO {
+            let lost = || Error::Corrupt(format!("what was received of {} is gone", want.id));
+            let found = begun.get_mut(&want.id).ok_or_else(lost)?;
+            let before = found.alone();
+            found.blocks.split_off(&done.get().div_ceil(BLOCK));
+            *used -= before - found.alone();
+            return Ok(());
+        }
+        if let Some(before) = begun.remove(&want.id) {
+            *used -= before.alone();
+        }
+        let made = Object { size: whole(want.size)?, allocation: want.allocation, blocks: BTreeMap::new() };
+        self.take(used, made.ahead())?;
+        begun.insert(want.id, made);
+        Ok(())
+    }
+
+    fn fill(&self, id: &VolumeId, piece: &Piece) -> Result<()> {
+        self.present()?;
+        let mut state = self.shared.lock();
+        let State { used, begun, .. } = &mut *state;
+        let object = begun.get_mut(id).ok_or_else(|| gone("volume", id))?;
+        for (at, run) in piece.runs() {
+            object.check(at, run.len())?;
+            self.take(used, object.needs(pieces(at, run.len()).map(|piece| piece.index)))?;
+            for piece in pieces(at, run.len()) {
+                let block = object.blocks.entry(piece.index).or_insert_with(|| Arc::new([0; BLOCK_LEN]));
+                Arc::make_mut(block)[piece.within].copy_from_slice(&run[piece.of]);
+            }
+        }
+        Ok(())
+    }
+
+    fn harden(&self, _id: &VolumeId) -> Result<()> {
+        self.present()
+    }
+
+    fn begun(&self) -> Result<Vec<VolumeId>> {
+        self.present()?;
+        Ok(self.shared.lock().begun.keys().copied().collect())
+    }
+
+    fn discard(&self, id: &VolumeId) -> Result<()> {
+        self.present()?;
+        let mut state = self.shared.lock();
+        let State { used, begun, .. } = &mut *state;
+        begun.remove(id).into_iter().for_each(|before| *used -= before.alone());
+        Ok(())
+    }
+
+    fn complete(&self, want: &Volume) -> Result<()> {
+        self.present()?;
+        let mut state = self.shared.lock();
+        if state.volumes.contains_key(&want.id) {
+            return Ok(());
+        }
+        let object = state.begun.remove(&want.id).ok_or_else(|| gone("volume", want.id))?;
+        state.volumes.insert(want.id, object);
+        Ok(())
     }
 
     fn health(&self, of: Option<&VolumeId>) -> Vec<Problem> {

@@ -1,4 +1,4 @@
-//! What happens to every call: one line in the log, a limit on how many run, a limit on time.
+//! What happens to every call: one line in the log, one count, a limit on how many run, a limit on time.
 //!
 //! Owns: the words of that line: method, id, code, duration, and the message of a refusal. Never: sees a request's
 //! fields; what the id is, the service says through [`CallId`]. So no secret, context or mount flag can get in here.
@@ -12,13 +12,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
+use crate::cluster::link::MARK;
 use crate::csi::call::{CallId, code_name};
+use crate::metrics;
 
 /// So much of a refusal's message enters the log.
 const MESSAGE: usize = 512;
@@ -28,6 +30,7 @@ const MESSAGE: usize = 512;
 pub(super) struct CallLayer {
     limits: Limits,
     room: Arc<Semaphore>,
+    mark: Option<HeaderValue>,
 }
 
 /// What calls may take.
@@ -47,7 +50,12 @@ impl Default for Limits {
 
 impl CallLayer {
     pub(super) fn new(limits: Limits) -> Self {
-        CallLayer { limits, room: Arc::new(Semaphore::new(limits.at_once)) }
+        CallLayer { limits, room: Arc::new(Semaphore::new(limits.at_once)), mark: None }
+    }
+
+    /// The same, with a mark beside every answer: through a link only that says that the node has answered.
+    pub(super) fn marked(self, mark: HeaderValue) -> Self {
+        CallLayer { mark: Some(mark), ..self }
     }
 
     /// Whether no call runs.
@@ -60,7 +68,8 @@ impl<S> Layer<S> for CallLayer {
     type Service = Calls<S>;
 
     fn layer(&self, inner: S) -> Calls<S> {
-        Calls { inner, longest: self.limits.longest, room: Arc::clone(&self.room) }
+        let (room, mark) = (Arc::clone(&self.room), self.mark.clone());
+        Calls { inner, longest: self.limits.longest, room, mark }
     }
 }
 
@@ -70,6 +79,7 @@ pub(super) struct Calls<S> {
     inner: S,
     longest: Duration,
     room: Arc<Semaphore>,
+    mark: Option<HeaderValue>,
 }
 
 impl<S> Service<Request<Body>> for Calls<S>
@@ -89,23 +99,32 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let id = CallId::default();
         request.extensions_mut().insert(id.clone());
-        let mut line =
-            Line { method: request.uri().path().to_owned(), id, begun: Instant::now(), told: false };
+        let mut line = Line {
+            method: request.uri().path().to_owned(),
+            id,
+            begun: Instant::now(),
+            told: false,
+            served: true,
+        };
         let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else {
             let status =
                 Status::unavailable("as many calls as may run at once are running already; ask again");
             return Box::pin(async move { Ok(line.refuse(&status)) });
         };
-        let (longest, answer) = (self.longest, self.inner.call(request));
+        let (longest, mark, answer) = (self.longest, self.mark.clone(), self.inner.call(request));
         Box::pin(async move {
             let _room = room;
-            match tokio::time::timeout(longest, answer).await {
+            let mut answered = match tokio::time::timeout(longest, answer).await {
                 Ok(answered) => answered.map(|response| line.tell(response)),
                 Err(_) => Ok(line.refuse(&Status::deadline_exceeded(format!(
                     "the call took longer than {} seconds; what it began goes on, ask again with the same request",
                     longest.as_secs()
                 )))),
+            };
+            if let (Ok(response), Some(mark)) = (&mut answered, mark) {
+                response.headers_mut().insert(MARK, mark);
             }
+            answered
         })
     }
 }
@@ -116,6 +135,7 @@ struct Line {
     id: CallId,
     begun: Instant,
     told: bool,
+    served: bool,
 }
 
 impl Line {
@@ -130,6 +150,7 @@ impl Line {
             Some(status) if status.message().is_empty() && status.code() != Code::Ok => {
                 let method = self.method.trim_start_matches('/');
                 let status = Status::new(status.code(), format!("{method} is not served on this socket"));
+                self.served = false;
                 self.write(status.code(), status.message());
                 response = status.into_http();
             }
@@ -142,7 +163,10 @@ impl Line {
     fn write(&mut self, code: Code, message: &str) {
         self.told = true;
         let method = self.method.rsplit('/').next().unwrap_or_default();
-        let (id, code, duration_ms) = (self.id.text(), code_name(code), millis(self.begun.elapsed()));
+        let took = self.begun.elapsed();
+        let (id, code, duration_ms) = (self.id.text(), code_name(code), millis(took));
+        // A method that nobody serves is a word of the caller's: it makes no label.
+        metrics::answered(if self.served { method } else { "unserved" }, code, took);
         if message.is_empty() {
             tracing::info!(target: "rockpool::call", method, id, code, duration_ms);
         } else {

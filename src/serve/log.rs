@@ -1,6 +1,7 @@
 //! The log: lines of text or JSON on stderr, the last of them also in memory (`csi::recent`).
 //!
-//! Owns: what is let through. Libraries speak from `warn` on only: below that, they print what crosses the wire.
+//! Owns: what is let through. Libraries speak from `warn` on only: below that, they print what crosses the wire;
+//! the client of the Kubernetes API does so above it, too, and is not heard at all.
 
 use std::io::IsTerminal;
 
@@ -45,7 +46,10 @@ pub fn start(format: LogFormat, level: LogLevel) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let filter = Targets::new().with_target("rockpool", level).with_default(level.min(LevelFilter::WARN));
+    let filter = Targets::new()
+        .with_target("rockpool", level)
+        .with_target("kube_client", LevelFilter::OFF)
+        .with_default(level.min(LevelFilter::WARN));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     // As JSON whatever the log is: who puts them into a bug report has to tell names from other words.
     let kept = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(|| &RECENT);

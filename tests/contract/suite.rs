@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use rockpool::error::{Error, Result};
 use rockpool::model::{
-    Access, Age, Allocation, Bytes, Filesystem, Group, GroupId, ObjectId, Phase, Record, Snapshot, Source,
-    Volume, VolumeId,
+    Access, Age, Allocation, Bytes, Filesystem, Group, GroupId, ObjectId, Offer, Phase, Piece, Record,
+    Snapshot, SnapshotId, Source, UNIT, Volume, VolumeId,
 };
-use rockpool::pool::{Attach, Attached, Found, Kind, Offer, Severity, Thaw, UNIT};
+use rockpool::pool::{Attach, Attached, Found, Kind, Severity, Thaw};
 
 use super::ground::{Ground, backed_by, cut, eventually, length, run};
 
@@ -234,6 +234,100 @@ pub(crate) fn restore_equals_the_cut(on: &Ground) {
     on.pool.create(&restored).unwrap();
     assert_eq!([0, 1, 2, 3].map(|slot| on.look(&restored.id, slot)), [1, 2, 3, 0]);
     assert_eq!([0, 1, 2, 3].map(|slot| on.look(&volume.id, slot)), [1, 8, 3, 9]);
+}
+
+/// The record of a volume whose content comes from elsewhere.
+fn begun(on: &Ground, like: &Volume, id: SnapshotId) -> Volume {
+    let phase = Phase::Receiving { done: Bytes::ZERO, digest: 0 };
+    Volume { phase, ..on.copy_of(Source::Snapshot(id), like) }
+}
+
+/// The pieces of a snapshot, in their order.
+fn pieces(on: &Ground, id: &SnapshotId, size: Bytes) -> Vec<Piece> {
+    let (mut next, mut all) = (0, Vec::new());
+    while next < size.get() {
+        let part = on.pool.part(id, next).unwrap();
+        assert!(part.next > next, "it gets on");
+        next = part.next;
+        all.extend(part.piece);
+    }
+    all
+}
+
+pub(crate) fn content_comes_in_pieces_and_equals_the_cut(on: &Ground) {
+    let (volume, id) = (on.made(), on.snapshot_id());
+    if !on.snapshots() {
+        if on.pool.kind() == Kind::Directory {
+            for refused in [on.pool.begin(&begun(on, &volume, id)), on.pool.part(&id, 0).map(drop)] {
+                assert!(matches!(refused, Err(Error::Unsupported(_))), "{refused:?}");
+            }
+        }
+        return;
+    }
+    [(0, 1), (2, 3)].iter().for_each(|(slot, byte)| on.put(&volume.id, *slot, *byte));
+    on.pool.snapshot(&cut(id, volume.id)).unwrap();
+    on.put(&volume.id, 0, 9);
+    let copy = begun(on, &volume, id);
+    on.pool.begin(&copy).unwrap();
+    for piece in pieces(on, &id, volume.size) {
+        on.pool.fill(&copy.id, &piece).unwrap();
+    }
+    on.pool.harden(&copy.id).unwrap();
+    assert_eq!(on.pool.begun().unwrap(), [copy.id]);
+    let is_shown = || scanned(on).contains(&Found::Volume(copy.id, copy.size));
+    assert!(!is_shown(), "it is no volume yet");
+    on.pool.complete(&copy).unwrap();
+    on.pool.complete(&copy).unwrap();
+    assert!(is_shown() && on.pool.begun().unwrap().is_empty());
+    assert_eq!([0, 1, 2].map(|slot| on.look(&copy.id, slot)), [1, 0, 3]);
+    on.put(&copy.id, 1, 7);
+    let restored = on.copy_of(Source::Snapshot(id), &volume);
+    on.pool.create(&restored).unwrap();
+    assert_eq!(
+        [0, 1, 2].map(|slot| on.look(&restored.id, slot)),
+        [1, 0, 3],
+        "it shares nothing with the cut"
+    );
+}
+
+pub(crate) fn what_has_come_stays_and_goes_with_its_volume(on: &Ground) {
+    if !on.snapshots() {
+        return;
+    }
+    let (volume, id) = (on.made(), on.snapshot_id());
+    on.put(&volume.id, 1, 5);
+    on.pool.snapshot(&cut(id, volume.id)).unwrap();
+    let copy = begun(on, &volume, id);
+    let last = Bytes::new(64 << 10);
+    let later =
+        Volume { phase: Phase::Receiving { done: volume.size.less(last), digest: 7 }, ..copy.clone() };
+    let lost = on.pool.begin(&later);
+    assert!(matches!(lost, Err(Error::Corrupt(_))), "nothing of it is there: {lost:?}");
+    assert!(on.pool.fill(&copy.id, &pieces(on, &id, volume.size)[0]).is_err());
+    on.pool.begin(&copy).unwrap();
+    pieces(on, &id, volume.size).iter().for_each(|piece| on.pool.fill(&copy.id, piece).unwrap());
+    // Of the pieces behind what counts nobody knows whether they are durable, or what the source has there now.
+    let window = [vec![0; (1 << 20) - (64 << 10)], vec![9; 64 << 10]].concat();
+    let loose = Piece::of(volume.size.less(Bytes::MIB).get(), &window).unwrap();
+    on.pool.fill(&copy.id, &loose).unwrap();
+    on.pool.begin(&later).unwrap();
+    on.pool.complete(&later).unwrap();
+    let again = on.snapshot_id();
+    on.pool.snapshot(&cut(again, copy.id)).unwrap();
+    let texts = |id| pieces(on, &id, volume.size).iter().map(Piece::encode).collect::<Vec<_>>();
+    assert!(texts(again) == texts(id), "what was there counts, and nothing else");
+    assert_eq!(on.look(&copy.id, 1), 5);
+    let other = begun(on, &volume, id);
+    on.pool.begin(&other).unwrap();
+    on.pool.destroy(&other.id).unwrap();
+    on.pool.destroy(&other.id).unwrap();
+    assert!(on.pool.begun().unwrap().is_empty() && on.pool.complete(&other).is_err());
+    let reserved = Volume { allocation: Allocation::Reserved, ..begun(on, &volume, id) };
+    on.pool.begin(&reserved).unwrap();
+    let before = on.pool.usage().unwrap().free;
+    on.pool.destroy(&reserved.id).unwrap();
+    let given = || on.pool.usage().unwrap().free.less(before);
+    eventually("what was taken from the beginning on comes back", || given() >= volume.size.less(Bytes::MIB));
 }
 
 pub(crate) fn grow_never_shrinks(on: &Ground) {

@@ -3,9 +3,8 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use rockpool::engine::{Asked, CreateSnapshot};
 use rockpool::error::Error;
-use rockpool::model::Volume;
+use rockpool::model::{Asked, CreateSnapshot, Volume};
 use rockpool::pool::Kind;
 
 use crate::rig::{BLOCK, MIB, Rig, run, wanted};

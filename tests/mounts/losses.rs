@@ -3,9 +3,8 @@
 use std::fs::{self, File};
 use std::io::Write;
 
-use rockpool::engine::{CreateSnapshot, Range};
 use rockpool::error::Error;
-use rockpool::model::{Bytes, ObjectId, Phase, Source, Volume};
+use rockpool::model::{Bytes, CreateSnapshot, ObjectId, Phase, Range, Source, Volume};
 
 use crate::rig::{BLOCK, EXT4, Rig, wanted};
 

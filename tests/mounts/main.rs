@@ -21,9 +21,9 @@ use std::path::Path;
 use rig::{
     BLOCK, EXT4, MIB, Rig, XFS, capability, device_size, put, read_block, run, soon, wanted, write_block,
 };
-use rockpool::engine::{Asked, CreateGroup, CreateSnapshot, Mode, NodeExpand, NodeExpansion, Range, Writes};
+use rockpool::engine::{Mode, NodeExpand, NodeExpansion, Writes};
 use rockpool::error::Error;
-use rockpool::model::{Bytes, Source, Volume};
+use rockpool::model::{Asked, Bytes, CreateGroup, CreateSnapshot, Range, Source, Volume};
 
 fn mounted_life(asked: Asked, mib: u64) {
     let rig = Rig::image();
@@ -511,7 +511,7 @@ fn a_full_pool_says_so_and_still_deletes() {
     let room = rig.engine().capacity(&Default::default()).unwrap();
     let want = |name: &str, size: Bytes| {
         let range = Range { required: Some(size), limit: None };
-        rig.engine().create_volume(&rockpool::engine::CreateVolume { range, ..wanted(name, BLOCK, 1) })
+        rig.engine().create_volume(&rockpool::model::CreateVolume { range, ..wanted(name, BLOCK, 1) })
     };
     assert!(matches!(want("huge", Bytes::GIB.times(100)), Err(Error::OutOfRange(_))));
     let largest = want("largest", room.maximum).unwrap();

@@ -5,11 +5,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rockpool::engine::{
-    Asked, Code, CreateGroup, CreateSnapshot, CreateVolume, Engine, EngineConfig, Files, PoolConfig, Range,
-};
+use rockpool::engine::{Code, Engine, EngineConfig, Files, PoolConfig};
 use rockpool::error::Error;
-use rockpool::model::{Bytes, Retention, Source};
+use rockpool::model::{Asked, Bytes, CreateGroup, CreateSnapshot, CreateVolume, Range, Retention, Source};
 use rockpool::os::fs::{Thawed, thaw};
 use rockpool::os::mount::{self, Tree};
 use rockpool::pool::{Kind, Quota, Setup};

@@ -3,9 +3,12 @@
 use std::fs;
 use std::path::PathBuf;
 
-use rockpool::engine::{Asked, CreateGroup, CreateSnapshot, CreateVolume, Range, Whole};
+use rockpool::engine::Whole;
 use rockpool::error::Error;
-use rockpool::model::{Bytes, ObjectId, Phase, Record, SnapshotId, Source, Volume};
+use rockpool::model::{
+    Asked, Bytes, CreateGroup, CreateSnapshot, CreateVolume, ObjectId, Phase, Range, Record, SnapshotId,
+    Source, Volume,
+};
 
 use crate::rig::{BLOCK, EXT4, Rig, put, wanted};
 

@@ -7,12 +7,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rockpool::engine::{
-    Asked, Capability, CreateVolume, Engine, EngineConfig, Files, Mode, PoolConfig, Publish, Range, Stage,
-    Writes,
-};
+use rockpool::engine::{Capability, Engine, EngineConfig, Files, Mode, PoolConfig, Publish, Stage, Writes};
 use rockpool::error::Result;
-use rockpool::model::{Allocation, Bytes, Filesystem, Retention, Source, Volume, VolumeId};
+use rockpool::model::{
+    Allocation, Asked, Bytes, CreateVolume, Filesystem, Range, Retention, Source, Volume, VolumeId,
+};
 use rockpool::os::mount::{self, Mount};
 use rockpool::pool::prepare::{self, Place, Request};
 use rockpool::pool::{Kind, Quota, Setup};

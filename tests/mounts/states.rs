@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rockpool::engine::{Asked, CapacityQuery, CreateSnapshot, CreateVolume, Publish, Range, Writes};
+use rockpool::engine::{Publish, Writes};
 use rockpool::error::{Error, Result};
-use rockpool::model::{Bytes, Source, Volume};
+use rockpool::model::{Asked, Bytes, CapacityQuery, CreateSnapshot, CreateVolume, Range, Source, Volume};
 use rockpool::os::loopdev;
 use rockpool::pool::Kind;
 

@@ -13,6 +13,7 @@ mod canaries;
 #[path = "../support/chance.rs"]
 mod chance;
 mod clock;
+mod credentials;
 #[allow(dead_code, reason = "each program uses a part of it")]
 #[path = "../support/disk.rs"]
 mod disk;
@@ -24,13 +25,22 @@ mod hang;
 mod harness;
 #[path = "../support/host.rs"]
 mod host;
+mod http;
+#[allow(dead_code, reason = "each program uses a part of it")]
+#[path = "../support/kubernetes.rs"]
+mod kubernetes;
 mod life;
+mod linked;
 mod lost;
+mod moved;
 mod pools;
 mod rebuild;
 mod retained;
+mod roster;
 mod several;
 mod start;
+mod tokens;
+mod transfer;
 mod wards;
 
 use std::io::Write;

@@ -100,6 +100,15 @@ fn a_kubelet_root_that_workloads_cannot_see_into_is_told_at_start_and_by_the_doc
         what.contains("reaches no other mount namespace") && what.contains(root.to_str().unwrap()),
         "{what}"
     );
+    // As in a pod: what lies below kubelet's directory is mounted, the directory itself is not.
+    let pods = root.join("pods");
+    std::fs::create_dir(&pods).unwrap();
+    let _pods = Over::new(&["--bind", pods.to_str().unwrap()], pods.clone());
+    assert!(Command::new("mount").arg("--make-shared").arg(&pods).status().unwrap().success());
+    assert_eq!(of_kubelet(&place), None);
+    let staging = root.join("plugins/kubernetes.io/csi");
+    std::fs::create_dir_all(&staging).unwrap();
+    assert!(of_kubelet(&place).unwrap().contains(staging.to_str().unwrap()), "its mounts would stay here");
 }
 
 #[test]

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::RwLock;
 
 use crate::Outcome;
+use crate::acts::{calm, verify_some};
 use crate::chance::Chance;
 use crate::meanwhile::{Allowance, Io};
 use crate::model::{Is, Slot};
 use crate::node::Fault;
 use crate::program::Start;
-use crate::random::{Run, after, calm, verify_some};
+use crate::random::{Run, after};
 use crate::requests::{self, Shape};
 use crate::wire::{Answer, PATIENT};
 use crate::world::World;

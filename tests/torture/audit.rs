@@ -19,20 +19,21 @@ use tonic::Code;
 
 use crate::Outcome;
 use crate::chance::Chance;
-use crate::facts::{Facts, Record};
+use crate::facts::{Facts, Inode, Record};
 use crate::model::{Group, Is, Snapshot, Volume};
 use crate::requests::Shape;
 use crate::wire::{Answer, PATIENT};
 use crate::world::World;
 
 /// What the pool's filesystem takes for itself, more or less, times the overcommit.
-pub(crate) const SLACK: i64 = 12 << 20;
+const SLACK: i64 = 12 << 20;
 const MOST_DESCRIPTORS: usize = 80;
 const MOST_THREADS: usize = 40;
 /// So many more an idle driver may hold than at its start: what it keeps open from then on.
 const FEW: usize = 4;
-/// The kernel takes a moment to clear a device after its last user, which may be a program of a driver that was killed.
-const MOMENT: Duration = Duration::from_secs(3);
+/// The kernel takes a moment to clear a device after its last user, which may be a program of a driver that was killed; and a
+/// controller is so far behind its nodes at most.
+pub(crate) const MOMENT: Duration = Duration::from_secs(3);
 
 /// What a process holds.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +56,7 @@ impl World {
         let (facts, wrong) = loop {
             let facts = Facts::of(&self.node)?;
             let mut wrong = self.objects(&facts);
+            wrong.extend(underway(&facts, &volumes));
             wrong.extend(self.mounts(&facts, &volumes));
             wrong.extend(self.devices(&facts, &volumes));
             if wrong.is_empty() || began.elapsed() > MOMENT {
@@ -190,7 +192,7 @@ impl World {
     /// One device for what is used, none for what is not.
     fn devices(&self, facts: &Facts, volumes: &[&Volume]) -> Vec<String> {
         let mut wrong = Vec::new();
-        let inodes: BTreeSet<u64> = facts.volumes.values().map(|(inode, _)| *inode).collect();
+        let inodes: BTreeSet<Inode> = facts.volumes.values().map(|(inode, _)| *inode).collect();
         for (inode, loops) in &facts.loops {
             if !inodes.contains(inode) {
                 wrong.push(format!("a loop device on an image that is gone: {loops:?}"));
@@ -266,8 +268,13 @@ impl World {
             let unique: BTreeSet<&String> = listed.iter().collect();
             let ready = facts.records.iter().filter(|(_, record)| record.kind == kind && !record.is_kept());
             let want: BTreeSet<&String> = ready.map(|(id, _)| id).collect();
-            if unique.len() != listed.len() || unique != want {
-                let odd: Vec<_> = unique.symmetric_difference(&want).collect();
+            let mut odd: Vec<_> = unique.symmetric_difference(&want).collect();
+            if odd.iter().any(|id| facts.receiving.contains_key(**id)) {
+                // What was on its way may have come since.
+                let since = Facts::of(&self.node).map(|since| since.records).unwrap_or_default();
+                odd.retain(|id| !facts.receiving.contains_key(**id) || !since.contains_key(**id));
+            }
+            if unique.len() != listed.len() || !odd.is_empty() {
                 self.violation(format!(
                     "{kind}s listed by {size}: {} of {}, odd: {odd:?}",
                     listed.len(),
@@ -333,26 +340,29 @@ impl World {
 
     /// What is offered and what is promised never exceed the budget.
     async fn room(&self, facts: &Facts) {
-        let Some(available) = self.available().await else { return };
+        let (began, promised) = (Instant::now(), facts.promised());
         let budget = i64::try_from(self.budget.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
-        let promised = facts.promised();
-        if available + promised > budget + SLACK {
-            self.violation(format!("{available} are available and {promised} promised of {budget}"));
+        loop {
+            let Some(available) = self.available().await else { return };
+            if available + promised <= budget + slack(self) {
+                return;
+            }
+            // A controller answers from what it was told last.
+            if began.elapsed() > MOMENT {
+                self.violation(format!("{available} are available and {promised} promised of {budget}"));
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// What the driver counts as promised is what the records promise, to the byte.
+    /// What the drivers count as promised is what the records promise, to the byte.
     async fn ledger(&self) -> Outcome<()> {
         let began = Instant::now();
         loop {
             let want = Facts::of(&self.node)?.promised();
-            let told = self
-                .node
-                .wire
-                .pools(PATIENT)
-                .await
-                .map(|answer| answer.pools.iter().map(|pool| pool.promised_bytes).collect::<Vec<_>>());
-            if matches!(&told, Answer::Done(promised) if *promised == [want]) {
+            let told = self.node.wire.promised(PATIENT).await;
+            if matches!(&told, Answer::Done(promised) if *promised == want) {
                 return Ok(());
             }
             if began.elapsed() > MOMENT {
@@ -367,7 +377,7 @@ impl World {
     pub(crate) async fn available(&self) -> Option<i64> {
         let began = Instant::now();
         loop {
-            match self.node.wire.capacity(csi::GetCapacityRequest::default(), PATIENT).await {
+            match self.node.wire.capacity(PATIENT).await {
                 Answer::Done(answer) => return Some(answer.available_capacity),
                 Answer::Open(..) if began.elapsed() < PATIENT => {
                     tokio::time::sleep(Duration::from_millis(10)).await;
@@ -391,23 +401,18 @@ impl World {
         }
     }
 
-    /// What the process holds.
+    /// What the processes hold.
     fn process(&self) {
-        let Some(held) = self.held() else { return };
-        if held.descriptors > MOST_DESCRIPTORS || held.threads > MOST_THREADS {
-            self.violation(format!("the driver holds {held:?}"));
+        for held in self.node.pids().into_iter().map(held_by) {
+            if held.descriptors > MOST_DESCRIPTORS || held.threads > MOST_THREADS {
+                self.violation(format!("a driver holds {held:?}"));
+            }
         }
     }
 
     /// What the process that runs now holds.
     pub(crate) fn held(&self) -> Option<Held> {
-        let pid = self.node.program.pid()?;
-        let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
-        let threads: Vec<_> = entries(Path::new(&format!("/proc/{pid}/task"))).collect();
-        // The threads of each pool have tables of their own, of which the one of the process shows nothing.
-        let descriptors =
-            threads.iter().map(|thread| entries(&thread.path().join("fd")).count()).max().unwrap_or(0);
-        Some(Held { pid, descriptors, threads: threads.len() })
+        self.node.pids().into_iter().map(held_by).next()
     }
 
     /// Nothing is noted any more, and the process holds what it held at its start: to be asked while there is nothing, and nobody
@@ -428,10 +433,35 @@ impl World {
     }
 }
 
+/// What a process holds.
+fn held_by(pid: u32) -> Held {
+    let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
+    let threads: Vec<_> = entries(Path::new(&format!("/proc/{pid}/task"))).collect();
+    // The threads of each pool have tables of their own, of which the one of the process shows nothing.
+    let descriptors =
+        threads.iter().map(|thread| entries(&thread.path().join("fd")).count()).max().unwrap_or(0);
+    Held { pid, descriptors, threads: threads.len() }
+}
+
+/// How much all pools together may take for themselves.
+pub(crate) fn slack(world: &World) -> i64 {
+    SLACK * i64::try_from(world.node.pools().len()).unwrap_or(1)
+}
+
 fn of_name<'a>(facts: &'a Facts, kind: &str, name: &str) -> Vec<&'a String> {
     let is = |record: &Record| record.kind == kind && record.name == name && !record.is_kept();
-    let found = facts.records.iter().filter(|(_, record)| is(record));
-    found.map(|(id, _)| id).collect()
+    let all = facts.records.iter().chain(&facts.receiving);
+    all.filter(|(_, record)| is(record)).map(|(id, _)| id).collect()
+}
+
+/// What is on its way stays so only while the answer to its create, or to its delete, is open.
+fn underway(facts: &Facts, volumes: &[&Volume]) -> Vec<String> {
+    let wanted = |id: &String, record: &Record| {
+        let is_it = |of: &&&Volume| of.name == record.name && of.id.as_ref().is_none_or(|known| known == id);
+        volumes.iter().filter(is_it).any(|of| of.exists == Is::Maybe)
+    };
+    let left = facts.receiving.iter().filter(|(id, record)| !wanted(id, record));
+    left.map(|(id, record)| format!("{id} ({}) is on its way and nobody asks for it", record.name)).collect()
 }
 
 /// Whether a volume with a filesystem has a device that no mount uses.

@@ -10,14 +10,15 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Outcome;
+use crate::acts::{calm, empty, open_budget};
 use crate::audit::Held;
 use crate::chance::Chance;
 use crate::disk::Loss;
 use crate::host::run;
 use crate::lives::{Act, Life, VOLUMES};
-use crate::node::{Fault, Ground};
+use crate::node::{Fault, Ground, Node};
 use crate::program::{Around, NOT_RUNNING, Start};
-use crate::random::{after, calm, empty, open_budget};
+use crate::random::after;
 use crate::world::{Extent, World};
 
 /// An act that does not come about in this time never will.
@@ -66,7 +67,7 @@ impl Stage {
     ) -> Outcome<Stage> {
         std::fs::create_dir_all(base)?;
         let extent = Extent { volumes: VOLUMES, snapshots: 2 };
-        let world = World::new(base, (ground, binary), extent, 0)?;
+        let world = World::new(Node::new(base, ground, binary)?, extent, 0)?;
         let stage = Stage { world, environment, chance: Chance::new(7, 7) };
         stage.around(&Break::Wrapper(Vec::new()));
         stage.world.node.start().await?;

@@ -29,6 +29,10 @@ const NOT_BEGUN: &str = "not begun: the time was over";
 const NOT_REACHED: &str = "no driver reached it";
 const BROKEN: &str = "something was violated first";
 
+/// Of transfers from node to node, for which one driver is not enough: tests/process/transfer.rs kills at each of their steps,
+/// in a build with named steps.
+const OF_TWO_NODES: [&str; 3] = ["receive: ", "lend: ", "give: "];
+
 /// One cell of the table.
 struct Cell {
     life: &'static Life,
@@ -90,7 +94,8 @@ fn named_steps(dir: &Path, found: &mut BTreeSet<String>) -> Outcome<()> {
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = std::fs::read_to_string(&path)?;
             let names = text.split("step!(\"").skip(1).filter_map(|rest| rest.split('"').next());
-            found.extend(names.map(str::to_owned));
+            let here = names.filter(|name| !OF_TWO_NODES.iter().any(|verb| name.starts_with(verb)));
+            found.extend(here.map(str::to_owned));
         }
     }
     Ok(())

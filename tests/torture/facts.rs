@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rockpool::os::file::Access;
-use rockpool::os::loopdev::{self, Found};
+use rockpool::os::loopdev::{self, Backing, Found};
 use rockpool::os::mount::{self, Mount};
 use serde_json::Value;
 
@@ -44,63 +44,91 @@ impl Record {
 /// How old a pool is, noted beside its records as long as something is kept there.
 const CLOCK: &str = "clock";
 
+/// A file, among those of several pools.
+pub(crate) type Inode = (u64, u64);
+
 /// All there is.
 pub(crate) struct Facts {
     pub(crate) mounts: Vec<Mount>,
-    /// The devices on images of the pool, by inode.
-    pub(crate) loops: BTreeMap<u64, Vec<Found>>,
+    /// The devices on images of the pools.
+    pub(crate) loops: BTreeMap<Inode, Vec<Found>>,
     /// Name, inode and length of what lies in `volumes`.
-    pub(crate) volumes: BTreeMap<String, (u64, i64)>,
+    pub(crate) volumes: BTreeMap<String, (Inode, i64)>,
     pub(crate) snapshots: BTreeSet<String>,
     pub(crate) tmp: Vec<String>,
     /// What lies where nothing of a pool lies.
     pub(crate) strange: Vec<String>,
     pub(crate) records: BTreeMap<String, Record>,
+    /// Volumes whose content is on its way from another node: of each there is a part in `tmp` at most, which stays until its create
+    /// is asked for again or it is deleted.
+    pub(crate) receiving: BTreeMap<String, Record>,
     pub(crate) unreadable: Vec<String>,
+    /// What the cuts take that were made for copies on other nodes: they stay for ten minutes where their node did not hear that
+    /// the copy is whole, and are nobody's else.
+    pub(crate) lent: i64,
 }
 
+/// What lies in the root of a pool.
+const OURS: [&str; 9] =
+    ["pool.json", "lock", "volumes", "snapshots", "tmp", "records", "projects", "spare", "lost+found"];
+
 impl Facts {
-    /// As of now; the driver should be idle.
+    /// As of now; the drivers should be idle.
     pub(crate) fn of(node: &Node) -> Outcome<Facts> {
         let kubelet = node.kubelet();
-        let mut mounts = mount::table()?;
-        mounts.retain(|mount| mount.point.starts_with(&kubelet));
-        let pool = std::fs::metadata(node.pool())?.dev();
-        let mut loops: BTreeMap<u64, Vec<Found>> = BTreeMap::new();
-        for (backing, found) in loopdev::all()? {
-            if backing.device == pool {
-                loops.entry(backing.inode).or_default().push(found);
+        let mut facts = Facts {
+            mounts: mount::table()?,
+            loops: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            snapshots: BTreeSet::new(),
+            tmp: Vec::new(),
+            strange: Vec::new(),
+            records: BTreeMap::new(),
+            receiving: BTreeMap::new(),
+            unreadable: Vec::new(),
+            lent: 0,
+        };
+        facts.mounts.retain(|mount| mount.point.starts_with(&kubelet));
+        let loops = loopdev::all()?;
+        for pool in node.pools() {
+            facts.add(pool, &loops)?;
+        }
+        let Facts { records, snapshots, lent, .. } = &mut facts;
+        records.retain(|id, record| {
+            let is_lent = record.phase.starts_with("{\"lent\"");
+            if is_lent {
+                snapshots.remove(id);
+                *lent += record.promise;
             }
+            !is_lent
+        });
+        (facts.receiving, facts.records) = std::mem::take(records)
+            .into_iter()
+            .partition(|(_, record)| record.phase.starts_with("{\"receiving\""));
+        facts.tmp.retain(|name| !facts.receiving.keys().any(|id| *name == format!("{id}.part")));
+        Ok(facts)
+    }
+
+    /// What is in one pool.
+    fn add(&mut self, pool: &Path, loops: &[(Backing, Found)]) -> Outcome<()> {
+        let device = std::fs::metadata(pool)?.dev();
+        for (backing, found) in loops.iter().filter(|(backing, _)| backing.device == device) {
+            self.loops.entry((device, backing.inode)).or_default().push(*found);
         }
-        let mut volumes = BTreeMap::new();
-        for (name, path) in names(&node.pool().join("volumes"))? {
+        for (name, path) in names(&pool.join("volumes"))? {
             let Ok(stat) = std::fs::symlink_metadata(path) else { continue };
-            volumes.insert(name, (stat.ino(), i64::try_from(stat.len()).unwrap_or(i64::MAX)));
+            let length = i64::try_from(stat.len()).unwrap_or(i64::MAX);
+            self.volumes.insert(name, ((stat.dev(), stat.ino()), length));
         }
-        let ours = [
-            "pool.json",
-            "lock",
-            "volumes",
-            "snapshots",
-            "tmp",
-            "records",
-            "projects",
-            "spare",
-            "lost+found",
-        ];
-        let (records, unreadable, mut strange) = records(&node.pool().join("records"))?;
-        let foreign = names(node.pool())?.into_iter().map(|(name, _)| name);
-        strange.extend(foreign.filter(|name| !ours.contains(&name.as_str())));
-        Ok(Facts {
-            mounts,
-            loops,
-            volumes,
-            snapshots: names(&node.pool().join("snapshots"))?.into_iter().map(|(name, _)| name).collect(),
-            tmp: names(&node.pool().join("tmp"))?.into_iter().map(|(name, _)| name).collect(),
-            strange,
-            records,
-            unreadable,
-        })
+        let (records, unreadable, strange) = records(&pool.join("records"))?;
+        self.records.extend(records);
+        self.unreadable.extend(unreadable);
+        self.strange.extend(strange);
+        let foreign = names(pool)?.into_iter().map(|(name, _)| name);
+        self.strange.extend(foreign.filter(|name| !OURS.contains(&name.as_str())));
+        self.snapshots.extend(names(&pool.join("snapshots"))?.into_iter().map(|(name, _)| name));
+        self.tmp.extend(names(&pool.join("tmp"))?.into_iter().map(|(name, _)| name));
+        Ok(())
     }
 
     /// The mounts at exactly this path.
@@ -117,7 +145,8 @@ impl Facts {
 
     /// The sum of all promises.
     pub(crate) fn promised(&self) -> i64 {
-        self.records.values().map(|record| record.promise).sum()
+        self.records.values().chain(self.receiving.values()).map(|record| record.promise).sum::<i64>()
+            + self.lent
     }
 }
 

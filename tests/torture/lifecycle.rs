@@ -45,9 +45,10 @@ impl World {
         if volume.request.is_none() {
             let wanted = from.as_ref().map_or(size(volume.shape), |from| from.size.max(size(volume.shape)));
             let slots = from.as_ref().map_or_else(Slots::blank, |from| from.slots.clone());
-            volume.request =
-                Some(requests::create(&volume.name, (volume.shape, wanted), from.map(|from| from.origin)));
-            volume.slots = slots;
+            let mut request =
+                requests::create(&volume.name, (volume.shape, wanted), from.map(|from| from.origin));
+            self.node.arrange(&mut request);
+            (volume.request, volume.slots) = (Some(request), slots);
         }
         let Some(request) = volume.request.clone() else { return };
         let answer = self.node.wire.create(request, patience).await;
@@ -66,7 +67,8 @@ impl World {
                 if volume.past.contains(&made.volume_id) {
                     self.violation(format!("an old id came back: {} {}", made.volume_id, volume.story()));
                 }
-                if volume.exists == Is::Yes && volume.id.as_ref() != Some(&made.volume_id) {
+                let another = volume.exists == Is::Yes && volume.id.as_ref() != Some(&made.volume_id);
+                if another && !self.node.may_be_twice(&volume.name) {
                     self.violation(format!(
                         "another id {} for the same name: {}",
                         made.volume_id,

@@ -69,6 +69,7 @@ pub(crate) const WRITE_TO_THE_POOL: &[&str] = &[
     "create_snapshot",
     "delete_snapshot",
     "node_stage_volume",
+    "node_expand_volume",
 ];
 
 /// A volume whose own filesystem gave up cannot be flushed, so no snapshot of it can be cut until it is mounted anew.

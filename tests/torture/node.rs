@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rockpool::os::{fs, mount};
+use rockpool::proto::csi;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -161,6 +162,24 @@ impl Node {
         &self.pool
     }
 
+    /// The roots of all pools.
+    pub(crate) fn pools(&self) -> Vec<&Path> {
+        vec![&self.pool]
+    }
+
+    /// The drivers that run.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        self.program.pid().into_iter().collect()
+    }
+
+    /// Says where a volume is to be, which matters where there are several nodes.
+    pub(crate) fn arrange(&self, _request: &mut csi::CreateVolumeRequest) {}
+
+    /// Whether there may be two volumes of a name, which one node knows how to prevent.
+    pub(crate) fn may_be_twice(&self, _name: &str) -> bool {
+        false
+    }
+
     /// Below which everything is mounted for workloads.
     pub(crate) fn kubelet(&self) -> PathBuf {
         self.dir.join("kubelet")
@@ -194,7 +213,7 @@ impl Node {
 
     /// Connects to the driver, if it serves already.
     pub(crate) async fn connect(&self) -> bool {
-        self.wire.connect((&self.program.socket(), &self.program.admin())).await.is_ok()
+        self.wire.exchange.connect((&self.program.socket(), &self.program.admin())).await.is_ok()
     }
 
     /// Waits for a driver that was spawned.
@@ -215,13 +234,13 @@ impl Node {
     /// Ends the driver by SIGKILL, at once.
     pub(crate) fn kill(&self) {
         self.program.kill();
-        self.wire.cut();
+        self.wire.exchange.cut();
     }
 
     /// Ends it by SIGTERM.
     pub(crate) fn terminate(&self) -> Outcome<()> {
         let ended = self.program.terminate();
-        self.wire.cut();
+        self.wire.exchange.cut();
         ended
     }
 

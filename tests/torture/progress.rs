@@ -26,12 +26,12 @@ pub(crate) fn expect(what: &'static str, many: usize) {
 }
 
 /// Tells for as long as the runtime lives.
-pub(crate) async fn tell() {
+pub(crate) async fn tell(who: &str) {
     let began = Instant::now();
     loop {
         tokio::time::sleep(EACH).await;
         let counts = COUNTS.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        eprintln!("{}", line(began.elapsed(), &counts));
+        eprintln!("{who}: {}", line(began.elapsed(), &counts));
     }
 }
 
@@ -41,5 +41,5 @@ fn line(since: Duration, counts: &BTreeMap<&'static str, (u64, u64)>) -> String 
         of => format!("{what} {done} of {of}"),
     };
     let counts: Vec<String> = counts.iter().map(count).collect();
-    format!("torture: {} min {:02} s: {}", since.as_secs() / 60, since.as_secs() % 60, counts.join(", "))
+    format!("{} min {:02} s: {}", since.as_secs() / 60, since.as_secs() % 60, counts.join(", "))
 }

@@ -6,6 +6,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test makes its own files and runs programs")]
 
+mod acts;
 mod adversity;
 mod attempts;
 mod audit;
@@ -18,6 +19,7 @@ mod devices;
 #[allow(dead_code, reason = "each program uses a part of it")]
 #[path = "../support/disk.rs"]
 mod disk;
+mod exchange;
 mod exhaustive;
 mod facts;
 mod ground;
@@ -56,6 +58,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use disk::Disk;
+use node::Node;
 use options::Options;
 use random::Plan;
 use report::Report;
@@ -91,7 +94,7 @@ async fn run(options: &Options) -> Outcome<bool> {
         return Err("it mounts filesystems, which only root may: run it as root".into());
     }
     let mut report = Report::new();
-    tokio::spawn(progress::tell());
+    tokio::spawn(progress::tell("torture"));
     for part in &options.parts {
         match part.as_str() {
             "random" => random_part(options, &mut report).await?,
@@ -120,8 +123,12 @@ async fn random_part(options: &Options, report: &mut Report) -> Outcome<()> {
     for (number, ground) in options.grounds.iter().enumerate() {
         let seed = options.seed + u64::try_from(number)?;
         let extent = Extent { volumes: options.workers * 4, snapshots: options.workers };
-        let world = if lossy { World::on_disk } else { World::new };
-        let world = Arc::new(world(dir.path(), (*ground, &options.plain), extent, seed)?);
+        let node = if lossy {
+            Node::on_disk(dir.path(), *ground, &options.plain, seed)?
+        } else {
+            Node::new(dir.path(), *ground, &options.plain)?
+        };
+        let world = Arc::new(World::new(node, extent, seed)?);
         straits::give_a_clock(&world)?;
         let plan = Plan {
             seed,

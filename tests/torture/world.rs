@@ -4,7 +4,6 @@
 //! the list of violations.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex as Std, PoisonError};
 
@@ -14,7 +13,7 @@ use tonic::Code;
 use crate::Outcome;
 use crate::facts::{Facts, Record};
 use crate::model::{Group, Is, Snapshot, Volume};
-use crate::node::{Ground, Node};
+use crate::node::Node;
 use crate::progress;
 use crate::wire::Answer;
 
@@ -55,27 +54,8 @@ pub(crate) struct Counts {
 }
 
 impl World {
-    /// Whose pool lies in a plain file.
-    pub(crate) fn new(
-        base: &Path,
-        (ground, binary): (Ground, &Path),
-        extent: Extent,
-        seed: u64,
-    ) -> Outcome<World> {
-        World::with(Node::new(base, ground, binary)?, extent, seed)
-    }
-
-    /// Whose pool lies on a disk that can lose writes.
-    pub(crate) fn on_disk(
-        base: &Path,
-        (ground, binary): (Ground, &Path),
-        extent: Extent,
-        seed: u64,
-    ) -> Outcome<World> {
-        World::with(Node::on_disk(base, ground, binary, seed)?, extent, seed)
-    }
-
-    fn with(node: Node, extent: Extent, seed: u64) -> Outcome<World> {
+    /// Over this node, with names for so much.
+    pub(crate) fn new(node: Node, extent: Extent, seed: u64) -> Outcome<World> {
         let ground = node.ground;
         let volume = |number: usize| -> Outcome<Mutex<Volume>> {
             let name = format!("v{number}");
@@ -129,7 +109,8 @@ impl World {
         }
         // A code that says "over" must not leave work to be finished.
         let Ok(facts) = Facts::of(&self.node) else { return };
-        let mut of_this_name = facts.records.values().filter(|record| record.name == volume.name);
+        let all = facts.records.values().chain(facts.receiving.values());
+        let mut of_this_name = all.filter(|record| record.name == volume.name);
         // A growth that was left open is the matter of whoever asks for it again.
         let others = |record: &&Record| record.is_growing() && !call.starts_with("ControllerExpandVolume");
         let unfinished = of_this_name.find(|record| !record.ready && !record.is_kept() && !others(record));

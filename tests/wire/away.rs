@@ -25,6 +25,10 @@ async fn a_pool_that_is_away_fails_what_needs_it_and_nothing_else() {
     let on = |pool: &str| CreateVolumeRequest { parameters: map(&[("pool", pool)]), ..create("v") };
     let status = driver.create(on("gone")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{}", status.message());
+    // It may be in that pool, and must not be made on the other node then.
+    let elsewhere = CreateVolumeRequest { accessibility_requirements: near(&["node-2"], &[]), ..create("v") };
+    let status = driver.create(elsewhere).await.unwrap_err();
+    assert_eq!((status.code(), status.message().contains("gone")), (Code::Unavailable, true), "{status}");
     let volume = driver.create(on("fast")).await.unwrap();
     let room = |pool: &str| GetCapacityRequest { parameters: map(&[("pool", pool)]), ..Default::default() };
     let (gone, fast) =

@@ -21,6 +21,8 @@ async fn capacity_answers_for_a_pool_a_place_and_a_capability() {
     assert_eq!(small.available_capacity, POOL / 100);
     assert_eq!(small.minimum_volume_size, Some(300 * MIB), "the smallest xfs");
 
+    assert_eq!(driver.capacity(of(&[("placement", "pack")])).await.unwrap(), all);
+
     let here = GetCapacityRequest { accessible_topology: Some(place(NODE)), ..Default::default() };
     assert_eq!(driver.capacity(here).await.unwrap(), all);
     let there = GetCapacityRequest { accessible_topology: Some(place("node-2")), ..Default::default() };
@@ -46,6 +48,7 @@ async fn bad_questions_about_capacity_are_refused() {
         (of(&[("pool", "nowhere")]), "`nowhere`"),
         (of(&[("tier", "gold")]), "`tier`"),
         (of(&[("allocation", "thick")]), "`thick`"),
+        (of(&[("placement", "tight")]), "`tight`"),
         (of(&[("csi.storage.k8s.io/fstype", "zfs")]), "`zfs`"),
         (GetCapacityRequest { accessible_topology: Some(zone), ..Default::default() }, "`zone`"),
         (GetCapacityRequest { volume_capabilities: vec![bare], ..Default::default() }, "access_type"),

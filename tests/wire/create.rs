@@ -92,6 +92,11 @@ async fn bad_creates_are_refused_by_field_and_value() {
             &["`thick`", "`reserved`"],
         ),
         (
+            |r| r.parameters = map(&[("placement", "tight")]),
+            Code::InvalidArgument,
+            &["parameters[placement] `tight`", "`spread`", "`pack`"],
+        ),
+        (
             |r| {
                 r.volume_capabilities = vec![mount("ext4")];
                 r.parameters = map(&[("csi.storage.k8s.io/fstype", "xfs")]);
@@ -208,6 +213,12 @@ async fn a_retry_gets_the_same_volume_and_another_request_a_conflict() {
     let mut metadata = request.clone();
     metadata.parameters.insert("csi.storage.k8s.io/pvc/name".into(), "other".into());
     assert_eq!(driver.create(metadata).await.unwrap(), made);
+
+    for placement in ["spread", "pack"] {
+        let mut placed = request.clone();
+        placed.parameters.insert("placement".into(), placement.into());
+        assert_eq!(driver.create(placed).await.unwrap(), made, "{placement}");
+    }
 
     let range = Some(CapacityRange { required_bytes: 2 * GIB, limit_bytes: 0 });
     let cloned = from_volume(&source.volume_id);

@@ -15,6 +15,7 @@ use rockpool::proto::csi::node_client::NodeClient;
 use rockpool::proto::csi::snapshot_metadata_client::SnapshotMetadataClient;
 use rockpool::proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use rockpool::proto::csi::*;
+use rockpool::proto::link::link_client::LinkClient;
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -53,6 +54,7 @@ pub(crate) struct Driver {
     pub(crate) groups: GroupControllerClient<Channel>,
     pub(crate) node: NodeClient<Channel>,
     pub(crate) metadata: SnapshotMetadataClient<Channel>,
+    pub(crate) link: LinkClient<Channel>,
     pub(crate) directory: tempfile::TempDir,
     serving: JoinHandle<()>,
 }
@@ -108,6 +110,7 @@ impl Driver {
             .add_service(services.group_controller())
             .add_service(services.snapshot_metadata())
             .add_service(services.node())
+            .add_service(services.link())
             .serve_with_incoming(UnixListenerStream::new(listener));
         let serving = tokio::spawn(async move { server.await.unwrap() });
         let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
@@ -117,7 +120,8 @@ impl Driver {
             controller: ControllerClient::new(channel.clone()),
             groups: GroupControllerClient::new(channel.clone()),
             node: NodeClient::new(channel.clone()),
-            metadata: SnapshotMetadataClient::new(channel),
+            metadata: SnapshotMetadataClient::new(channel.clone()),
+            link: LinkClient::new(channel),
             directory,
             serving,
         }

@@ -15,6 +15,7 @@ mod create;
 mod directories;
 mod groups;
 mod lists;
+mod news;
 mod node;
 mod snapshots;
 mod surface;

@@ -75,7 +75,7 @@ enum Value<'a> {
     Any(&'a str),
 }
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "pool",
     "allocation",
     "retainDeleted",
@@ -87,9 +87,24 @@ const KEYS: [&str; 11] = [
     "csi.storage.k8s.io/volumesnapshot/name",
     "storage.kubernetes.io/csiProvisionerIdentity",
     "size",
+    "placement",
 ];
-const VALUES: [&str; 12] =
-    ["fast", "small", "sparse", "reserved", "ext4", "xfs", "", "0", "7d", "true", "slow", "not enforced"];
+const VALUES: [&str; 14] = [
+    "fast",
+    "small",
+    "sparse",
+    "reserved",
+    "ext4",
+    "xfs",
+    "",
+    "0",
+    "7d",
+    "true",
+    "slow",
+    "not enforced",
+    "spread",
+    "pack",
+];
 
 impl Input<'_> {
     pub(super) fn map(&self) -> BTreeMap<String, String> {

@@ -67,11 +67,13 @@ impl Built {
     }
 
     fn phase(&self) -> Phase {
-        match self.phase % 5 {
+        match self.phase % 7 {
             0 => Phase::Ready,
             1 => Phase::Creating,
             2 => Phase::Deleting,
             3 => Phase::Growing { to: Bytes::new(self.to) },
+            5 => Phase::Receiving { done: Bytes::new(self.to), digest: 1 },
+            6 => Phase::Lent { to: VolumeId::new(PoolId::new([7; 6]), self.to.to_be_bytes()) },
             _ => Phase::Retained {
                 until: Age::new(self.to),
                 kept: format!("{}s", self.moment % 300_000_000).parse().expect("a time"),

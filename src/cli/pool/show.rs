@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::super::STATE_DIR;
+use super::super::modes::STATE_DIR;
 use super::{ConfigFile, named};
 use crate::config;
 use crate::ctl::Format;
@@ -17,8 +17,8 @@ use crate::engine::PoolConfig;
 use crate::engine::fences::told;
 use crate::engine::store::{Tally, tally};
 use crate::error::{Result, chain};
-use crate::model::{Bytes, Retention};
-use crate::pool::{Features, Kind, Offer, Quota, Visit, visit};
+use crate::model::{Bytes, Features, Offer, Retention};
+use crate::pool::{Kind, Quota, Visit, visit};
 
 /// What stands wherever the size of a volume would be a promise that nobody keeps.
 const NOT_ENFORCED: &str = "not enforced";

@@ -67,6 +67,11 @@ fn older(slot: &Slot, known: &Written, copy: &Written) -> Case {
 pub(super) fn says(phase: Phase) -> &'static str {
     match phase {
         Phase::Retained { .. } => "deleted and kept",
-        Phase::Creating | Phase::Ready | Phase::Growing { .. } | Phase::Deleting => "in use",
+        Phase::Creating
+        | Phase::Receiving { .. }
+        | Phase::Lent { .. }
+        | Phase::Ready
+        | Phase::Growing { .. }
+        | Phase::Deleting => "in use",
     }
 }

@@ -2,10 +2,15 @@
 //!
 //! Owns: what a host must have for all pools: programs, rights, kubelet's directory. Never: looks at a pool.
 
+use std::path::Path;
+
 use super::{Code, Finding};
 use crate::engine::Engine;
 use crate::error::{chain, quoted};
 use crate::os::{fs, mount};
+
+/// Where kubelet's paths for CSI lie below its directory. In a container these are mounts of their own, and what is above them is none.
+const KUBELET_PLACES: [&str; 2] = ["pods", "plugins/kubernetes.io/csi"];
 
 impl Engine {
     /// What the host lacks.
@@ -25,28 +30,38 @@ impl Engine {
         if self.kubelet_root.as_os_str().is_empty() {
             return None;
         }
-        let path = self.kubelet_root.display().to_string();
-        let root = quoted(&path);
-        let (what, repair) = if self.kubelet_root.is_dir() {
-            let what = match mount::is_shared(&self.kubelet_root) {
-                Ok(true) => return None,
-                Ok(false) => format!(
-                    "what is mounted below {root} reaches no other mount namespace: if kubelet or workloads have one of their \
-                     own, a pod finds an empty directory and writes to the host's disk"
-                ),
-                Err(error) => {
-                    format!("whether mounts below {root} reach others is not known: {}", chain(&error))
-                }
-            };
-            let repair = "make the mount that holds it shared (mount --make-rshared), or, in a container, mount it with \
-                          mountPropagation: Bidirectional";
-            (what, repair)
-        } else {
+        let root = &self.kubelet_root;
+        if !root.is_dir() {
+            let path = root.display().to_string();
+            let what =
+                format!("{} does not exist: staging and target paths must lie below it", quoted(&path));
             let repair = "make it, or name another one with --kubelet-root";
-            (format!("{root} does not exist: staging and target paths must lie below it"), repair)
-        };
-        Some(of_host(Code::KubeletRoot, Some(path), what, repair))
+            return Some(of_host(Code::KubeletRoot, Some(path), what, repair));
+        }
+        let places = KUBELET_PLACES.map(|place| root.join(place)).into_iter().filter(|place| place.is_dir());
+        let mut places = places.collect::<Vec<_>>();
+        if places.is_empty() {
+            places.push(root.clone());
+        }
+        places.iter().find_map(|place| unshared(place))
     }
+}
+
+/// What keeps mounts below a directory from workloads.
+fn unshared(place: &Path) -> Option<Finding> {
+    let path = place.display().to_string();
+    let name = quoted(&path);
+    let what = match mount::is_shared(place) {
+        Ok(true) => return None,
+        Ok(false) => format!(
+            "what is mounted below {name} reaches no other mount namespace: if kubelet or workloads have one of their \
+             own, a pod finds an empty directory and writes to the host's disk"
+        ),
+        Err(error) => format!("whether mounts below {name} reach others is not known: {}", chain(&error)),
+    };
+    let repair = "make the mount that holds it shared (mount --make-rshared), or, in a container, mount it with \
+                  mountPropagation: Bidirectional";
+    Some(of_host(Code::KubeletRoot, Some(path), what, repair))
 }
 
 fn missing_program(missing: &fs::Missing) -> Finding {

@@ -12,10 +12,10 @@ use crate::engine::store::Record;
 use crate::engine::{Engine, Slot};
 use crate::error::{Error, Result, chain, quoted};
 use crate::model::record::Unreadable;
-use crate::model::{Bytes, ObjectId, Phase, PoolId, Volume, VolumeId};
+use crate::model::{Bytes, ObjectId, Offer, Phase, PoolId, Volume, VolumeId};
 use crate::os::file::{self, Dir};
 use crate::os::mount::{self, Of, Seat};
-use crate::pool::{Exposed, Found, Kind, Offer, Pool, Problem};
+use crate::pool::{Exposed, Found, Kind, Pool, Problem};
 
 /// What the pool's health says that the doctor sees for itself, with more about it.
 const SEEN_ANYWAY: [&str; 4] = ["ImageMissing", "DirectoryMissing", "ImageTruncated", "PoolReadOnly"];
@@ -53,7 +53,10 @@ impl Engine {
             lost.retain(|id| !shown.contains(id));
         }
         cases.extend(lost.into_iter().map(|id| missing(slot, id)));
-        cases.extend(self.store.interrupted(pool.id()).iter().map(|record| self.interrupted(slot, record)));
+        let interrupted = self.store.interrupted(pool.id());
+        // What is being received goes on when its source does, and goes by itself when nobody asks for it any more.
+        let stuck = interrupted.iter().filter(|record| !matches!(record.phase(), Phase::Receiving { .. }));
+        cases.extend(stuck.map(|record| self.interrupted(slot, record)));
         cases.extend(self.quarantined(slot, pool.id()));
         Ok(cases)
     }
@@ -100,7 +103,9 @@ impl Engine {
     }
 
     fn debris(&self, slot: &Slot, name: &str) -> Option<Case> {
-        let id: Option<ObjectId> = name.strip_prefix("tmp/").and_then(|name| name.parse().ok());
+        let id: Option<ObjectId> = name
+            .strip_prefix("tmp/")
+            .and_then(|name| name.strip_suffix(".part").unwrap_or(name).parse().ok());
         match id {
             // Of an interrupted record, whose settling removes it.
             Some(id) if self.store.record(id).is_some_and(|record| !record.phase().is_whole()) => None,
@@ -267,7 +272,8 @@ fn doing(phase: Phase) -> &'static str {
         Phase::Creating => "made; the repair removes what there is of it, nobody was told that it exists",
         Phase::Growing { .. } => "growing; the repair finishes that",
         Phase::Deleting => "deleted; the repair finishes that",
-        Phase::Ready | Phase::Retained { .. } => "whole",
+        Phase::Receiving { .. } => "received",
+        Phase::Ready | Phase::Lent { .. } | Phase::Retained { .. } => "whole",
     }
 }
 

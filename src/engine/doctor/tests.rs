@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::*;
-use crate::engine::{Asked, Capability, CreateVolume, EngineConfig, Files, Mode, PoolConfig, Range, Stage};
-use crate::model::{Allocation, Filesystem, Phase, Retention, Source};
+use crate::engine::{Capability, EngineConfig, Files, Mode, PoolConfig, Stage};
+use crate::model::{Allocation, Asked, CreateVolume, Filesystem, Phase, Range, Retention, Source};
 use crate::os::mount::{self, Here, Mounted, Of, Place, Tree};
 use crate::pool::prepare::{self, Request};
 use crate::pool::{Attach, Kind, Quota, Setup};

@@ -5,9 +5,10 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::replace::Temporary;
@@ -25,6 +26,18 @@ pub fn allocate(file: &File, len: u64) -> Result<()> {
 pub fn set_len(file: &File, len: u64) -> Result<()> {
     rustix::fs::ftruncate(file, len)
         .map_err(|e| host(format!("failed to set a file's length to {len} bytes"), e))
+}
+
+/// Makes all that lies from an offset on read as zeros, without a change of the length. Blocks that are there to stay (`reserved`)
+/// stay, the others are given back.
+pub fn clear_from(file: &File, from: u64, reserved: bool) -> Result<()> {
+    let len = super::stat(file)?.size.saturating_sub(from);
+    if len == 0 {
+        return Ok(());
+    }
+    let how = if reserved { FallocateFlags::ZERO_RANGE } else { FallocateFlags::PUNCH_HOLE };
+    rustix::fs::fallocate(file, how | FallocateFlags::KEEP_SIZE, from, len)
+        .map_err(|e| host(format!("failed to clear {len} bytes from {from} on"), e))
 }
 
 /// Makes the content durable.
@@ -64,6 +77,25 @@ pub fn reflink_works(dir: &Dir) -> Result<bool> {
         Err(Error::Unsupported(_)) => Ok(false),
         Err(other) => Err(other),
     }
+}
+
+/// Where the next bytes of a file lie that were written, from an offset on; `None` where there are none up to its end.
+pub fn next_data(file: &File, from: u64) -> Result<Option<u64>> {
+    match rustix::fs::seek(file, SeekFrom::Data(from)) {
+        Ok(at) => Ok(Some(at)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(e) => Err(host("failed to look for a file's data", e)),
+    }
+}
+
+/// Fills all of `bytes` from a place in a file.
+pub fn read_at(file: &File, offset: u64, bytes: &mut [u8]) -> Result<()> {
+    file.read_exact_at(bytes, offset).map_err(|e| Error::host(format!("failed to read at {offset}"), e))
+}
+
+/// Puts all of `bytes` at a place in a file. Durable after [`sync`].
+pub fn write_at(file: &File, offset: u64, bytes: &[u8]) -> Result<()> {
+    file.write_all_at(bytes, offset).map_err(|e| Error::host(format!("failed to write at {offset}"), e))
 }
 
 /// How many extents a file has: a clone takes about 7 µs for each, and stops writers meanwhile. `None` where the

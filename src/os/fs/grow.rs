@@ -1,17 +1,17 @@
 //! Growing a filesystem to the size of its device.
 //!
-//! Owns: the ioctls that do it, and the proof afterwards. Never: shrinks.
+//! Owns: the ioctls that do it, the proof afterwards, and that a power cut finds the new size. Never: shrinks.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{fstat, major, minor};
+use rustix::fs::{Advice, fstat, major, minor};
 use rustix::io::Errno;
 use rustix::ioctl::{self, opcode};
 
-use super::{FsKind, probe};
+use super::{Frozen, FsKind, probe};
 use crate::error::{Error, Result, quoted_path};
 
 /// ext4 and xfs leave the end of a device alone where a last group could hold little but its own tables: xfs below 64
@@ -87,6 +87,9 @@ fn grow_xfs(root: BorrowedFd<'_>, device_bytes: u64) -> Result<Growth> {
     if before.fills(device_bytes) {
         return Ok(Growth::Already);
     }
+    if is_behind(root, before.datablocks)? {
+        write_back_xfs(root)?;
+    }
     let mut wanted = XfsGrow {
         newblocks: device_bytes / u64::from(before.blocksize.max(1)),
         imaxpct: before.imaxpct,
@@ -99,6 +102,38 @@ fn grow_xfs(root: BorrowedFd<'_>, device_bytes: u64) -> Result<Growth> {
         return Ok(Growth::Now);
     }
     Err(too_small(now.datablocks.saturating_mul(now.blocksize.into()), device_bytes))
+}
+
+/// Whether the superblock of an xfs on its device tells of fewer blocks than it has: its last growth is in the log only, for half a
+/// minute or so. Linux (6.18) cannot replay a log in which the last group is changed ahead of the size that has it, as the next growth
+/// does: after a power cut such a filesystem cannot be mounted.
+pub(super) fn is_behind(root: BorrowedFd<'_>, blocks: u64) -> Result<bool> {
+    let device = device_below(root)?;
+    let failed =
+        |error| Error::host(format!("failed to read the superblock of {}", quoted_path(&device)), error);
+    let file = File::open(&device).map_err(failed)?;
+    // xfs writes past the device's page cache. Where that stays old all the same, it is written back once more than needed.
+    rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).map_err(|error| failed(error.into()))?;
+    let mut head = [0; 16];
+    file.read_exact_at(&mut head, 0).map_err(failed)?;
+    let [.., a, b, c, d, e, f, g, h] = head;
+    Ok(u64::from_be_bytes([a, b, c, d, e, f, g, h]) < blocks)
+}
+
+/// Has everything in an xfs's log written to its place, which only a freeze does at once.
+pub(super) fn write_back_xfs(root: BorrowedFd<'_>) -> Result<()> {
+    let own = root.try_clone_to_owned();
+    let own = own.map_err(|error| Error::host("failed to open the xfs filesystem's root again", error))?;
+    // What is written out now is not written out while every writer waits.
+    super::sync(root)?;
+    let mut frozen = match Frozen::begin(vec![("the xfs filesystem".to_owned(), own)]) {
+        Err(Error::Busy(why)) => {
+            let text = format!("{why}; it has not grown, ask again when it is thawed");
+            return Err(Error::Unavailable(text));
+        }
+        outcome => outcome?,
+    };
+    frozen.thaw().map(drop)
 }
 
 fn too_small(now: u64, want: u64) -> Error {

@@ -1,6 +1,7 @@
 //! Real filesystems in image files and on loop devices, as root.
 
 use std::fs::{File, OpenOptions};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -212,6 +213,38 @@ fn xfs_grows_while_it_is_mounted() {
     assert!(after.total > before.total + 390 * MIB, "{before:?} {after:?}");
     // Beyond the device nothing grows, and it says so.
     grow_mounted(&root, FsKind::Xfs, 9000 * MIB).unwrap_err();
+}
+
+/// The kernel (6.18) reads nothing beyond the size that the superblock on the disk says, also while it replays a log in which the last
+/// group comes before the new size; and xfs writes that back when it likes.
+#[test]
+fn what_has_grown_twice_can_be_mounted_after_its_power_was_cut() {
+    let mut scene = Scene::new();
+    let (_, path) = image(&scene, "image", 300);
+    make(FsKind::Xfs, &path, UUID, None).unwrap();
+    let device = scene.attach_loop(&path);
+    let tree = Tree::filesystem("xfs", &device, &[MountOption::no_uuid()]).unwrap();
+    let root = tree.root().unwrap();
+    for mib in [316, 331] {
+        enlarge(&path, &device, mib);
+        assert_eq!(grow_mounted(&root, FsKind::Xfs, mib * MIB).unwrap(), Growth::Now);
+    }
+    assert!(grow::is_behind(root.as_fd(), 331 * 256).unwrap(), "xfs has written its new size back at once");
+    for number in 0..4 {
+        rustix::fs::mkdirat(&root, format!("{number}"), rustix::fs::Mode::RWXU).unwrap();
+        sync(&root).unwrap();
+    }
+    let cut = scene.root().join("cut");
+    std::fs::copy(&path, &cut).unwrap();
+    drop((root, tree));
+    let device = scene.attach_loop(&cut);
+    let tree = Tree::filesystem("xfs", &device, &[MountOption::no_uuid()]).unwrap();
+    let root = tree.root().unwrap();
+    assert_eq!(grow::size_mounted(&root, FsKind::Xfs).unwrap(), 331 * MIB);
+    enlarge(&cut, &device, 340);
+    assert_eq!(grow_mounted(&root, FsKind::Xfs, 340 * MIB).unwrap(), Growth::Now);
+    grow::write_back_xfs(root.as_fd()).unwrap();
+    assert!(!grow::is_behind(root.as_fd(), 340 * 256).unwrap());
 }
 
 #[test]

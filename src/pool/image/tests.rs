@@ -6,11 +6,12 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
 use super::*;
+use crate::model::UNIT;
 use crate::os::loopdev;
 use crate::os::mount::scene::clear;
 use crate::os::process;
 use crate::pool::rig::{EXT4, Rig, XFS, cut, run, volume};
-use crate::pool::{Device, Severity, UNIT};
+use crate::pool::{Device, Severity};
 
 /// The pool comes last, so that it is dropped first: it keeps the rig's mount busy.
 fn pool() -> (Rig, ImagePool) {

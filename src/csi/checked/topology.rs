@@ -1,36 +1,51 @@
 //! Where things are to be reachable from.
 //!
 //! Owns: the reading of topology on the wire. A volume or snapshot is reachable from exactly one node, named by one key.
+//! Never: knows which nodes there are.
 
 use std::collections::HashSet;
 
+use crate::csi::parse::missing;
 use crate::error::{Error, Result, quoted};
 use crate::model::TOPOLOGY_KEY;
 use crate::proto::csi;
 
-use super::parse::missing;
+/// Which nodes something is to be reachable from, as a caller says it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requirement {
+    /// The nodes of which any one will do, in the order sent; none: any node at all.
+    pub requisite: Vec<String>,
+    /// The nodes that are liked better than others, the best first. Where `requisite` has any, they are among those.
+    pub preferred: Vec<String>,
+}
 
-/// Whether this node satisfies a requirement.
+/// Whether a node satisfies a requirement.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reach {
+pub enum Reach {
     /// It does.
     Here,
     /// It does not; these nodes would, as text.
     Elsewhere(String),
 }
 
-/// The place of everything on a node.
-pub(super) fn place(node_id: &str) -> csi::Topology {
-    csi::Topology { segments: [(TOPOLOGY_KEY.to_owned(), node_id.to_owned())].into() }
+impl Requirement {
+    /// Whether what lies on this node satisfies it. With a wish only, any node will do: none that is wished for may be asked.
+    pub fn reach(&self, node_id: &str) -> Reach {
+        if self.requisite.is_empty() || self.requisite.iter().any(|node| node == node_id) {
+            return Reach::Here;
+        }
+        let nodes: Vec<_> = self.requisite.iter().take(8).map(|node| quoted(node)).collect();
+        Reach::Elsewhere(nodes.join(", "))
+    }
 }
 
-/// Reads `accessibility_requirements`.
+/// Reads `accessibility_requirements`; where there are none, nothing is required.
 ///
 /// # Errors
 /// `Invalid` for an empty requirement, an unknown key, and a preference that is not among the requisite.
-pub(super) fn requirement(asked: Option<&csi::TopologyRequirement>, node_id: &str) -> Result<Reach> {
+pub(super) fn requirement(asked: Option<&csi::TopologyRequirement>) -> Result<Requirement> {
     let Some(csi::TopologyRequirement { requisite, preferred }) = asked else {
-        return Ok(Reach::Here);
+        return Ok(Requirement::default());
     };
     let field = "accessibility_requirements";
     if requisite.is_empty() && preferred.is_empty() {
@@ -50,26 +65,17 @@ pub(super) fn requirement(asked: Option<&csi::TopologyRequirement>, node_id: &st
             "want only topologies that are in requisite too",
         ));
     }
-    // With a wish only, this node will do where no other is asked.
-    if requisite.is_empty() || known.contains(node_id) {
-        return Ok(Reach::Here);
-    }
-    let nodes: Vec<_> = nodes.iter().take(8).map(|node| quoted(node)).collect();
-    Ok(Reach::Elsewhere(nodes.join(", ")))
+    let owned = |nodes: Vec<&str>| nodes.into_iter().map(str::to_owned).collect();
+    Ok(Requirement { requisite: owned(nodes), preferred: owned(wishes) })
 }
 
-/// Reads the topology of GetCapacity; an absent or empty one is everywhere.
+/// Reads the topology of GetCapacity: the node that is meant; none where it is absent or empty, which means all.
 ///
 /// # Errors
 /// `Invalid` for an unknown key.
-pub(super) fn covers(asked: Option<&csi::Topology>, node_id: &str) -> Result<Reach> {
-    match asked.filter(|topology| !topology.segments.is_empty()) {
-        None => Ok(Reach::Here),
-        Some(topology) => match node("accessible_topology", topology)? {
-            node if node == node_id => Ok(Reach::Here),
-            node => Ok(Reach::Elsewhere(quoted(node))),
-        },
-    }
+pub(super) fn segment(asked: Option<&csi::Topology>) -> Result<Option<&str>> {
+    let asked = asked.filter(|topology| !topology.segments.is_empty());
+    asked.map(|topology| node("accessible_topology", topology)).transpose()
 }
 
 fn nodes<'a>(field: &str, all: &'a [csi::Topology]) -> Result<Vec<&'a str>> {
@@ -91,18 +97,19 @@ fn node<'a>(field: &str, topology: &'a csi::Topology) -> Result<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::csi::describe::place;
 
     fn at(nodes: &[&str]) -> Vec<csi::Topology> {
         nodes.iter().map(|node| place(node)).collect()
     }
 
     fn read(requisite: Vec<csi::Topology>, preferred: Vec<csi::Topology>) -> Result<Reach> {
-        requirement(Some(&csi::TopologyRequirement { requisite, preferred }), "n1")
+        Ok(requirement(Some(&csi::TopologyRequirement { requisite, preferred }))?.reach("n1"))
     }
 
     #[test]
     fn a_node_is_reached_if_it_is_among_the_requisite() {
-        assert_eq!(requirement(None, "n1").unwrap(), Reach::Here);
+        assert_eq!(requirement(None).unwrap().reach("n1"), Reach::Here);
         assert_eq!(read(at(&["n2", "n1"]), at(&["n2"])).unwrap(), Reach::Here);
         assert_eq!(read(at(&[]), at(&["n2"])).unwrap(), Reach::Here);
         assert_eq!(read(at(&["n2"]), at(&["n2"])).unwrap(), Reach::Elsewhere("`n2`".into()));
@@ -125,13 +132,25 @@ mod tests {
     }
 
     #[test]
+    fn both_lists_keep_their_order() {
+        let read = |requisite, preferred| {
+            requirement(Some(&csi::TopologyRequirement { requisite, preferred })).unwrap()
+        };
+        let both = read(at(&["n3", "n1", "n2"]), at(&["n2", "n3"]));
+        assert_eq!((both.requisite, both.preferred), (owned(&["n3", "n1", "n2"]), owned(&["n2", "n3"])));
+        let wish = read(at(&[]), at(&["n2"]));
+        assert_eq!((wish.requisite, wish.preferred), (Vec::new(), owned(&["n2"])));
+    }
+
+    fn owned(nodes: &[&str]) -> Vec<String> {
+        nodes.iter().map(|&node| node.to_owned()).collect()
+    }
+
+    #[test]
     fn capacity_is_asked_for_a_place_or_for_all() {
-        assert_eq!(covers(None, "n1").unwrap(), Reach::Here);
-        assert_eq!(covers(Some(&csi::Topology::default()), "n1").unwrap(), Reach::Here);
-        assert_eq!(covers(Some(&place("n1")), "n1").unwrap(), Reach::Here);
-        assert_eq!(covers(Some(&place("n2")), "n1").unwrap(), Reach::Elsewhere("`n2`".into()));
-        assert!(
-            covers(Some(&csi::Topology { segments: [("zone".into(), "a".into())].into() }), "n1").is_err()
-        );
+        assert_eq!(segment(None).unwrap(), None);
+        assert_eq!(segment(Some(&csi::Topology::default())).unwrap(), None);
+        assert_eq!(segment(Some(&place("n1"))).unwrap(), Some("n1"));
+        assert!(segment(Some(&csi::Topology { segments: [("zone".into(), "a".into())].into() })).is_err());
     }
 }

@@ -1,0 +1,160 @@
+//! The Kubernetes API: how it is asked, and what its silence means.
+//!
+//! Owns: the client, with the credentials of a kubeconfig or of the pod, and the two ways in which a request fails. Never: lets
+//! the library parse an answer: what it cannot read it prints, and the answer to a review repeats the token.
+
+use std::path::Path;
+use std::time::Duration;
+
+use http::{Method, Request};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::error::{Error, chain, quoted};
+
+/// From the first packet to a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// For an answer; a list of ten thousand objects included.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// The API of one cluster.
+#[derive(Clone)]
+pub struct Kubernetes {
+    client: Client,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// The API server says no, with this code.
+    Refused(u16, String),
+    /// It cannot be reached, does not answer in time, or answers what it should not: nothing is known.
+    Away(String),
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fault::Refused(code, why) => write!(f, "the Kubernetes API refuses it with {code}: {why}"),
+            Fault::Away(why) => write!(f, "the Kubernetes API cannot be asked: {why}"),
+        }
+    }
+}
+
+impl Fault {
+    /// As the reason for which a call has no answer.
+    pub fn open(&self) -> Error {
+        Error::Unavailable(format!("{self}; ask again"))
+    }
+}
+
+/// The result of a request.
+pub type Answer<T> = Result<T, Fault>;
+
+impl Kubernetes {
+    /// With the credentials of the pod, or of the file that KUBECONFIG names.
+    ///
+    /// # Errors
+    /// `Precondition` where there are none that can be used.
+    pub async fn of_environment() -> crate::error::Result<Kubernetes> {
+        let config = Config::infer().await.map_err(|error| unusable("of this pod", &error))?;
+        Kubernetes::new(config)
+    }
+
+    /// With the credentials of a file; without one, of that which KUBECONFIG names, or `~/.kube/config`. Never with a pod's.
+    ///
+    /// # Errors
+    /// `Precondition` where there are none that can be used.
+    pub async fn of_operator(file: Option<&Path>) -> crate::error::Result<Kubernetes> {
+        let options = KubeConfigOptions::default();
+        let config = match file {
+            Some(file) => {
+                let read = Kubeconfig::read_from(file);
+                let read = read.map_err(|error| unusable(&file.display().to_string(), &error))?;
+                Config::from_custom_kubeconfig(read, &options).await
+            }
+            None => Config::from_kubeconfig(&options).await,
+        };
+        Kubernetes::new(config.map_err(|error| unusable("of the kubeconfig", &error))?)
+    }
+
+    fn new(mut config: Config) -> crate::error::Result<Kubernetes> {
+        (config.connect_timeout, config.read_timeout) = (Some(CONNECT), Some(ANSWER));
+        // A pooled connection that sat idle must not count as one that is silent.
+        config.reset_reader_on_write = true;
+        // Whoever asks asks again, and says meanwhile what is wrong.
+        config.default_retry = false;
+        let client = Client::try_from(config).map_err(|error| unusable("given", &error))?;
+        Ok(Kubernetes { client })
+    }
+
+    /// Reads what is at a path.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Answer<T> {
+        self.ask(Method::GET, path, None, "application/json").await
+    }
+
+    /// Reads only the metadata of a list.
+    pub async fn metadata<T: DeserializeOwned>(&self, path: &str) -> Answer<T> {
+        let accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
+        self.ask(Method::GET, path, None, accept).await
+    }
+
+    /// Makes an object.
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, object: &Value) -> Answer<T> {
+        self.ask(Method::POST, path, Some(("application/json", object)), "application/json").await
+    }
+
+    /// Replaces an object.
+    pub async fn put<T: DeserializeOwned>(&self, path: &str, object: &Value) -> Answer<T> {
+        self.ask(Method::PUT, path, Some(("application/json", object)), "application/json").await
+    }
+
+    /// Changes what is named of an object.
+    pub async fn patch<T: DeserializeOwned>(&self, path: &str, change: &Value) -> Answer<T> {
+        let body = Some(("application/merge-patch+json", change));
+        self.ask(Method::PATCH, path, body, "application/json").await
+    }
+
+    /// Deletes an object.
+    pub async fn delete(&self, path: &str, options: &Value) -> Answer<Value> {
+        self.ask(Method::DELETE, path, Some(("application/json", options)), "application/json").await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, &Value)>,
+        accept: &str,
+    ) -> Answer<T> {
+        let away = |why: String| Fault::Away(why);
+        let mut request = Request::builder().method(method).uri(path).header("accept", accept);
+        if let Some((kind, _)) = body {
+            request = request.header("content-type", kind);
+        }
+        let bytes = body.map_or_else(Vec::new, |(_, value)| value.to_string().into_bytes());
+        let request = request.body(bytes).map_err(|error| away(error.to_string()))?;
+        let text = tokio::time::timeout(ANSWER, self.client.request_text(request)).await;
+        let text = text.map_err(|_| away(format!("no answer within {} s", ANSWER.as_secs())))?;
+        let text = text.map_err(fault)?;
+        // The words of the parser could quote the answer.
+        serde_json::from_str(&text).map_err(|_| away("its answer is none that was asked for".to_owned()))
+    }
+}
+
+fn fault(error: kube::Error) -> Fault {
+    let kube::Error::Api(status) = error else { return Fault::Away(chain(&error)) };
+    let why = quoted(&status.message);
+    match status.code {
+        // It is busy.
+        429 => Fault::Away(format!("429 {why}")),
+        code @ 400..500 => Fault::Refused(code, why),
+        code => Fault::Away(format!("{code} {why}")),
+    }
+}
+
+fn unusable(which: &str, error: &dyn std::error::Error) -> Error {
+    Error::Precondition(format!("the Kubernetes credentials {which} cannot be used: {}", chain(error)))
+}

@@ -1,0 +1,318 @@
+//! As much of a Kubernetes API server as the program asks for: objects under their paths, token reviews, and every way in which a
+//! server can fail.
+//!
+//! Owns: optimistic locking, finalizers, lists of metadata alone, as the real one does them. Never: knows what is asked for why.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// A running server; it ends with this.
+pub(crate) struct Api {
+    world: Arc<Mutex<World>>,
+    address: std::net::SocketAddr,
+}
+
+/// What it has and how it behaves.
+#[derive(Default)]
+pub(crate) struct World {
+    /// Every object by its path.
+    pub(crate) objects: BTreeMap<String, Value>,
+    /// What a review answers for a token, as `status`; for others it says that they are not valid.
+    pub(crate) tokens: BTreeMap<String, Value>,
+    pub(crate) mood: Mood,
+    /// So many changes are made and answered yet; of the next nobody hears, whether it is made or not, and of none after it.
+    pub(crate) changes: Option<(usize, bool)>,
+    /// Method and path of every request.
+    pub(crate) asked: Vec<String>,
+    version: u64,
+    stopped: bool,
+}
+
+/// How it answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) enum Mood {
+    #[default]
+    Well,
+    /// Connections are closed without an answer.
+    Away,
+    /// It answers after this.
+    Slow(Duration),
+    /// It answers 500.
+    Ill,
+    /// It answers a page of some other server.
+    Other,
+    /// It stops answering changes: they are made, and nobody hears of it.
+    Deaf,
+}
+
+/// What a server says of a right token of a node.
+pub(crate) fn good(node: &str) -> Value {
+    json!({
+        "authenticated": true,
+        "audiences": ["csi.rockpool.dev"],
+        "user": {
+            "username": "system:serviceaccount:rockpool:rockpool-node",
+            "extra": { "authentication.kubernetes.io/node-name": [node], "other": ["x", "y"] },
+        },
+    })
+}
+
+/// A token that ends in so many seconds, with this word in it.
+pub(crate) fn token(word: &str, seconds: i64) -> String {
+    use base64::Engine;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = i64::try_from(now.as_secs()).unwrap();
+    let claims = json!({ "iat": now, "exp": now + seconds, "sub": word }).to_string();
+    let part = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
+    format!("{}.{}.{}", part("{\"alg\":\"none\"}"), part(&claims), part(word))
+}
+
+impl Api {
+    pub(crate) fn start() -> Api {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, world) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(World::default())));
+        let shared = Arc::clone(&world);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if shared.lock().unwrap().stopped {
+                    return;
+                }
+                let (Ok(stream), world) = (stream, Arc::clone(&shared)) else { continue };
+                std::thread::spawn(move || drop(talk(&stream, &world)));
+            }
+        });
+        Api { world, address }
+    }
+
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+
+    pub(crate) fn be(&self, mood: Mood) {
+        self.world().mood = mood;
+    }
+
+    /// A kubeconfig that leads here.
+    pub(crate) fn kubeconfig(&self) -> String {
+        json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{ "name": "test", "cluster": { "server": format!("http://{}", self.address) } }],
+            "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
+            "users": [{ "name": "test", "user": { "token": "the-callers-own" } }],
+        })
+        .to_string()
+    }
+
+    /// Puts a node there, with the driver.
+    pub(crate) fn add_node(&self, name: &str) {
+        let mut world = self.world();
+        let labels = json!({ "topology.csi.rockpool.dev/node": name });
+        let node =
+            json!({ "metadata": { "name": name, "labels": labels }, "spec": { "podCIDR": "10.0.0.0/24" } });
+        world.put(&format!("/api/v1/nodes/{name}"), node);
+        let drivers =
+            json!([{ "name": "other", "nodeID": "x" }, { "name": "csi.rockpool.dev", "nodeID": name }]);
+        let csi = json!({ "metadata": { "name": name }, "spec": { "drivers": drivers } });
+        world.put(&format!("/apis/storage.k8s.io/v1/csinodes/{name}"), csi);
+    }
+
+    /// Takes a node away, for good.
+    pub(crate) fn remove_node(&self, name: &str) {
+        let mut world = self.world();
+        world.objects.remove(&format!("/api/v1/nodes/{name}"));
+        world.objects.remove(&format!("/apis/storage.k8s.io/v1/csinodes/{name}"));
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        self.world().stopped = true;
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+/// Answers the requests of one connection.
+fn talk(stream: &TcpStream, world: &Mutex<World>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut first = String::new();
+        if reader.read_line(&mut first)? == 0 {
+            return Ok(());
+        }
+        let (mut length, mut accept) = (0, String::new());
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line)?;
+            let Some((name, value)) = line.trim().split_once(':') else { break };
+            match name.to_ascii_lowercase().as_str() {
+                "content-length" => length = value.trim().parse().unwrap(),
+                "accept" => accept = value.trim().to_owned(),
+                _ => {}
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
+        let mut words = first.split(' ');
+        let (method, path) = (words.next().unwrap(), words.next().unwrap());
+        let mood = {
+            let mut world = world.lock().unwrap();
+            world.asked.push(format!("{method} {path}"));
+            world.mood
+        };
+        let is_change = ["POST", "PUT", "PATCH", "DELETE"].contains(&method);
+        match mood {
+            Mood::Away => return Ok(()),
+            Mood::Slow(time) => std::thread::sleep(time),
+            Mood::Well | Mood::Ill | Mood::Other | Mood::Deaf => {}
+        }
+        let mut last = false;
+        if is_change {
+            let changes = &mut world.lock().unwrap().changes;
+            match changes {
+                None => {}
+                Some((0, true)) => {
+                    *changes = Some((0, false));
+                    last = true;
+                }
+                Some((0, false)) => return Ok(()),
+                Some((left, _)) => *left -= 1,
+            }
+        }
+        let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        let (code, answer) = match mood {
+            Mood::Ill => (500, failure(500, "the storage is not there").to_string()),
+            Mood::Other => (200, "<html>please log in</html>".to_owned()),
+            Mood::Well | Mood::Away | Mood::Slow(_) | Mood::Deaf => {
+                let (code, answer) = world.lock().unwrap().answer(method, path, &accept, body);
+                (code, answer.to_string())
+            }
+        };
+        if last || mood == Mood::Deaf && is_change {
+            return Ok(());
+        }
+        let mut stream = stream;
+        write!(
+            stream,
+            "HTTP/1.1 {code} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{answer}",
+            answer.len()
+        )?;
+    }
+}
+
+fn failure(code: u16, why: &str) -> Value {
+    json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": why, "reason": "X", "code": code })
+}
+
+impl World {
+    /// Puts an object at a path, as a new version; what the server itself sets is set.
+    pub(crate) fn put(&mut self, path: &str, mut object: Value) {
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        if object["metadata"]["uid"].is_null() {
+            object["metadata"]["uid"] = json!(format!("uid-{}", self.version));
+        }
+        let is_leaving = !object["metadata"]["deletionTimestamp"].is_null();
+        let is_held = object["metadata"]["finalizers"].as_array().is_some_and(|held| !held.is_empty());
+        if is_leaving && !is_held {
+            self.objects.remove(path);
+        } else {
+            self.objects.insert(path.to_owned(), object);
+        }
+    }
+
+    fn answer(&mut self, method: &str, path: &str, accept: &str, body: Value) -> (u16, Value) {
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        if path.ends_with("/tokenreviews") {
+            return (201, self.review(&body));
+        }
+        let there = self.objects.get(path).cloned();
+        match (method, there) {
+            ("POST", _) => {
+                let name = body["metadata"]["name"].as_str().unwrap_or_default();
+                let at = format!("{path}/{name}");
+                if self.objects.contains_key(&at) {
+                    return (409, failure(409, "already exists"));
+                }
+                self.put(&at, body.clone());
+                (201, self.objects.get(&at).cloned().unwrap_or(body))
+            }
+            ("GET", Some(object)) => (200, object),
+            ("GET", None) if path.rsplit('/').next().is_some_and(|last| last.ends_with('s')) => {
+                (200, self.list(path, query, accept.contains("PartialObjectMetadataList")))
+            }
+            ("PUT", Some(before)) => {
+                let expected = &body["metadata"]["resourceVersion"];
+                if !expected.is_null() && *expected != before["metadata"]["resourceVersion"] {
+                    return (409, failure(409, "the object has been modified"));
+                }
+                self.put(path, body.clone());
+                (200, self.objects.get(path).cloned().unwrap_or(body))
+            }
+            ("PATCH", Some(mut object)) => {
+                merge(&mut object, &body);
+                self.put(path, object.clone());
+                (200, self.objects.get(path).cloned().unwrap_or(object))
+            }
+            ("DELETE", Some(mut object)) => {
+                let wanted = &body["preconditions"]["uid"];
+                if !wanted.is_null() && *wanted != object["metadata"]["uid"] {
+                    return (409, failure(409, "the uid is another"));
+                }
+                object["metadata"]["deletionTimestamp"] = json!("2026-11-22T00:00:00Z");
+                self.put(path, object.clone());
+                (200, object)
+            }
+            _ => (404, failure(404, "not found")),
+        }
+    }
+
+    /// What lies right below a path, from `continue` on, `limit` at most.
+    fn list(&self, path: &str, query: &str, only_metadata: bool) -> Value {
+        let asked = |name: &str| {
+            query
+                .split('&')
+                .find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name))
+                .map(|pair| pair.1)
+        };
+        let from = asked("continue").and_then(|text| text.parse().ok()).unwrap_or(0_usize);
+        let limit = asked("limit").and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
+        let below = |at: &&String| at.strip_prefix(path).is_some_and(|rest| rest.rfind('/') == Some(0));
+        let all: Vec<&String> = self.objects.keys().filter(below).collect();
+        let shown = |at: &&String| {
+            let object = &self.objects[*at];
+            if only_metadata { json!({ "metadata": object["metadata"] }) } else { object.clone() }
+        };
+        let items: Vec<Value> = all.iter().skip(from).take(limit).map(shown).collect();
+        let next = from.saturating_add(limit);
+        let next = if next < all.len() { next.to_string() } else { String::new() };
+        json!({ "items": items, "metadata": { "continue": next, "resourceVersion": self.version.to_string() } })
+    }
+
+    fn review(&self, review: &Value) -> Value {
+        let token = review["spec"]["token"].as_str().unwrap_or_default();
+        let invalid = || json!({ "authenticated": false, "error": "[invalid bearer token]" });
+        let mut answer = review.clone();
+        answer["status"] = self.tokens.get(token).cloned().unwrap_or_else(invalid);
+        answer
+    }
+}
+
+/// A JSON merge patch.
+fn merge(object: &mut Value, change: &Value) {
+    let Some(change) = change.as_object() else { return *object = change.clone() };
+    if !object.is_object() {
+        *object = json!({});
+    }
+    for (key, value) in change {
+        if value.is_null() {
+            object.as_object_mut().unwrap().remove(key);
+        } else {
+            merge(&mut object[key.as_str()], value);
+        }
+    }
+}
