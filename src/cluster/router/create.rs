@@ -41,8 +41,10 @@ impl Router {
         if let Some(made) = self.at_its_name(&request, &wanted, until).await? {
             return Ok(made.into());
         }
-        if let Some(source) = self.source_elsewhere(&wanted)? {
-            return Ok(self.copied(&request, &wanted, source, until).await?.into());
+        match self.source_elsewhere(&wanted) {
+            Ok(None) => {}
+            Ok(Some(source)) => return Ok(self.copied(&request, &wanted, source, until).await?.into()),
+            Err(why) => return Ok(self.unless_begun(&request, &wanted, why.into(), until).await?.into()),
         }
         let candidates = self.candidates(&wanted)?;
         let order = order(&wanted, candidates, || self.0.known.nodes())?;

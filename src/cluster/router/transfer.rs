@@ -7,7 +7,7 @@
 //! 2. The nodes that may have the volume are asked in the order of `place` to take it (`Take`), until one does.
 //! 3. The node with the source is told to send it there (`Give`), and the other one is asked now and then how far it is.
 //! 4. The answer is UNAVAILABLE, and how much has come, until it is whole. Where the source is gone meanwhile, or has become
-//!    too large, nothing is left of what was begun, and the code is a final one.
+//!    too large, nothing is left of what was begun on any node that may have the volume, and the code is a final one.
 
 use std::time::Duration;
 
@@ -49,8 +49,12 @@ impl Router {
     ) -> Result<Made, Status> {
         let describe = wire::DescribeRequest { source: source_id(wanted) };
         let call = |line| async move { transfers(line).describe(describe).await };
-        let described =
-            self.forward(&source, until, call).await.map_err(|failed| lacking(failed, &source))?;
+        let described = match self.forward(&source, until, call).await {
+            Ok(described) => described,
+            Err(failed) => {
+                return self.unless_begun(request, wanted, lacking(failed, &source), until).await;
+            }
+        };
         let origin = described
             .origin
             .ok_or_else(|| Error::Unavailable(format!("node {source} did not say what the source is")))?;
@@ -70,6 +74,26 @@ impl Router {
              nothing was made"
         );
         Err(refusals.all_of(order, &head))
+    }
+
+    /// The source cannot be had, which ends the call, unless a node that may have the volume has begun it, or has it already: another
+    /// controller may have asked it a moment ago, and the node has not told this one yet.
+    pub(super) async fn unless_begun(
+        &self,
+        request: &csi::CreateVolumeRequest,
+        wanted: &Create,
+        why: Status,
+        until: Instant,
+    ) -> Result<Made, Status> {
+        if !is_final(why.code()) {
+            return Err(why);
+        }
+        for seen in self.askable(self.allowed(&wanted.requirement.requisite)?, wanted)? {
+            if let Some(made) = self.if_it_takes(&seen.node, request, wanted, until).await? {
+                return Ok(made);
+            }
+        }
+        Err(why)
     }
 
     /// The volume of a node that may hold its name, and does not have its source.

@@ -17,8 +17,18 @@ impl Fake {
         *self.store.travels.lock().unwrap() = true;
     }
 
+    /// Has nothing that could be copied from now on.
+    pub(in crate::cluster) fn lose_sources(&self) {
+        *self.store.has_no_source.lock().unwrap() = true;
+    }
+
     fn knows_transfers(&self) -> Result<(), Status> {
         if *self.store.travels.lock().unwrap() { Ok(()) } else { Err(Status::unimplemented("")) }
+    }
+
+    fn has_source(&self) -> Result<(), Status> {
+        let gone = *self.store.has_no_source.lock().unwrap();
+        if gone { Err(Status::not_found("the source is gone")) } else { Ok(()) }
     }
 
     /// Whether it has begun to take a volume of this name.
@@ -31,6 +41,7 @@ impl Fake {
 impl Transfers for Fake {
     async fn describe(&self, _: Request<wire::DescribeRequest>) -> Reply<wire::DescribeResponse> {
         self.knows_transfers()?;
+        self.has_source()?;
         let (size_bytes, access) = (1 << 30, "ext4".to_owned());
         let origin = Some(wire::Origin { size_bytes, access, fs_uuid: String::new() });
         Ok(wire::DescribeResponse { origin }.into())
@@ -50,6 +61,7 @@ impl Transfers for Fake {
     }
 
     async fn give(&self, _: Request<wire::GiveRequest>) -> Reply<wire::GiveResponse> {
+        self.has_source()?;
         Ok(wire::GiveResponse::default().into())
     }
 

@@ -404,6 +404,47 @@ async fn a_pool_is_not_lost_while_a_node_has_not_told_which_disks_it_has() {
     assert_eq!(delete(&router, volume(A)).await.0, Code::Ok);
 }
 
+/// A volume that is to be a copy of one in pool `A`, on node n2.
+fn copy_on_n2(name: &str) -> CreateVolumeRequest {
+    let source = volume_content_source::VolumeSource { volume_id: volume(A) };
+    let r#type = Some(volume_content_source::Type::Volume(source));
+    CreateVolumeRequest {
+        volume_content_source: Some(VolumeContentSource { r#type }),
+        ..wanted(name, &["n2"])
+    }
+}
+
+/// A fake tells of no name that it has begun: the other controller has to ask.
+#[tokio::test]
+async fn what_another_controller_has_begun_goes_with_its_source() {
+    for is_lost in [false, true] {
+        let (rig, _, fakes, mut joined) = cluster(&[("n1", A), ("n2", B)]).await;
+        let around = Around::new().await;
+        let patience = Patience { answer: Duration::from_millis(500), ..SETTLED };
+        let controller = || {
+            let ground = Ground { lost: Arc::new(around.lost()), ..Ground::default() };
+            over(&rig, ground, patience)
+        };
+        let (one, other) = (controller(), controller());
+        fakes.iter().for_each(Fake::travel);
+        assert_eq!(
+            make(&one, copy_on_n2("copy")).await.unwrap_err().0,
+            Code::Unavailable,
+            "it is on its way"
+        );
+        assert!(fakes[1].takes("copy"));
+        if is_lost {
+            joined.remove(0);
+            rig.stands("n1", Standing::Away).await;
+            other.lost().declare(pool_of(A), "a test").await.unwrap();
+        } else {
+            fakes[0].lose_sources();
+        }
+        assert_eq!(make(&other, copy_on_n2("copy")).await.unwrap_err().0, Code::NotFound, "{is_lost}");
+        assert!(!fakes[1].takes("copy"), "nothing of it is left: {is_lost}");
+    }
+}
+
 #[tokio::test]
 async fn a_copy_of_what_was_lost_is_over() {
     let (rig, _, fakes, mut joined) = cluster(&[("n1", A), ("n2", B)]).await;
@@ -411,10 +452,7 @@ async fn a_copy_of_what_was_lost_is_over() {
     let ground = Ground { lost: Arc::new(around.lost()), ..Ground::default() };
     fakes.iter().for_each(Fake::travel);
     let router = over(&rig, ground, Patience { answer: Duration::from_millis(500), ..SETTLED });
-    let source = volume_content_source::VolumeSource { volume_id: volume(A) };
-    let mut copy = wanted("copy", &["n2"]);
-    copy.volume_content_source =
-        Some(VolumeContentSource { r#type: Some(volume_content_source::Type::Volume(source)) });
+    let copy = copy_on_n2("copy");
     assert_eq!(make(&router, copy.clone()).await.unwrap_err().0, Code::Unavailable, "it is on its way");
     assert!(fakes[1].takes("copy"));
     joined.remove(0);
