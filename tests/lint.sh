@@ -26,6 +26,8 @@ cargo clippy --locked --manifest-path fuzz/Cargo.toml --target-dir "${CARGO_TARG
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items --quiet
 # The one exception is for the lock file of fuzz/.
 "$deny" --locked check --allow license-exception-not-encountered --hide-inclusion-graph bans licenses sources
-"$deny" --locked --manifest-path fuzz/Cargo.toml --config deny.toml check --hide-inclusion-graph bans licenses sources
+# In fuzz/ rustup would want nightly Rust, and not every machine has it by now.
+toolchain=$(rustup show active-toolchain 2>/dev/null | cut -d' ' -f1 || true)
+RUSTUP_TOOLCHAIN=$toolchain "$deny" --locked --manifest-path fuzz/Cargo.toml --config deny.toml check --hide-inclusion-graph bans licenses sources
 advisories
 for script in tests/*.sh tests/guest/*.sh deploy/image/*.sh .ci/run; do bash -n "$script"; done
