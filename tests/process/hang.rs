@@ -219,6 +219,10 @@ fn a_pool_that_hangs_at_the_start_says_so_and_the_others_serve() {
     let mut driver;
     let hang = pools.hang();
     driver = place.start();
+    // It serves before it says so.
+    until(&mut driver, "it says how long it took", LONG, || {
+        std::fs::read_to_string(place.path("log")).unwrap().contains("start_ms=")
+    });
     let log = driver.log();
     let took: u64 =
         log.split_once("start_ms=").unwrap().1.split_whitespace().next().unwrap().parse().unwrap();
