@@ -175,13 +175,8 @@ impl Engine {
         }
         step!("group: members recorded");
         let Record::Group(group) = group else { unreachable!("the caller made it a group") };
-        self.freezes.begin(group)?;
-        let cut = cut_at_once(pool, &members);
-        // Where nobody says that all is thawed, whoever settles the group thaws.
-        if !matches!(cut, Err(Error::StillFrozen(_))) {
-            self.freezes.end(&group.id);
-        }
-        let (created, held) = cut?;
+        let id = ObjectId::Group(group.id);
+        let (created, held) = self.freezes.during(id, &group.sources, || cut_at_once(pool, &members))?;
         step!("group: thawed");
         for (member, held) in members.iter().zip(held) {
             let ready = Snapshot { phase: Phase::Ready, held, created, ..member.clone() };

@@ -16,7 +16,7 @@ use crate::engine::claims::Claim;
 use crate::engine::store::Record;
 use crate::engine::{Engine, Key, spare};
 use crate::error::{Error, Result, chain};
-use crate::model::{Bytes, Group, ObjectId, Phase, Snapshot, Volume};
+use crate::model::{Bytes, Group, ObjectId, Phase, Snapshot, Volume, VolumeId};
 use crate::pool::Pool;
 
 impl Engine {
@@ -46,33 +46,33 @@ impl Engine {
         }
     }
 
-    /// A group that is not whole may have left its volumes frozen, where the process that freezes died with its container, or did
-    /// not say that it thawed. Only what was noted: all else that is frozen is somebody else's.
-    fn thaw(&self, pool: &dyn Pool, group: &Group) -> Result<()> {
-        if self.freezes.is_ours(&group.id) {
-            pool.unfreeze(&group.sources)?;
-            self.freezes.end(&group.id);
+    /// A group that is not whole, or a growth, may have left its volumes frozen, where the process that freezes died with its
+    /// container, or did not say that it thawed. Only what was noted: all else that is frozen is somebody else's.
+    pub(super) fn thaw(&self, pool: &dyn Pool, id: ObjectId, volumes: &[VolumeId]) -> Result<()> {
+        if self.freezes.is_ours(id) {
+            pool.unfreeze(volumes)?;
+            self.freezes.end(id);
         }
         Ok(())
     }
 
-    /// Thaws what groups froze that have no record any more, or none that can be read: nobody will settle those. A cut counts only
-    /// where all was thawed, so of a group that is whole only the note was left: what is frozen now is somebody else's.
+    /// Thaws what growths froze, and groups that have no record any more, or none that can be read: nobody will settle those. A cut
+    /// counts only where all was thawed, so of a group that is whole only the note was left: what is frozen now is somebody else's.
     fn thaw_without_record(&self, pool: &dyn Pool) {
-        for (group, sources) in self.freezes.of_pool(pool.id()) {
-            let id = ObjectId::Group(group);
+        for (id, volumes) in self.freezes.of_pool(pool.id()) {
             // What a call works on is its own.
             let Ok(_claim) = self.store.claim(&[Key::Object(id)], &[]) else { continue };
-            let thawed = match self.store.record(id) {
+            let group = self.store.record(id).filter(|record| matches!(record, Record::Group(_)));
+            let thawed = match group {
                 Some(record) if !record.phase().is_whole() => continue,
                 Some(_) => Ok(()),
-                None => pool.unfreeze(&sources),
+                None => pool.unfreeze(&volumes),
             };
             match thawed {
-                Ok(()) => self.freezes.end(&group),
+                Ok(()) => self.freezes.end(id),
                 Err(error) => tracing::error!(
-                    %group, error = chain(&error),
-                    "failed to thaw what an interrupted group snapshot froze; it is tried again at the next start"
+                    %id, error = chain(&error),
+                    "failed to thaw what an interrupted group snapshot or growth froze; it is tried again at the next start"
                 ),
             }
         }
@@ -168,7 +168,7 @@ impl Engine {
     /// All or none: a group that is not whole takes every member along. One whose volumes do not thaw stays: nobody else would
     /// thaw them.
     fn disband(&self, claim: &Claim, pool: &dyn Pool, group: &Group) -> Result<()> {
-        self.thaw(pool, group)?;
+        self.thaw(pool, ObjectId::Group(group.id), &group.sources)?;
         for member in &group.members {
             pool.forget(member)?;
             self.store.erase(claim, ObjectId::Snapshot(*member))?;

@@ -46,7 +46,8 @@ impl Engine {
     /// `OutOfRange` where the limit is below the volume's size or more is required than it has; `Precondition` where the
     /// process may not grow it while it is mounted; it then grows at the next stage.
     pub fn expand_node(&self, want: &NodeExpand) -> Result<Bytes> {
-        let _claim = self.store.claim(&[Key::Object(ObjectId::Volume(want.volume))], &[])?;
+        let id = ObjectId::Volume(want.volume);
+        let _claim = self.store.claim(&[Key::Object(id)], &[])?;
         let volume = self.volume(&want.volume)?;
         if let Some(asked) = want.asked.filter(|asked| !asked.fits(volume.access)) {
             let right = format!("volume {} is {}", volume.id, volume.access);
@@ -63,7 +64,14 @@ impl Engine {
             Access::Mount { fs: Filesystem::Shared } | Access::Block => return Ok(size),
         };
         let root = if mounted.read_only { self.writable_root(&volume)? } else { place.open_directory()? };
-        fs::grow_mounted(root, kind, size.get())?;
+        match kind {
+            FsKind::Ext4 => fs::grow_mounted(root, kind, size.get())?,
+            // It may have to be frozen for a moment.
+            FsKind::Xfs => {
+                self.thaw(pool.as_ref(), id, &[volume.id])?;
+                self.freezes.during(id, &[volume.id], || fs::grow_mounted(root, kind, size.get()))?
+            }
+        };
         step!("node expand: grown");
         Ok(size)
     }

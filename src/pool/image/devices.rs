@@ -213,7 +213,7 @@ impl Devices {
             let Some((device, _)) = self.writable(id, volumes)? else { return Ok(()) };
             let Some(root) = mounted_root(device)? else { return Ok(()) };
             if fs::thaw(&root)? == fs::Thawed::Now {
-                tracing::warn!(volume = %id, "thawed a filesystem that a killed group snapshot left frozen");
+                tracing::warn!(volume = %id, "thawed a filesystem that a killed group snapshot or growth left frozen");
             }
             Ok(())
         };
