@@ -28,8 +28,9 @@ use crate::proto::csi;
 const LONGEST: usize = 10_000;
 /// And no more bytes but for its last entry: a client takes 4 MiB.
 const LARGEST: usize = 3 << 20;
-/// So many pools are asked at once.
+/// So many pools are asked at once, and so many before it is known how much is in one.
 const AHEAD: usize = 16;
+const FIRST: usize = 4;
 
 /// What stands in a list.
 trait Entry: prost::Message + Send + 'static {
@@ -190,11 +191,11 @@ impl Router {
         let pools = self.0.known.pools(page.after.map(|id| id.pool())).into_iter();
         let mut pools = pools.filter(|pool| !self.is_lost(*pool));
         let (mut asked, mut found): (VecDeque<Asked<E>>, Vec<E>) = Default::default();
-        let (mut bytes, mut fit) = (0, 0);
+        let (mut bytes, mut fit, mut heard) = (0, 0, 0);
         while found.len() <= max && bytes <= LARGEST {
             // One more than the page holds says whether there is a next one.
             let wanted = max + 1 - found.len();
-            while asked.len() < wanted.min(AHEAD)
+            while asked.len() < ahead(wanted, found.len(), heard)
                 && let Some(pool) = pools.next()
             {
                 let after = page.after.filter(|id| id.pool() == pool).unwrap_or_else(|| E::Id::first(pool));
@@ -204,6 +205,7 @@ impl Router {
             }
             let Some(mut next) = asked.pop_front() else { break };
             let part = (&mut next.0).await;
+            heard += 1;
             for entry in part.unwrap_or_else(|_| Err(Status::unavailable("a list broke off; ask again")))? {
                 bytes += entry.encoded_len();
                 fit += usize::from(bytes <= LARGEST || fit == 0);
@@ -275,5 +277,31 @@ impl Router {
         unknown.map_or(Ok(()), |seen| {
             Err(Error::Unavailable(format!("{seen}; a list would not be whole, ask again")))
         })
+    }
+}
+
+/// How many pools are asked at once for what is still wanted, where so many that were heard had so much: hardly more than are needed, as
+/// each answers with all that is wanted.
+fn ahead(wanted: usize, found: usize, heard: usize) -> usize {
+    let needed = match (heard, found) {
+        (0, _) => FIRST,
+        (_, 0) => AHEAD,
+        (heard, found) => wanted.saturating_mul(heard).div_ceil(found),
+    };
+    needed.min(wanted).min(AHEAD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hardly_more_pools_are_asked_than_a_page_needs() {
+        assert_eq!(ahead(501, 0, 0), FIRST, "nobody knows");
+        assert_eq!(ahead(401, 100, 1), 5);
+        assert_eq!(ahead(1, 500, 5), 1);
+        assert_eq!(ahead(500, 1, 1), AHEAD);
+        assert_eq!(ahead(500, 0, 3), AHEAD, "they are empty");
+        assert_eq!(ahead(2, 0, 0), 2);
     }
 }
