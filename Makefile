@@ -1,7 +1,7 @@
 # The commands of this repository. Each installs what it lacks, says so, and may be repeated.
 export PATH := $(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH):/usr/sbin:/sbin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt bench bench-cluster sanity test-guest test-cluster torture fuzz image chart chart-test
+.PHONY: help demo test lint fmt bench bench-cluster sanity test-guest test-cluster test-transfer torture fuzz image chart chart-test
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,10 @@ test-cluster: MINUTES = 2
 test-cluster: ## Break 3 nodes and 2 controllers, and the ways between them: MINUTES=2 of random faults; PARTS='random', ARGS='--seed 2' (root)
 	@tests/install.sh build test torture cluster sanity
 	@tests/no-leaks.sh tests/cluster.sh $(PARTS) --minutes $(MINUTES) $(ARGS)
+
+test-transfer: ## Kill either node, or cut its power, at every durable step of a volume's way to another; minutes (root)
+	@tests/install.sh build test
+	@tests/no-leaks.sh cargo test --locked --features torture --test process -- at_any_step_of_a_transfer
 
 fuzz: ## Fuzz every target for MINUTES=5 altogether; ARGS=operations for one (root: in a mount namespace)
 	@tests/install.sh build

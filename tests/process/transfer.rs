@@ -211,6 +211,7 @@ fn write(node: &Place, volume: &str) {
     for (block, mib) in noise(20 * MIB).chunks(512 << 10).zip((160..SIZE).step_by(4)) {
         file.write_all_at(block, mib * MIB + 12288).unwrap();
     }
+    file.sync_all().unwrap();
 }
 
 /// What no block of is zeros.
@@ -393,10 +394,31 @@ fn write_anew(pair: &Pair, volume: &str) {
     std::fs::File::options().write(true).open(file).unwrap().write_all_at(&[7; 4096], 200 * MIB).unwrap();
 }
 
-/// Every durable step of a transfer, at which a node is killed; it goes on and leaves nothing.
 #[cfg(feature = "torture")]
 #[test]
 fn a_kill_at_any_step_of_a_transfer_leaves_nothing_and_the_retry_finishes_it() {
+    an_end_at_any_step(End::Kill);
+}
+
+#[cfg(feature = "torture")]
+#[test]
+fn a_power_cut_at_any_step_of_a_transfer_leaves_nothing_and_the_retry_finishes_it() {
+    an_end_at_any_step(End::PowerCut);
+}
+
+/// How a node ends.
+#[cfg(feature = "torture")]
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    /// SIGKILL.
+    Kill,
+    /// The pool's disk takes nothing more, and what it has not is gone.
+    PowerCut,
+}
+
+/// Every durable step of a transfer, at which a node ends; it goes on and leaves nothing.
+#[cfg(feature = "torture")]
+fn an_end_at_any_step(end: End) {
     let Some(pair) = Pair::new() else { return };
     let _controller = pair.cluster.start_controller(0);
     let (mut a, mut b) = (pair.start_a(0), pair.start_b());
@@ -454,8 +476,15 @@ fn a_kill_at_any_step_of_a_transfer_leaves_nothing_and_the_retry_finishes_it() {
         until(stopped, &format!("it stops at `{step}`"), LONG, || {
             std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") T "))
         });
+        let ends = if which == "a" { &pair.cluster.node } else { &pair.other };
+        if end == End::PowerCut {
+            rockpool::os::fs::cut_power(std::fs::File::open(pool(ends)).unwrap()).unwrap();
+        }
         stopped.signal(Signal::KILL);
         stopped.ends();
+        if end == End::PowerCut {
+            run(Command::new("umount").arg(pool(ends))).unwrap();
+        }
         if which == "b" {
             b = pair.start_b();
             a.signal(Signal::TERM);
