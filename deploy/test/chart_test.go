@@ -61,6 +61,31 @@ func TestThePlainYamlIsWhatTheChartMakes(t *testing.T) {
 	compare(t, "../rockpool.yaml", head+text(t, render(t, given(t, "../rockpool.values.yaml"), in)))
 }
 
+// With the gate on and without the CRDs a snapshotter waits for ever, and no snapshot becomes ready: the plain YAML knows no cluster.
+func TestThePlainYamlNeedsNoGroupSnapshots(t *testing.T) {
+	read, err := os.ReadFile("../rockpool.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := string(read)
+	if !strings.Contains(plain, "CSIVolumeGroupSnapshot=false") || strings.Contains(plain, "CSIVolumeGroupSnapshot=true") {
+		t.Error("the gate of group snapshots is on")
+	}
+	if strings.Contains(plain, "groupsnapshot.storage.k8s.io") {
+		t.Error("there is something of groupsnapshot.storage.k8s.io")
+	}
+	if !strings.Contains(plain, "kind: VolumeSnapshotClass") {
+		t.Error("there is no VolumeSnapshotClass")
+	}
+	// docs/install.md says how to have them.
+	with := given(t, "../rockpool.values.yaml")
+	with["groupSnapshots"] = "enabled"
+	named := cluster{kube: "v1.36.0", apis: []string{"snapshot.storage.k8s.io/v1/VolumeSnapshotClass", "groupsnapshot.storage.k8s.io/v1/VolumeGroupSnapshotClass"}}
+	if !strings.Contains(text(t, render(t, with, named)), "CSIVolumeGroupSnapshot=true") {
+		t.Error("group snapshots cannot be turned on")
+	}
+}
+
 func TestEveryValueIsExplained(t *testing.T) {
 	text, err := os.ReadFile(chartDir + "/values.yaml")
 	if err != nil {
