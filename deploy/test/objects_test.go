@@ -1,6 +1,7 @@
 package deploytest
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	core "k8s.io/api/core/v1"
 	networking "k8s.io/api/networking/v1"
 	policy "k8s.io/api/policy/v1"
+	storage "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -300,6 +302,33 @@ func TestARolloutLeavesMostNodesAlone(t *testing.T) {
 			if rolling == nil || rolling.MaxUnavailable.String() != "10%" || rolling.MaxSurge != nil {
 				t.Errorf("%s: %s: %v", set, one.Name, rolling)
 			}
+		}
+	}
+}
+
+// A copy has the filesystem of its source, and another is refused: neither the class nor the provisioner may ask for one.
+func TestTheClassForCopiesLeavesTheFilesystemToTheSource(t *testing.T) {
+	examples, err := os.ReadFile("../examples/storageclasses.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := os.ReadFile("../rockpool.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for in, all := range map[string][]object{
+		"the chart":     renders(t)["default"],
+		"the examples":  objects(t, map[string]string{"examples": string(examples)}),
+		"rockpool.yaml": objects(t, map[string]string{"plain": string(plain)}),
+	} {
+		class := named[storage.StorageClass](t, all, "StorageClass", "rockpool-from-snapshot")
+		if len(class.Parameters) > 0 {
+			t.Errorf("%s: %s has %v", in, class.Name, class.Parameters)
+		}
+	}
+	for at, container := range containers(t, "provisioner") {
+		if strings.Contains(strings.Join(container.Args, " "), "default-fstype") {
+			t.Errorf("%s gives every volume without a filesystem one", at)
 		}
 	}
 }
