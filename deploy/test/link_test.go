@@ -17,6 +17,7 @@ import (
 
 	certificates "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
 	core "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
@@ -40,6 +41,19 @@ func (s store) GetClientFor(version, kind string) (dynamic.NamespaceableResource
 
 func holding(objects ...runtime.Object) store {
 	return store{fake.NewSimpleDynamicClient(scheme.Scheme, objects...)}
+}
+
+func TestTheNamespaceIsNotMadeByAnInstall(t *testing.T) {
+	given := "namespace: {create: true}"
+	there := holding(&core.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system"}})
+	if _, err := attempt(t, values(t, given), cluster{kube: "v1.36.0", held: there}); err == nil || !strings.Contains(err.Error(), "cannot work with helm install") {
+		t.Errorf("an install in a cluster: %v", err)
+	}
+	if _, err := attempt(t, nil, cluster{kube: "v1.36.0", held: there}); err != nil {
+		t.Errorf("an install without it: %v", err)
+	}
+	// What `helm template` does, which sees no cluster.
+	named[core.Namespace](t, objects(t, render(t, values(t, given), bare)), "Namespace", "rockpool-system")
 }
 
 func link(t *testing.T, generation int, held store) made {
