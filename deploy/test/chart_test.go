@@ -163,6 +163,9 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{"nodeGroups: [{name: a, nodeSelector: {x: a}}, {name: b, nodeSelector: {x: a}}]", "nodeGroups: b selects the same nodes"},
 		{"link: {certificates: {from: existing, existingSecret: a}}", "existingConfigMap"},
 		{"link: {certificates: {from: cert-manager}}", "install cert-manager first"},
+		{"node: {stateDir: /srv/rockpool}", "pools.config: /var/lib/rockpool/pools/fast is not there for the nodes' pods, since node.stateDir is /srv/rockpool"},
+		{"{node: {stateDir: /var/lib/rock}, pools: {hostPaths: [/var/lib/rockpool/pools]}}", "pools.config: /var/lib/rockpool/fast.img is not there"},
+		{"{node: {stateDir: /srv/a}, pools: {config: a}, nodeGroups: [{name: b, nodeSelector: {}, config: \"path = '/var/lib/rockpool/b'\"}]}", "nodeGroups: b: config: /var/lib/rockpool/b is"},
 		{"snapshots: enabled", "snapshots: enabled, but the cluster has no snapshot.storage.k8s.io/v1"},
 		{"groupSnapshots: enabled", "groupSnapshots: enabled, but the cluster has no groupsnapshot.storage.k8s.io/v1"},
 		{"{groupSnapshots: enabled, snapshots: disabled}", "a group snapshot is made of snapshots"},
@@ -172,6 +175,21 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 			t.Errorf("%s: is taken", wrong.values)
 		} else if !strings.Contains(err.Error(), wrong.says) {
 			t.Errorf("%s: the refusal does not name %q: %v", wrong.values, wrong.says, err)
+		}
+	}
+}
+
+func TestAStateDirectoryElsewhereIsTakenWherePoolsAreSeen(t *testing.T) {
+	for _, right := range []string{
+		"node: {stateDir: /var/lib}",
+		"{node: {stateDir: /srv/a}, pools: {hostPaths: [/var/lib/rockpool]}}",
+		"{node: {stateDir: /srv/a}, pools: {hostPaths: [/var/lib/rockpool/pools, /var/lib/rockpool/fast.img]}}",
+		"{node: {stateDir: /srv/a}, pools: {config: 'path = \"/srv/a/pools/fast\"'}}",
+		"{node: {stateDir: /srv/a}, pools: {config: '# path = \"/var/lib/rockpool/pools/fast\"'}}",
+		"{node: {stateDir: /srv/a}, nodeGroups: [{name: b, nodeSelector: {}, config: 'path = \"/srv/a/b\"'}]}",
+	} {
+		if _, err := attempt(t, values(t, right), bare); err != nil {
+			t.Errorf("%s: %v", right, err)
 		}
 	}
 }
