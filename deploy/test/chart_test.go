@@ -158,6 +158,8 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{"log: {level: loud}", "level"},
 		{"metrics: {port: 80}", "port"},
 		{"networkPolicy: {apiServerPorts: []}", "apiServerPorts"},
+		{"networkPolicy: {dnsPorts: []}", "dnsPorts"},
+		{"networkPolicy: {dnsPorts: [dns]}", "dnsPorts"},
 		// What a schema cannot say.
 		{"nodeGroups: [{name: a, nodeSelector: {x: a}}, {name: a, nodeSelector: {x: b}}]", "nodeGroups: a is there twice"},
 		{"nodeGroups: [{name: a, nodeSelector: {x: a}}, {name: b, nodeSelector: {x: a}}]", "nodeGroups: b selects the same nodes"},

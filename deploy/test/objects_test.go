@@ -280,6 +280,34 @@ func TestSelectorsMeetPodsAndPortsHaveNames(t *testing.T) {
 	}
 }
 
+// A policy holds for the port of the pod behind a Service, and OpenShift's DNS listens at 5353.
+func TestPodsReachDNSWhereverItsPodsListen(t *testing.T) {
+	for given, want := range map[string]string{
+		"{}":                                "TCP/53 TCP/5353 UDP/53 UDP/5353",
+		"networkPolicy: {dnsPorts: [1053]}": "TCP/1053 UDP/1053",
+	} {
+		all := objects(t, render(t, values(t, given), bare))
+		policies := kind[networking.NetworkPolicy](t, all, "NetworkPolicy")
+		if len(policies) != 2 {
+			t.Fatalf("%d policies", len(policies))
+		}
+		for _, one := range policies {
+			found := map[string]bool{}
+			for _, rule := range one.Spec.Egress {
+				dns := slices.ContainsFunc(rule.Ports, func(port networking.NetworkPolicyPort) bool { return *port.Protocol == core.ProtocolUDP })
+				for _, port := range rule.Ports {
+					if dns && len(rule.To) == 0 {
+						found[string(*port.Protocol)+"/"+port.Port.String()] = true
+					}
+				}
+			}
+			if got := strings.Join(keys(found), " "); got != want {
+				t.Errorf("%s: %s lets out to %s, want %s", given, one.Name, got, want)
+			}
+		}
+	}
+}
+
 func TestNodesFindAllControllersReadyOrNot(t *testing.T) {
 	for set, all := range renders(t) {
 		controllers := kind[apps.StatefulSet](t, all, "StatefulSet")[0]
