@@ -168,6 +168,7 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{"node: {stateDir: /srv/rockpool}", "pools.config: /var/lib/rockpool/pools/fast is not there for the nodes' pods, since node.stateDir is /srv/rockpool"},
 		{"{node: {stateDir: /var/lib/rock}, pools: {hostPaths: [/var/lib/rockpool/pools]}}", "pools.config: /var/lib/rockpool/fast.img is not there"},
 		{"{node: {stateDir: /srv/a}, pools: {config: a}, nodeGroups: [{name: b, nodeSelector: {}, config: \"path = '/var/lib/rockpool/b'\"}]}", "nodeGroups: b: config: /var/lib/rockpool/b is"},
+		{"metrics: {service: false, serviceMonitor: {enabled: true}}", "metrics.serviceMonitor: enabled, but metrics.service is false"},
 		{"snapshots: enabled", "snapshots: enabled, but the cluster has no snapshot.storage.k8s.io/v1"},
 		{"groupSnapshots: enabled", "groupSnapshots: enabled, but the cluster has no groupsnapshot.storage.k8s.io/v1"},
 		{"{groupSnapshots: enabled, snapshots: disabled}", "a group snapshot is made of snapshots"},
