@@ -62,7 +62,8 @@ pub struct Receiving {
 pub(super) struct Journeys(Mutex<HashMap<ObjectId, Journey>>);
 
 struct Journey {
-    /// When somebody asked for it last, or a piece went by.
+    /// When somebody asked for it last: for a volume a caller, for a snapshot whoever sends it. A volume that nobody asks for is given up
+    /// though its pieces come: its node would send them to the end.
     seen: Instant,
     /// Nothing more is taken of it.
     stopped: bool,
@@ -101,7 +102,7 @@ impl Journeys {
     fn begin(&self, id: ObjectId) -> u64 {
         let mut all = self.lock();
         let journey = all.entry(id).or_default();
-        *journey = Journey { session: journey.session + 1, ..Journey::default() };
+        *journey = Journey { session: journey.session + 1, stopped: false, ..*journey };
         journey.session
     }
 
@@ -273,7 +274,6 @@ impl Engine {
         }
         self.writable(id.pool())?.fill(id, piece)?;
         step!("receive: filled");
-        self.journeys.see(ObjectId::Volume(*id));
         Ok(())
     }
 

@@ -345,6 +345,7 @@ fn checked_filesystem(volume: &Volume, device: &Device, mut options: Vec<MountOp
     }
     let read_only = options.iter().any(|option| option.is_read_only());
     if kind == FsKind::Xfs && !read_only {
+        // Never frozen for it, so not noted: what the mount has just replayed is on the device.
         fs::grow_mounted(tree.root()?, kind, size)?;
     }
     Ok(tree)
