@@ -229,6 +229,34 @@ mod tests {
         }
     }
 
+    /// What release 0.1 sends, byte by byte: every later one must understand it, and say it so to that one.
+    #[tokio::test]
+    async fn the_first_release_is_understood() {
+        let secret = vec![b'S'; SECRET];
+        let hello = [&b"\x01\0\0\0\x2a\x01"[..], &secret, b"v1.volume"].concat();
+        for (bytes, frame) in [
+            (&hello[..], Frame::Hello { secret, volume: "v1.volume".to_owned() }),
+            (
+                b"\x02\0\0\0\x0c\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c",
+                Frame::Start { done: 0x0102_0304_0506_0708, digest: 0x090a_0b0c },
+            ),
+            (b"\x03\0\0\0\0", Frame::Anew),
+            (b"\x04\0\0\0\x08\0\0\0\0\x40\0\0\0", Frame::Content { size: 1 << 30 }),
+            (b"\x05\0\0\0\x05piece", Frame::Piece(b"piece".to_vec())),
+            (b"\x06\0\0\0\0", Frame::Alive),
+            (b"\x07\0\0\0\x04\0\0\0\x09", Frame::End { digest: 9 }),
+            (b"\x08\0\0\0\x08\0\0\0\0\0\0\0\x08", Frame::Mark { done: 8 }),
+            (b"\x09\0\0\0\0", Frame::Whole),
+            (b"\x0a\0\0\0\x02no", Frame::Refused("no".to_owned())),
+            (b"\x0b\0\0\0\x08\0\0\0\0\0\0\x10\0", Frame::Hole { end: 4096 }),
+        ] {
+            assert_eq!(read(&mut &bytes[..], Duration::from_secs(9)).await.unwrap(), frame);
+            let mut sent = Vec::new();
+            send(&mut sent, frame, Duration::from_secs(9)).await.unwrap();
+            assert_eq!(sent, bytes);
+        }
+    }
+
     #[tokio::test]
     async fn who_takes_nothing_is_not_waited_for() {
         let (mut to, _held) = tokio::io::duplex(64);

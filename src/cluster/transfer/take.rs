@@ -3,6 +3,7 @@
 //! Owns: who is let in, one at a time, and how long the port is there. Never: hears more than a few words of who has not proven
 //! himself.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use std::time::Instant;
 
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream, lookup_host};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Duration, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -119,22 +120,19 @@ impl Listening {
         let Listening { listener, config, secret, ticket } = self;
         let (acceptor, volume) = (TlsAcceptor::from(config), ticket.volume_id);
         let door = Arc::new(Door { acceptor, secret, volume, time: end.timing.handshake });
-        let (mut halfway, mut current) = (JoinSet::new(), JoinSet::new());
+        let (mut halfway, mut current) = (Halfway::default(), JoinSet::new());
         let (mut heard, mut progress) = (0, Instant::now());
         let mut look = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
-                accepted = listener.accept(), if halfway.len() < HALFWAY => match accepted {
-                    Ok((stream, from)) => {
-                        let door = Arc::clone(&door);
-                        halfway.spawn(async move { (from, door.meet(stream).await) });
-                    }
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, from)) => halfway.admit(Arc::clone(&door), stream, from),
                     Err(error) => {
                         tracing::warn!(%error, "failed to accept a connection of a transfer");
                         tokio::time::sleep(PAUSE).await;
                     }
                 },
-                Some(Ok((from, met))) = halfway.join_next() => match met {
+                Some(Ok((from, met))) = halfway.meetings.join_next() => match met {
                     Ok(stream) => {
                         // Whoever is proven later is the one that is there: the one before has lost its connection.
                         current.shutdown().await;
@@ -161,6 +159,26 @@ impl Listening {
                 }
             }
         }
+    }
+}
+
+/// Those who are on their way to a proof.
+#[derive(Default)]
+struct Halfway {
+    meetings: JoinSet<(SocketAddr, std::result::Result<TlsStream<TcpStream>, Refused>)>,
+    oldest: VecDeque<AbortHandle>,
+}
+
+impl Halfway {
+    /// Where there are many the oldest goes: who only keeps connections open must not keep out whoever has the ticket.
+    fn admit(&mut self, door: Arc<Door>, stream: TcpStream, from: SocketAddr) {
+        self.oldest.retain(|meeting| !meeting.is_finished());
+        if self.oldest.len() >= HALFWAY
+            && let Some(oldest) = self.oldest.pop_front()
+        {
+            oldest.abort();
+        }
+        self.oldest.push_back(self.meetings.spawn(async move { (from, door.meet(stream).await) }));
     }
 }
 

@@ -1,6 +1,6 @@
 //! The way of a volume between two nodes with pools in memory, and whoever should not be on it.
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -302,6 +302,58 @@ async fn who_has_no_ticket_is_not_let_in() {
         silent.push(TcpStream::connect(&ticket.address).await.unwrap());
     }
     rig.is_unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_only_keeps_connections_open_keeps_nobody_out() {
+    let rig = Rig::with(Timing { handshake: 60 * SECOND, ..QUICK }, 0).await;
+    let ticket = rig.ticket().await;
+    let mut silent: Vec<TcpStream> = Vec::new();
+    for _ in 0..20 {
+        silent.push(TcpStream::connect(&ticket.address).await.unwrap());
+    }
+    let copy = rig.finish().await;
+    assert!(rig.is_copied(copy));
+    let heard = tokio::time::timeout(5 * SECOND, silent[0].read(&mut [0])).await;
+    assert!(!matches!(heard.unwrap(), Ok(1..)), "the oldest have gone");
+}
+
+/// What release 0.1 says of transfers, byte by byte: every later one must understand it, and say it so to that one.
+#[test]
+fn the_first_release_is_understood() {
+    fn same<M: Message + Default + PartialEq>(bytes: &[u8], message: M) {
+        assert!(M::decode(bytes).unwrap() == message, "{bytes:?}");
+        assert_eq!(message.encode_to_vec(), bytes);
+    }
+    let origin = wire::Origin { size_bytes: 1 << 20, access: "xfs".into(), fs_uuid: "uuid".into() };
+    let ticket = wire::Ticket {
+        volume_id: "v1".into(),
+        address: "a:1".into(),
+        key_sha256: b"key".to_vec(),
+        token: b"secret".to_vec(),
+        size_bytes: 1 << 20,
+    };
+    same(b"\x0a\x02s1", wire::DescribeRequest { source: "s1".into() });
+    same(
+        b"\x0a\x0f\x08\x80\x80\x40\x12\x03xfs\x1a\x04uuid",
+        wire::DescribeResponse { origin: Some(origin.clone()) },
+    );
+    same(
+        b"\x0a\x03csi\x12\x0f\x08\x80\x80\x40\x12\x03xfs\x1a\x04uuid",
+        wire::TakeRequest { create_request: b"csi".to_vec(), origin: Some(origin) },
+    );
+    same(
+        b"\x12\x1a\x0a\x02v1\x12\x03a:1\x1a\x03key\x22\x06secret(\x80\x80\x40\x18\x05",
+        wire::TakeResponse { ticket: Some(ticket.clone()), received_bytes: 5, ..Default::default() },
+    );
+    same(b"\x0a\x03csi", wire::TakeResponse { create_response: b"csi".to_vec(), ..Default::default() });
+    same(
+        b"\x0a\x02s1\x12\x1a\x0a\x02v1\x12\x03a:1\x1a\x03key\x22\x06secret(\x80\x80\x40",
+        wire::GiveRequest { source: "s1".into(), ticket: Some(ticket) },
+    );
+    same(b"\x08\x05\x12\x02no", wire::GiveResponse { given_bytes: 5, trouble: "no".into() });
+    same(b"\x0a\x02v1", wire::AbandonRequest { volume_id: "v1".into() });
+    same(b"\x0a\x03csi", wire::AbandonResponse { create_response: b"csi".to_vec() });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
