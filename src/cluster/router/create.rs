@@ -3,8 +3,8 @@
 //! 1. The request is checked (`csi::checked`).
 //! 2. Whoever holds the name is asked: told by hashes, and by what this controller remembers of the last minutes. Where such
 //!    a node cannot be asked, or has lost the pool, nothing is done.
-//! 3. The candidates are the nodes that the topology allows; with a source, the one where it lies. Where that one is not allowed the
-//!    source is copied to another (`transfer`).
+//! 3. The candidates are the nodes that the topology allows; with a source, the one where it lies. Where that one is not allowed, or
+//!    has no room, the source is copied to another (`transfer`).
 //! 4. A candidate that cannot be asked may hold the name: alone, it ends the call; among several it does so for five minutes,
 //!    and then a second volume is risked, which is reported when the node is back.
 //! 5. The candidates are asked in the order of `place`, until one has made the volume, or says something other than "no
@@ -47,8 +47,23 @@ impl Router {
             Err(why) => return Ok(self.unless_begun(&request, &wanted, why.into(), until).await?.into()),
         }
         let candidates = self.candidates(&wanted)?;
+        let beside = candidates.first().map(|seen| seen.node.clone());
         let order = order(&wanted, candidates, || self.0.known.nodes())?;
-        Ok(self.at_the_first_with_room(&request, order, until).await?.into())
+        match (self.at_the_first_with_room(&request, order, until).await, beside) {
+            (Err(full), Some(node))
+                if full.code() == Code::ResourceExhausted && self.may_be_copied(&wanted, &node)? =>
+            {
+                let made = self.copied(&request, &wanted, node, until).await;
+                Ok(made.map_err(|status| after(&full, status))?.into())
+            }
+            (made, _) => Ok(made?.into()),
+        }
+    }
+
+    /// Whether a volume for which there is no room beside its source may be on another node.
+    fn may_be_copied(&self, wanted: &Create, source: &NodeId) -> Result<bool> {
+        let is_copy = wanted.volume.source != Source::Blank;
+        Ok(is_copy && self.allowed(&wanted.requirement.requisite)?.iter().any(|seen| seen.node != *source))
     }
 
     /// The volume of this name, where there is one.
@@ -59,12 +74,13 @@ impl Router {
         until: Instant,
     ) -> std::result::Result<Option<Made>, Status> {
         let hash = name_hash(Named::Volume, &request.name);
-        let holding = self.holding(hash);
         let known = &self.0.known;
-        let (asked, doubtful): (Vec<Seen>, Vec<Seen>) = holding
-            .iter()
-            .filter_map(|node| known.node(node))
-            .partition(|seen| unaskable(seen).is_none() && !self.is_doubtful(seen, hash));
+        let may_hold = |seen: &Seen| {
+            unaskable(seen).is_some() || !known.is_former(&seen.node, hash) || self.is_doubtful(seen, hash)
+        };
+        let holding = self.holding(hash).into_iter().filter_map(|node| known.node(&node)).filter(may_hold);
+        let (asked, doubtful): (Vec<Seen>, Vec<Seen>) =
+            holding.partition(|seen| unaskable(seen).is_none() && !self.is_doubtful(seen, hash));
         for seen in &asked {
             if let Some(made) = self.if_it_has(seen, request, wanted, until).await? {
                 if asked.len() > 1 {
@@ -90,8 +106,9 @@ impl Router {
             ))
             .into());
         }
+        let has_answered = |node: &NodeId| asked.iter().any(|seen| seen.node == *node);
         let remembered = self.0.tried.of(hash).into_iter();
-        let remembered = remembered.filter(|node| !holding.contains(node) && !self.is_written_off(node));
+        let remembered = remembered.filter(|node| !has_answered(node) && !self.is_written_off(node));
         let (doubtful, asked): (Vec<Seen>, Vec<Seen>) =
             remembered.filter_map(|node| known.node(&node)).partition(|seen| unaskable(seen).is_some());
         let is_recent = |seen: &&Seen| seen.blind.is_none_or(|blind| blind < self.0.patience.away);
@@ -347,6 +364,15 @@ impl Refusals {
     /// What a caller hears of all of them, and of those that were not asked.
     pub(super) fn all_of(self, order: Order, head: &str) -> Status {
         let Refusals { mut reasons, beyond } = self;
+        if order.fit > ASKED {
+            // What was told is older than what they have given away since.
+            return Error::Unavailable(format!(
+                "the {ASKED} nodes that were asked have no room any more, {} others had when they last told; nothing was made, ask again: {}",
+                order.fit - ASKED,
+                reasons.join("; ")
+            ))
+            .into();
+        }
         if let (Some(beyond), true) = (beyond, reasons.is_empty()) {
             return beyond;
         }
@@ -356,6 +382,14 @@ impl Refusals {
         let more = if more > 0 { format!("; and {more} more nodes") } else { String::new() };
         Error::Full(format!("{head}: {}{more}", reasons.join("; "))).into()
     }
+}
+
+/// What is said of the other nodes, where there is no room either, behind what the node of the source said.
+fn after(full: &Status, others: Status) -> Status {
+    if others.code() != Code::ResourceExhausted {
+        return others;
+    }
+    Error::Full(format!("{}; {}", full.message(), others.message())).into()
 }
 
 /// Why a node that may hold a name cannot be asked about it now.

@@ -22,6 +22,8 @@ const STEPS: u64 = 32;
 pub(super) struct Order {
     /// These nodes, in this order.
     pub(super) asked: Vec<NodeId>,
+    /// So many of them, the first ones, have room by what they told.
+    pub(super) fit: usize,
     /// Why not the others.
     pub(super) unfit: Vec<String>,
 }
@@ -51,7 +53,7 @@ pub(super) fn order(
     if wanted.volume.source != Source::Blank {
         // There is nothing to choose: it lies beside its source.
         let asked = candidates.into_iter().map(|seen| seen.node).collect();
-        return Ok(Order { asked, unfit: Vec::new() });
+        return Ok(Order { asked, ..Order::default() });
     }
     let (mut able, mut unable, mut is_away) = (Vec::new(), Vec::new(), false);
     for seen in candidates {
@@ -65,6 +67,7 @@ pub(super) fn order(
         }
     }
     able.sort_unstable();
+    let fit = able.iter().filter(|((no_room, ..), _)| !no_room).count();
     let mut asked: Vec<NodeId> = able.into_iter().map(|(_, node)| node).collect();
     let reason = |(node, why): &(NodeId, String)| format!("node {node}: {why}");
     if asked.is_empty() {
@@ -87,7 +90,7 @@ pub(super) fn order(
         asked.extend(unable.first().map(|(node, _)| node.clone()));
         unable.drain(..1.min(unable.len()));
     }
-    Ok(Order { asked, unfit: unable.iter().map(reason).collect() })
+    Ok(Order { asked, fit, unfit: unable.iter().map(reason).collect() })
 }
 
 /// Lower is asked earlier: with room before without, then by the caller's wish, then by how full it is, then by lot, which

@@ -1,4 +1,4 @@
-//! CreateVolume with a source on a node that the topology does not allow: its content is copied to one that is allowed.
+//! CreateVolume with a source on a node that the topology does not allow, or that has no room: its content is copied to another one.
 //!
 //! Owns: which two nodes are asked for what, and what a caller hears meanwhile. Never: keeps anything of it: the record at the
 //! node that takes it says how far it is, and whoever asks again, through whichever controller, goes on there.
@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use prost::Message;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
@@ -20,6 +21,7 @@ use super::create::{ASKED, Made, Refusals};
 use super::forward::{Failed, is_final};
 use super::place::order;
 use crate::cluster::link::Line;
+use crate::csi::checked::topology::Reach;
 use crate::csi::checked::volumes::Create;
 use crate::csi::transfer::origin_of;
 use crate::error::{Error, quoted};
@@ -30,6 +32,8 @@ use crate::proto::link::transfers_client::TransfersClient;
 
 /// A call waits so long for a small volume to be whole, and then says how far it is.
 const WAIT: Duration = Duration::from_secs(5);
+/// So many nodes are asked at once whether they have begun a volume.
+const AT_ONCE: usize = 16;
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -58,7 +62,10 @@ impl Router {
         let origin = described
             .origin
             .ok_or_else(|| Error::Unavailable(format!("node {source} did not say what the source is")))?;
-        let allowed = self.askable(self.allowed(&wanted.requirement.requisite)?, wanted)?;
+        let mut allowed = self.allowed(&wanted.requirement.requisite)?;
+        // It may be allowed, and have no room.
+        allowed.retain(|seen| seen.node != source);
+        let allowed = self.askable(allowed, wanted)?;
         let order = order(&like_its_source(wanted, &origin)?, allowed, || self.0.known.nodes())?;
         let mut refusals = Refusals::default();
         for node in order.asked.iter().take(ASKED) {
@@ -70,7 +77,7 @@ impl Router {
             }
         }
         let head = format!(
-            "volume_content_source lies on node {source}, and no node that accessibility_requirements allow can have a copy of it; \
+            "volume_content_source lies on node {source}, and no other node that accessibility_requirements allow can have a copy of it; \
              nothing was made"
         );
         Err(refusals.all_of(order, &head))
@@ -88,12 +95,25 @@ impl Router {
         if !is_final(why.code()) {
             return Err(why);
         }
-        for seen in self.askable(self.allowed(&wanted.requirement.requisite)?, wanted)? {
-            if let Some(made) = self.if_it_takes(&seen.node, request, wanted, until).await? {
-                return Ok(made);
+        let mut nodes = self.askable(self.allowed(&wanted.requirement.requisite)?, wanted)?.into_iter();
+        let (mut asking, mut open) = (JoinSet::new(), None);
+        loop {
+            while asking.len() < AT_ONCE
+                && let Some(seen) = nodes.next()
+            {
+                let (router, request, wanted) = (self.clone(), request.clone(), wanted.clone());
+                asking.spawn(async move { router.if_it_takes(&seen.node, &request, &wanted, until).await });
+            }
+            match asking.join_next().await {
+                Some(Ok(Ok(Some(made)))) => return Ok(made),
+                // It has nothing of it, or no longer.
+                Some(Ok(Ok(None))) => {}
+                Some(Ok(Err(refused))) if is_final(refused.code()) => {}
+                Some(Ok(Err(refused))) => open = Some(refused),
+                Some(Err(_)) => open = Some(Status::unavailable("a question to a node broke off; ask again")),
+                None => return Err(open.unwrap_or(why)),
             }
         }
-        Err(why)
     }
 
     /// The volume of a node that may hold its name, and does not have its source.
@@ -130,7 +150,7 @@ impl Router {
                 let unread = |_| Error::Unavailable(format!("node {node} did not say what it has made"));
                 return Ok(self.believed(node, request, made.map_err(unread)?)?);
             };
-            self.refuse_foreign(node, &ticket)?;
+            self.refuse_foreign(node, wanted, &ticket)?;
             let trouble = match self.give(wanted, &ticket, until).await {
                 Ok(given) => given.trouble,
                 Err(Failed::Told(status)) if can_never_be_had(&status) => {
@@ -208,14 +228,16 @@ impl Router {
         }
     }
 
-    /// Refuses a ticket for a volume that is not in a pool of its node alone: what is cut for a copy goes to that copy.
-    fn refuse_foreign(&self, node: &NodeId, ticket: &wire::Ticket) -> Result<(), Error> {
+    /// Refuses a ticket of a node that may not have the volume, or for one that is not in a pool of its alone: what is cut for a copy
+    /// goes to that copy.
+    fn refuse_foreign(&self, node: &NodeId, wanted: &Create, ticket: &wire::Ticket) -> Result<(), Error> {
+        let is_allowed = matches!(wanted.requirement.reach(node.as_str()), Reach::Here);
         let volume = ticket.volume_id.parse::<VolumeId>();
-        if volume.is_ok_and(|volume| self.is_its_own(node, volume.pool())) {
+        if is_allowed && volume.is_ok_and(|volume| self.is_its_own(node, volume.pool())) {
             return Ok(());
         }
         Err(Error::Unavailable(format!(
-            "node {node} wants to receive volume {}, which is in no pool that it alone has told of; ask again",
+            "node {node} wants to receive volume {}, which may not be there, or is in no pool that it alone has told of; ask again",
             quoted(&ticket.volume_id)
         )))
     }

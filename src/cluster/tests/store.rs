@@ -35,6 +35,8 @@ pub(in crate::cluster) struct Store {
     pub(in crate::cluster) travels: Mutex<bool>,
     /// The names of the volumes that it has begun to take from other nodes.
     pub(in crate::cluster) taking: Mutex<BTreeSet<String>>,
+    /// How often it was told to send something.
+    pub(in crate::cluster) given: Mutex<u64>,
     /// Whether what could be copied from it is gone.
     pub(in crate::cluster) has_no_source: Mutex<bool>,
     /// What it says of what it has made that is not so.

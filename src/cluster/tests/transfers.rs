@@ -62,6 +62,7 @@ impl Transfers for Fake {
 
     async fn give(&self, _: Request<wire::GiveRequest>) -> Reply<wire::GiveResponse> {
         self.has_source()?;
+        *self.store.given.lock().unwrap() += 1;
         Ok(wire::GiveResponse::default().into())
     }
 

@@ -100,6 +100,19 @@ async fn what_was_in_a_lost_pool_can_be_deleted_and_is_else_not_there() {
     // Its names are free, and as a source it is none.
     named.accessibility_requirements.as_mut().unwrap().requisite = at(&["n2"]);
     assert_eq!(make(&router, named.clone()).await.unwrap().1, "n2");
+    // The same name asked again finds that one, also when the node that had it once is back with another disk.
+    fakes[1].take(hash);
+    soon("the name is known", || (rig.known.holding(hash).len() == 2).then_some(())).await;
+    fakes[0].lose_pools();
+    fakes[0].free(hash);
+    fakes[0].tell(crate::cluster::tests::fake::pool("new", C, 50));
+    let back = rig.join(&fakes[0]).await;
+    fakes[0].asked();
+    let again = CreateVolumeRequest { accessibility_requirements: None, ..named.clone() };
+    assert_eq!(make(&router, again).await.unwrap().1, "n2");
+    assert!(fakes[0].asked().is_empty(), "a second one would be made there");
+    drop(back);
+    rig.stands("n1", Standing::Away).await;
     let source = volume_content_source::VolumeSource { volume_id: first.0.clone() };
     named.volume_content_source =
         Some(VolumeContentSource { r#type: Some(volume_content_source::Type::Volume(source)) });
