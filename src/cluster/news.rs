@@ -96,7 +96,7 @@ impl Known {
         if let [one, other, ..] = &here[..] {
             return Err(Error::Unavailable(format!(
                 "pool {pool} is announced by node {one} and by node {other}, so neither is asked about it: is its disk a copy? \
-                 Nothing was done; take the copy away and ask again"
+                 Nothing was done; take the copy away, or, where the disk was moved, start the node anew that had it, and ask again"
             )));
         }
         if let [one] = &here[..] {

@@ -128,39 +128,15 @@ impl Table {
                 pool.twice = true;
             }
         }
-        let has_gone =
-            |pool: &Pool| pool.away.is_some() && pool.id.is_some_and(|id| self.is_of_another(node, id));
-        if seen.pools.values().any(has_gone) {
-            let pools = Arc::make_mut(&mut seen.pools);
-            pools.retain(|_, pool| !has_gone(pool));
-            if seen.standing == Standing::Told && !pools.values().any(|pool| pool.unread) {
-                seen.blind = None;
-            }
-        }
         seen
     }
 
-    /// Whether another node alone has a pool, as of a disk that was moved while both run.
-    fn is_of_another(&self, node: &NodeId, pool: PoolId) -> bool {
-        matches!(&self.live(pool)[..], [other] if *other != node)
-    }
-
-    /// The nodes that announce a pool now. Where it is away on all of several but one, its disk has moved to that one.
+    /// The nodes that announce a pool now.
     pub(super) fn live(&self, pool: PoolId) -> Vec<&NodeId> {
         let told = |node: &&NodeId| {
             self.nodes.get(*node).is_some_and(|it| it.standing == Standing::Told && it.has(pool))
         };
-        let told: Vec<&NodeId> = self.announced.get(&pool).into_iter().flatten().filter(told).collect();
-        if told.len() > 1 {
-            let is_there = |node: &&&NodeId| self.nodes.get(**node).is_some_and(|it| it.is_there(pool));
-            if let (Some(one), None) = {
-                let mut there = told.iter().filter(is_there);
-                (there.next(), there.next())
-            } {
-                return vec![*one];
-            }
-        }
-        told
+        self.announced.get(&pool).into_iter().flatten().filter(told).collect()
     }
 
     /// What a node has lost and another has is lost no more.
@@ -274,11 +250,6 @@ impl Node {
 
     fn has(&self, pool: PoolId) -> bool {
         self.pools.values().any(|it| it.id == Some(pool))
-    }
-
-    /// Whether it has a pool that is not away.
-    fn is_there(&self, pool: PoolId) -> bool {
-        self.pools.values().any(|it| it.id == Some(pool) && it.away.is_none())
     }
 
     /// Whether it is connected and has a pool, or had it when it last told.

@@ -51,28 +51,6 @@ async fn a_node_is_believed_once_it_has_told_everything() {
 }
 
 #[tokio::test]
-async fn a_disk_that_moves_while_both_nodes_run_is_the_new_ones() {
-    let rig = Rig::new();
-    let (one, other) = (Fake::with_pool("n1", A), Fake::new("n2"));
-    let _joined = (rig.join(&one).await, rig.join(&other).await);
-    let gone =
-        crate::proto::link::Pool { away: "its disk is gone".into(), unread: true, ..pool("main", A, 50) };
-    one.tell(gone);
-    soon("it is away", || seen(&rig, "n1").pools["main"].away.clone()).await;
-    assert_eq!(rig.known.holder(of(A)).unwrap(), id("n1"), "it is nowhere else");
-    other.tell(pool("brought", A, 50));
-    soon("it has moved", || rig.known.holder(of(A)).ok().filter(|node| *node == id("n2"))).await;
-    assert_eq!(rig.known.live(of(A)), [id("n2")]);
-    let before = seen(&rig, "n1");
-    assert!(before.pools.is_empty() && before.blind.is_none(), "nothing is missed there: {before:?}");
-    assert!(seen(&rig, "n2").pools["brought"].away.is_none());
-    // Both have it: it is a copy.
-    one.tell(pool("main", A, 50));
-    soon("it is there twice", || rig.known.holder(of(A)).err()).await;
-    assert!(refusal(&rig.known, A).contains("is its disk a copy"));
-}
-
-#[tokio::test]
 async fn what_has_changed_is_taken_in() {
     let (rig, fake) = (Rig::new(), Fake::with_pool("n1", A));
     let _joined = rig.join(&fake).await;
