@@ -3,8 +3,8 @@
 //! 1. The request is checked (`csi::checked`).
 //! 2. Whoever holds the name is asked: told by hashes, and by what this controller remembers of the last minutes. Where such
 //!    a node cannot be asked, or has lost the pool, nothing is done.
-//! 3. The candidates are the nodes that the topology allows; with a source, the one where it lies. Where that one is not allowed, or
-//!    has no room, the source is copied to another (`transfer`).
+//! 3. The candidates are the nodes that the topology allows; with a source, the one where it lies. Where that one is not allowed the
+//!    source is copied to another (`transfer`).
 //! 4. A candidate that cannot be asked may hold the name: alone, it ends the call; among several it does so for five minutes,
 //!    and then a second volume is risked, which is reported when the node is back.
 //! 5. The candidates are asked in the order of `place`, until one has made the volume, or says something other than "no
@@ -28,8 +28,6 @@ use crate::error::{Error, Result, quoted};
 use crate::model::{Named, NodeId, PoolId, Source, TOPOLOGY_KEY, VolumeId, name_hash};
 use crate::proto::csi;
 
-/// So many nodes are asked for room at most.
-pub(super) const ASKED: usize = 8;
 /// So many of them are named where none has any.
 pub(super) const REASONS: usize = 8;
 
@@ -47,23 +45,8 @@ impl Router {
             Err(why) => return Ok(self.unless_begun(&request, &wanted, why.into(), until).await?.into()),
         }
         let candidates = self.candidates(&wanted)?;
-        let beside = candidates.first().map(|seen| seen.node.clone());
         let order = order(&wanted, candidates, || self.0.known.nodes())?;
-        match (self.at_the_first_with_room(&request, order, until).await, beside) {
-            (Err(full), Some(node))
-                if full.code() == Code::ResourceExhausted && self.may_be_copied(&wanted, &node)? =>
-            {
-                let made = self.copied(&request, &wanted, node, until).await;
-                Ok(made.map_err(|status| after(&full, status))?.into())
-            }
-            (made, _) => Ok(made?.into()),
-        }
-    }
-
-    /// Whether a volume for which there is no room beside its source may be on another node.
-    fn may_be_copied(&self, wanted: &Create, source: &NodeId) -> Result<bool> {
-        let is_copy = wanted.volume.source != Source::Blank;
-        Ok(is_copy && self.allowed(&wanted.requirement.requisite)?.iter().any(|seen| seen.node != *source))
+        Ok(self.at_the_first_with_room(&request, order, until).await?.into())
     }
 
     /// The volume of this name, where there is one.
@@ -264,7 +247,7 @@ impl Router {
         until: Instant,
     ) -> std::result::Result<Made, Status> {
         let mut refusals = Refusals::default();
-        for node in order.asked.iter().take(ASKED) {
+        for node in order.asked() {
             match self.create_at(node, request, until).await {
                 Ok(made) => return Ok(made),
                 Err(failed) => refusals.note(node, failed, |code| code == Code::ResourceExhausted)?,
@@ -364,32 +347,16 @@ impl Refusals {
     /// What a caller hears of all of them, and of those that were not asked.
     pub(super) fn all_of(self, order: Order, head: &str) -> Status {
         let Refusals { mut reasons, beyond } = self;
-        if order.fit > ASKED {
-            // What was told is older than what they have given away since.
-            return Error::Unavailable(format!(
-                "the {ASKED} nodes that were asked have no room any more, {} others had when they last told; nothing was made, ask again: {}",
-                order.fit - ASKED,
-                reasons.join("; ")
-            ))
-            .into();
-        }
         if let (Some(beyond), true) = (beyond, reasons.is_empty()) {
             return beyond;
         }
+        let unasked = order.asked.len() - order.asked().len();
         reasons.extend(order.unfit);
-        let more = (reasons.len() + order.asked.len().saturating_sub(ASKED)).saturating_sub(REASONS);
+        let more = (reasons.len() + unasked).saturating_sub(REASONS);
         reasons.truncate(REASONS);
         let more = if more > 0 { format!("; and {more} more nodes") } else { String::new() };
         Error::Full(format!("{head}: {}{more}", reasons.join("; "))).into()
     }
-}
-
-/// What is said of the other nodes, where there is no room either, behind what the node of the source said.
-fn after(full: &Status, others: Status) -> Status {
-    if others.code() != Code::ResourceExhausted {
-        return others;
-    }
-    Error::Full(format!("{}; {}", full.message(), others.message())).into()
 }
 
 /// Why a node that may hold a name cannot be asked about it now.

@@ -17,10 +17,13 @@ use crate::model::{Bytes, CreateVolume, DEFAULT_SIZE, Named, NodeId, Placement, 
 /// volume until they are as full as the others to the byte.
 const STEPS: u64 = 32;
 
+/// So many nodes are asked for room that have none by what they told.
+const ASKED: usize = 8;
+
 /// Whom to ask.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Order {
-    /// These nodes, in this order.
+    /// These nodes, in this order; not all of them, see [`Order::asked`].
     pub(super) asked: Vec<NodeId>,
     /// So many of them, the first ones, have room by what they told.
     pub(super) fit: usize,
@@ -105,6 +108,13 @@ fn rank(wanted: &Create, node: &NodeId, fitness: &Fitness) -> (bool, usize, u64,
     };
     let lot = name_hash(Named::Volume, &format!("{}\0{node}", wanted.volume.name));
     (!matches!(fitness, Fitness::Fit(_)), wish, fullness, Reverse(lot))
+}
+
+impl Order {
+    /// Those that are asked: all that had room when they last told, and otherwise a few, which may have some again.
+    pub(super) fn asked(&self) -> &[NodeId] {
+        &self.asked[..self.fit.max(ASKED).min(self.asked.len())]
+    }
 }
 
 /// What a node is: as good as its best pool.

@@ -1,4 +1,4 @@
-//! CreateVolume with a source on a node that the topology does not allow, or that has no room: its content is copied to another one.
+//! CreateVolume with a source on a node that the topology does not allow: its content is copied to one that is allowed.
 //!
 //! Owns: which two nodes are asked for what, and what a caller hears meanwhile. Never: keeps anything of it: the record at the
 //! node that takes it says how far it is, and whoever asks again, through whichever controller, goes on there.
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::Router;
-use super::create::{ASKED, Made, Refusals};
+use super::create::{Made, Refusals};
 use super::forward::{Failed, is_final};
 use super::place::order;
 use crate::cluster::link::Line;
@@ -62,13 +62,10 @@ impl Router {
         let origin = described
             .origin
             .ok_or_else(|| Error::Unavailable(format!("node {source} did not say what the source is")))?;
-        let mut allowed = self.allowed(&wanted.requirement.requisite)?;
-        // It may be allowed, and have no room.
-        allowed.retain(|seen| seen.node != source);
-        let allowed = self.askable(allowed, wanted)?;
+        let allowed = self.askable(self.allowed(&wanted.requirement.requisite)?, wanted)?;
         let order = order(&like_its_source(wanted, &origin)?, allowed, || self.0.known.nodes())?;
         let mut refusals = Refusals::default();
-        for node in order.asked.iter().take(ASKED) {
+        for node in order.asked() {
             let taking =
                 wire::TakeRequest { create_request: request.encode_to_vec(), origin: Some(origin.clone()) };
             match self.take_at(node, &request.name, taking, until).await {
@@ -77,7 +74,7 @@ impl Router {
             }
         }
         let head = format!(
-            "volume_content_source lies on node {source}, and no other node that accessibility_requirements allow can have a copy of it; \
+            "volume_content_source lies on node {source}, and no node that accessibility_requirements allow can have a copy of it; \
              nothing was made"
         );
         Err(refusals.all_of(order, &head))
@@ -108,6 +105,7 @@ impl Router {
                 Some(Ok(Ok(Some(made)))) => return Ok(made),
                 // It has nothing of it, or no longer.
                 Some(Ok(Ok(None))) => {}
+                Some(Ok(Err(refused))) if refused.code() == Code::AlreadyExists => return Err(refused),
                 Some(Ok(Err(refused))) if is_final(refused.code()) => {}
                 Some(Ok(Err(refused))) => open = Some(refused),
                 Some(Err(_)) => open = Some(Status::unavailable("a question to a node broke off; ask again")),

@@ -422,46 +422,22 @@ async fn a_copy_lies_beside_its_source() {
 }
 
 #[tokio::test]
-async fn a_copy_goes_elsewhere_where_its_source_has_no_room() {
-    use csi::volume_content_source::{Type, VolumeSource};
-    let (rig, _, fakes, _joined) = cluster(&[("n1", A), ("n2", B)]).await;
-    let router = self::router(&rig, Patience { answer: Duration::from_millis(500), ..SETTLED });
-    let copy = |name: &str, nodes: &[&str]| {
-        let r#type = Some(Type::Volume(VolumeSource { volume_id: volume(A) }));
-        CreateVolumeRequest {
-            volume_content_source: Some(VolumeContentSource { r#type }),
-            ..wanted(name, nodes)
-        }
-    };
-    fakes[0].refuse(Some(Status::resource_exhausted("1 GiB is left")));
-    // No node knows transfers: then each says why.
-    let said = refused(&router, copy("a", &["n1", "n2"]), "node n1: 1 GiB is left").await;
-    assert_eq!(said, Code::ResourceExhausted);
-    assert_eq!(
-        refused(&router, copy("a", &[]), "its release knows no transfers").await,
-        Code::ResourceExhausted
-    );
-    fakes.iter().for_each(Fake::travel);
-    assert_eq!(refused(&router, copy("a", &["n1"]), "1 GiB is left").await, Code::ResourceExhausted);
-    assert_eq!(refused(&router, copy("a", &["n1", "n2"]), "node n2 has received").await, Code::Unavailable);
-    assert!(fakes[1].takes("a") && !fakes[0].takes("a"));
-}
-
-#[tokio::test]
-async fn where_others_had_room_when_they_last_told_it_is_asked_again() {
-    let ids: Vec<(String, String)> = (10..20).map(|n| (format!("n{n}"), format!("aaaaaaaaaa{n}"))).collect();
+async fn all_that_had_room_when_they_last_told_are_asked() {
+    let ids: Vec<(String, String)> = (10..22).map(|n| (format!("n{n}"), format!("aaaaaaaaaa{n}"))).collect();
     let nodes: Vec<(&str, &str)> = ids.iter().map(|(node, pool)| (node.as_str(), pool.as_str())).collect();
     let (rig, router, fakes, _joined) = cluster(&nodes).await;
     for fake in &fakes {
         fake.refuse(Some(Status::resource_exhausted("1 GiB is left")));
     }
-    assert_eq!(refused(&router, wanted("pvc", &[]), "2 others had").await, Code::Unavailable);
-    assert_eq!(fakes.iter().filter(|fake| !fake.asked().is_empty()).count(), 8);
-    // Of those that have told that they are full none is expected to do it.
-    for (fake, (_, pool)) in fakes.iter().zip(&nodes).take(2) {
+    let asked = || fakes.iter().filter(|fake| !fake.asked().is_empty()).count();
+    assert_eq!(refused(&router, wanted("pvc", &[]), "and 4 more nodes").await, Code::ResourceExhausted);
+    assert_eq!(asked(), 12);
+    // Of those that say themselves that they are full a few are asked.
+    for (fake, (_, pool)) in fakes.iter().zip(&nodes) {
         leave(&rig, fake, pool, 0).await;
     }
-    assert_eq!(refused(&router, wanted("pvc", &[]), "1 GiB is left").await, Code::ResourceExhausted);
+    assert_eq!(refused(&router, wanted("pvc", &[]), "and 4 more nodes").await, Code::ResourceExhausted);
+    assert_eq!(asked(), 8);
 }
 
 #[tokio::test]
