@@ -126,19 +126,26 @@ impl Listening {
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, from)) => halfway.admit(Arc::clone(&door), stream, from),
+                    Ok((stream, from)) => {
+                        if let Some(oldest) = halfway.admit(Arc::clone(&door), stream, from) {
+                            let refused = Refused::new("slow", "no secret, and many others came since");
+                            refusals.note(&door.volume, oldest, &refused);
+                        }
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "failed to accept a connection of a transfer");
                         tokio::time::sleep(PAUSE).await;
                     }
                 },
-                Some(Ok((from, met))) = halfway.meetings.join_next() => match met {
-                    Ok(stream) => {
+                Some(ended) = halfway.meetings.join_next() => match ended {
+                    Ok((_, Ok(stream))) => {
                         // Whoever is proven later is the one that is there: the one before has lost its connection.
                         current.shutdown().await;
                         current.spawn(end.clone().receive(stream));
                     }
-                    Err(refused) => refusals.note(&door.volume, from, &refused),
+                    Ok((from, Err(refused))) => refusals.note(&door.volume, from, &refused),
+                    // It had to go for others.
+                    Err(_) => {}
                 },
                 Some(Ok(ended)) = current.join_next() => match ended {
                     Ok(()) => return Ok("it is whole"),
@@ -166,19 +173,20 @@ impl Listening {
 #[derive(Default)]
 struct Halfway {
     meetings: JoinSet<(SocketAddr, std::result::Result<TlsStream<TcpStream>, Refused>)>,
-    oldest: VecDeque<AbortHandle>,
+    oldest: VecDeque<(SocketAddr, AbortHandle)>,
 }
 
 impl Halfway {
-    /// Where there are many the oldest goes: who only keeps connections open must not keep out whoever has the ticket.
-    fn admit(&mut self, door: Arc<Door>, stream: TcpStream, from: SocketAddr) {
-        self.oldest.retain(|meeting| !meeting.is_finished());
-        if self.oldest.len() >= HALFWAY
-            && let Some(oldest) = self.oldest.pop_front()
-        {
-            oldest.abort();
-        }
-        self.oldest.push_back(self.meetings.spawn(async move { (from, door.meet(stream).await) }));
+    /// Where there are many the oldest goes, and is the answer: who only keeps connections open must not keep out whoever has the
+    /// ticket.
+    fn admit(&mut self, door: Arc<Door>, stream: TcpStream, from: SocketAddr) -> Option<SocketAddr> {
+        self.oldest.retain(|(_, meeting)| !meeting.is_finished());
+        let gone = if self.oldest.len() >= HALFWAY { self.oldest.pop_front() } else { None };
+        let meeting = self.meetings.spawn(async move { (from, door.meet(stream).await) });
+        self.oldest.push_back((from, meeting));
+        let (from, meeting) = gone?;
+        meeting.abort();
+        Some(from)
     }
 }
 
