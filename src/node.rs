@@ -28,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::kubelet::{Pace, Registrar};
 use crate::metrics::{Sources, of_node};
 use crate::model::Features;
+use crate::os::rights;
 use crate::serve::{Http, Linked, Pages, STACK, Socket, Stop, Width, serve};
 
 /// What it was told, checked.
@@ -85,6 +86,9 @@ const LAST: Duration = Duration::from_millis(200);
 /// Whatever keeps it from serving.
 pub fn run(config: Node) -> Result<()> {
     let begun = Instant::now();
+    if let Err(error) = rights::give_up() {
+        tracing::warn!(%error, "failed to give up rights that are not needed; going on with them");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .max_blocking_threads(BLOCKING)

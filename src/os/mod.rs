@@ -14,4 +14,5 @@ pub mod loopdev;
 pub mod mount;
 pub mod process;
 pub mod quota;
+pub mod rights;
 pub mod thread;

@@ -36,6 +36,7 @@ mod moved;
 mod pools;
 mod rebuild;
 mod retained;
+mod rights;
 mod roster;
 mod several;
 mod start;
