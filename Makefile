@@ -46,6 +46,7 @@ test-cluster: MINUTES = 2
 test-cluster: ## Break 3 nodes and 2 controllers, and the ways between them: MINUTES=2 of random faults; PARTS='random', ARGS='--seed 2' (root)
 	@tests/install.sh build test torture cluster sanity
 	@tests/no-leaks.sh tests/cluster.sh $(PARTS) --minutes $(MINUTES) $(ARGS)
+	@tests/no-leaks.sh cargo test --locked --quiet --test process -- credentials:: tokens:: transfer::
 
 test-transfer: ## Kill either node, or cut its power, at every durable step of a volume's way to another; minutes (root)
 	@tests/install.sh build test
