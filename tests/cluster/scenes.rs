@@ -181,20 +181,39 @@ async fn a_holder_is_away(world: &World) -> Outcome<()> {
     let Some(made) = made(world, 0, &request).await else { return Ok(()) };
     let fault = Fault::Kill(vec![number(world, &made)]);
     fault.begin(&world.node)?;
+    nobody_knows(world, &fault, (&request, &made)).await?;
+    is_back(world, (&fault, name), (&request, &made)).await
+}
+
+/// No controller says anything final of a volume whose node is away.
+async fn nobody_knows(
+    world: &World,
+    fault: &Fault,
+    (request, made): (&CreateVolumeRequest, &Made),
+) -> Outcome<()> {
     for controller in 0..CONTROLLERS {
         let direct = Direct::to(world, controller);
-        must_be_open(world, &fault, "CreateVolume", direct.create(&request, SHORT).await.map(drop));
+        must_be_open(world, fault, "CreateVolume", direct.create(request, SHORT).await.map(drop));
         for (call, answer) in direct.everything_about(&made.id, SHORT).await? {
-            must_be_open(world, &fault, call, answer);
+            must_be_open(world, fault, call, answer);
         }
     }
+    Ok(())
+}
+
+/// The fault is over: every controller finds the volume, which is then removed.
+async fn is_back(
+    world: &World,
+    (fault, name): (&Fault, &str),
+    (request, made): (&CreateVolumeRequest, &Made),
+) -> Outcome<()> {
     fault.end(&world.node).await?;
     world.node.converged().await?;
     for controller in 0..CONTROLLERS {
-        let again = Direct::to(world, controller).create(&request, PATIENT).await;
-        same(world, "the node is back", &made, again);
+        let again = Direct::to(world, controller).create(request, PATIENT).await;
+        same(world, "the node is back", made, again);
     }
-    gone(world, name, &made).await
+    gone(world, name, made).await
 }
 
 /// Both controllers are started anew while the node is away that has a volume: they know nothing of it, and make no other.
@@ -218,21 +237,9 @@ async fn controllers_forget(world: &World) -> Outcome<()> {
     // At once, and when they take themselves for informed.
     for wait in [Duration::ZERO, Duration::from_secs(11)] {
         tokio::time::sleep(wait).await;
-        for controller in 0..CONTROLLERS {
-            let direct = Direct::to(world, controller);
-            must_be_open(world, &fault, "CreateVolume", direct.create(&request, SHORT).await.map(drop));
-            for (call, answer) in direct.everything_about(&made.id, SHORT).await? {
-                must_be_open(world, &fault, call, answer);
-            }
-        }
+        nobody_knows(world, &fault, (&request, &made)).await?;
     }
-    fault.end(&world.node).await?;
-    world.node.converged().await?;
-    for controller in 0..CONTROLLERS {
-        let again = Direct::to(world, controller).create(&request, PATIENT).await;
-        same(world, "the node is back", &made, again);
-    }
-    gone(world, &name, &made).await
+    is_back(world, (&fault, &name), (&request, &made)).await
 }
 
 /// A controller is stopped in the middle of a create, past any lease; the other one serves meanwhile, and what the first sends when it

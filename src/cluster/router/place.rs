@@ -17,7 +17,7 @@ use crate::model::{Bytes, CreateVolume, DEFAULT_SIZE, Named, NodeId, Placement, 
 /// volume until they are as full as the others to the byte.
 const STEPS: u64 = 32;
 
-/// So many nodes are asked for room that have none by what they told.
+/// So many nodes are asked at least, also where fewer had room when they last told.
 const ASKED: usize = 8;
 
 /// Whom to ask.
