@@ -3,6 +3,7 @@
 #
 # It builds them once, replays the kept corpus (fuzz/corpus), and then goes on from it; what it finds new lies below the target
 # directory. `keep` makes the kept corpus anew from all of it and from the seeds made by hand, as small as reaches the same code.
+# `SEED=number` makes its choices the same every time: what a change is judged by must not be chance. Without it each run looks elsewhere.
 # A crash ends it non-zero, after the other targets had their time, with the command that replays it; its input stays in
 # fuzz/artifacts. Figures go to fuzz-results/; `page` writes the sums of all of them into docs/reliability.md.
 #
@@ -109,7 +110,7 @@ fuzz() {
     log=$work/$name/log crashed=0 TIMEFORMAT='%U %S'
     cpu=$({ time {
       run "$target/plain/$name" -artifact_prefix="fuzz/artifacts/$name/" -runs=0 "fuzz/corpus/$name" >"$log" 2>&1 &&
-        run "$target/plain/$name" -artifact_prefix="fuzz/artifacts/$name/" -max_total_time="$seconds" -print_final_stats=1 \
+        run "$target/plain/$name" -artifact_prefix="fuzz/artifacts/$name/" -max_total_time="$seconds" -seed="${SEED:-0}" -print_final_stats=1 \
           "$work/$name/corpus" "fuzz/corpus/$name" >>"$log" 2>&1
     } || touch "$scratch/$name.crashed"; } 2>&1 | awk '{ print $1 + $2 }')
     [ ! -e "$scratch/$name.crashed" ] || crashed=1

@@ -24,6 +24,7 @@ pub(crate) fn all() -> Vec<(String, Vec<u8>)> {
         ("group", group),
         ("delete-group", delete_group),
         ("restore", restore),
+        ("restore-group", restore_group),
         ("purge", purge),
     ] {
         for (how, told) in (0_u8..).zip(HOWS) {
@@ -101,6 +102,13 @@ fn delete_group(round: u8) -> [Vec<Call>; 3] {
 fn restore(round: u8) -> [Vec<Call>; 3] {
     let before = if round == 0 { vec![make(0, true)] } else { vec![] };
     [[before, vec![call(1, &[0])]].concat(), vec![call(7, &[0, 0])], vec![]]
+}
+
+/// The same with a group of one; its member does not come back alone.
+fn restore_group(round: u8) -> [Vec<Call>; 3] {
+    let mut before = if round == 0 { vec![make(0, false), call(5, &[0, 0, u8::MAX, 1])] } else { vec![] };
+    before.extend([call(6, &[0, 0]), call(7, &[1, 0])]);
+    [before, vec![call(7, &[2, 0])], vec![]]
 }
 
 fn purge(round: u8) -> [Vec<Call>; 3] {

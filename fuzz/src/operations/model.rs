@@ -268,6 +268,11 @@ impl Model {
     pub(super) fn restore(&self, object: Object, name: &str) -> Reasons {
         let (own, taken) = match object {
             Object::Volume(n) => (self.volumes[n].life, self.named(name).is_some()),
+            // Only a whole group comes back.
+            Object::Cut(n) if self.cuts[n].group.is_some() => {
+                let is_kept = self.cut_life(&self.cuts[n]) == Life::Kept;
+                return vec![if is_kept { FailedPrecondition } else { NotFound }];
+            }
             Object::Cut(n) => (self.cuts[n].life, self.cut_named(name).is_some()),
             Object::Group(n) => (self.groups[n].life, self.group_named(name).is_some()),
         };

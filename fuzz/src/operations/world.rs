@@ -109,11 +109,14 @@ impl World {
         self.disks[which.index()].set_away(true);
     }
 
-    /// Puts a disk back, and waits until it is used again.
+    /// Puts a disk back, and waits until it is used again. One that took no change is passed over until it is looked at.
     pub(super) fn plug(&mut self, which: Which) {
         let disk = &self.disks[which.index()];
         disk.set_away(false);
-        self.node().reconnect(|engine| engine.pools()[which.index()].away.is_none());
+        self.node().reconnect(|engine| {
+            let pool = &engine.pools()[which.index()];
+            pool.away.is_none() && pool.read_only.is_none()
+        });
     }
 
     pub(super) fn pool_of(&self, volume: &str) -> usize {
