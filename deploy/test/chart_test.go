@@ -168,6 +168,7 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		{"node: {stateDir: /srv/rockpool}", "pools.config: /var/lib/rockpool/pools/fast is not there for the nodes' pods, since node.stateDir is /srv/rockpool"},
 		{"{node: {stateDir: /var/lib/rock}, pools: {hostPaths: [/var/lib/rockpool/pools]}}", "pools.config: /var/lib/rockpool/fast.img is not there"},
 		{"{node: {stateDir: /srv/a}, pools: {config: a}, nodeGroups: [{name: b, nodeSelector: {}, config: \"path = '/var/lib/rockpool/b'\"}]}", "nodeGroups: b: config: /var/lib/rockpool/b is"},
+		{"{node: {stateDir: /srv/a}, pools: {config: 'path = \"/var/lib/rockpool\"'}}", "pools.config: /var/lib/rockpool is not there"},
 		{"metrics: {service: false, serviceMonitor: {enabled: true}}", "metrics.serviceMonitor: enabled, but metrics.service is false"},
 		{"snapshots: enabled", "snapshots: enabled, but the cluster has no snapshot.storage.k8s.io/v1"},
 		{"groupSnapshots: enabled", "groupSnapshots: enabled, but the cluster has no groupsnapshot.storage.k8s.io/v1"},
@@ -186,7 +187,7 @@ func TestAStateDirectoryElsewhereIsTakenWherePoolsAreSeen(t *testing.T) {
 	for _, right := range []string{
 		"node: {stateDir: /var/lib}",
 		"{node: {stateDir: /srv/a}, pools: {hostPaths: [/var/lib/rockpool]}}",
-		"{node: {stateDir: /srv/a}, pools: {hostPaths: [/var/lib/rockpool/pools, /var/lib/rockpool/fast.img]}}",
+		"{node: {stateDir: /srv/a}, pools: {hostPaths: [/var/lib/rockpool/pools, /srv/images]}, nodeGroups: [{name: b, nodeSelector: {}, config: 'path = \"/var/lib/rockpool/pools/b\"'}]}",
 		"{node: {stateDir: /srv/a}, pools: {config: 'path = \"/srv/a/pools/fast\"'}}",
 		"{node: {stateDir: /srv/a}, pools: {config: '# path = \"/var/lib/rockpool/pools/fast\"'}}",
 		"{node: {stateDir: /srv/a}, nodeGroups: [{name: b, nodeSelector: {}, config: 'path = \"/srv/a/b\"'}]}",

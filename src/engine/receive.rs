@@ -373,6 +373,8 @@ impl Engine {
     /// Removes what is on its way, whatever there is of it.
     pub(super) fn end_journey(&self, record: &Record) -> Result<()> {
         let id = record.id();
+        // What still comes for it is refused from here on, and does not own it again.
+        self.journeys.stop(id);
         let claim = self.store.claim(&[Key::Object(id), record.name()], &[])?;
         if self.store.record(id).is_none_or(|now| now.phase() != record.phase()) {
             return Ok(());

@@ -84,9 +84,24 @@ impl Engine {
                 place.make_file(0o600)?;
                 tree
             }
-            (Attached::Device(device), Access::Mount { .. }) => checked_filesystem(volume, &device, options)?,
+            (Attached::Device(device), Access::Mount { fs: filesystem }) => {
+                let read_only = options.iter().any(|option| option.is_read_only());
+                let tree = checked_filesystem(volume, &device, options)?;
+                if filesystem == Filesystem::Xfs && !read_only {
+                    self.grow_mount(pool, volume, &tree)?;
+                }
+                tree
+            }
         };
         self.show_at(&volume.id, tree, place, wish)
+    }
+
+    /// An xfs that was just mounted takes all of its device. Hardly ever frozen for it, since what the mount has replayed is there.
+    fn grow_mount(&self, pool: &dyn Pool, volume: &Volume, tree: &Tree) -> Result<()> {
+        let id = ObjectId::Volume(volume.id);
+        self.thaw(pool, id, &[volume.id])?;
+        let grow = || fs::grow_mounted(tree.root()?, FsKind::Xfs, volume.size.get());
+        self.freezes.during(id, &[volume.id], grow).map(drop)
     }
 
     /// Takes back what a stage that failed has done, since nobody unstages what was never staged; answers `cause`, or that
@@ -342,11 +357,6 @@ fn checked_filesystem(volume: &Volume, device: &Device, mut options: Vec<MountOp
     let face = Face::Filesystem(device.number);
     if face != Face::Filesystem(tree.root_stat()?.device) {
         return Err(Error::Corrupt(format!("the mount of volume {} shows another device", volume.id)));
-    }
-    let read_only = options.iter().any(|option| option.is_read_only());
-    if kind == FsKind::Xfs && !read_only {
-        // Never frozen for it, so not noted: what the mount has just replayed is on the device.
-        fs::grow_mounted(tree.root()?, kind, size)?;
     }
     Ok(tree)
 }

@@ -4,7 +4,7 @@
 //! much: whoever may mount can do nearly everything on the host.
 
 use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
@@ -26,25 +26,44 @@ const KEPT: CapabilitySet = CapabilitySet::SYS_ADMIN // mounts, loop devices, fr
 /// secrets. To be called before there is a second thread.
 ///
 /// # Errors
-/// What the kernel, or the container's seccomp filter, refused; what was given up until then is gone.
+/// The first thing that the kernel, or the container's seccomp filter, refused; everything else is done.
 pub fn give_up() -> rustix::io::Result<()> {
     let own = capabilities(None)?;
-    set_no_new_privs(true)?;
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    clear_ambient_capability_set()?;
-    if own.effective.contains(CapabilitySet::SETPCAP) {
-        for number in 0..u64::BITS {
-            let one = CapabilitySet::from_bits_retain(1 << number);
-            if KEPT.contains(one) {
-                continue;
-            }
-            match remove_capability_from_bounding_set(one) {
-                // The kernel knows no more of them.
-                Err(Errno::INVAL) => break,
-                removed => removed?,
-            }
+    // The bounding set last but one: it takes a right that goes with the own set.
+    let steps = [
+        set_no_new_privs(true),
+        dump_nothing(),
+        clear_ambient_capability_set(),
+        if own.effective.contains(CapabilitySet::SETPCAP) { bound() } else { Ok(()) },
+        keep(own),
+    ];
+    steps.into_iter().collect()
+}
+
+/// One byte, not none: with none the whole core still goes to a handler that `core_pattern` names, with this it goes nowhere
+/// (kernel, `fs/coredump.c`).
+fn dump_nothing() -> rustix::io::Result<()> {
+    // What is none already cannot be raised by everybody.
+    let most = getrlimit(Resource::Core).maximum.map_or(1, |most| most.min(1));
+    setrlimit(Resource::Core, Rlimit { current: Some(most), maximum: Some(most) })
+}
+
+fn bound() -> rustix::io::Result<()> {
+    for number in 0..u64::BITS {
+        let one = CapabilitySet::from_bits_retain(1 << number);
+        if KEPT.contains(one) {
+            continue;
+        }
+        match remove_capability_from_bounding_set(one) {
+            // The kernel knows no more of them.
+            Err(Errno::INVAL) => break,
+            removed => removed?,
         }
     }
+    Ok(())
+}
+
+fn keep(own: CapabilitySets) -> rustix::io::Result<()> {
     let kept = |set: CapabilitySet| set.intersection(KEPT);
     let sets = CapabilitySets {
         effective: kept(own.effective),
@@ -82,6 +101,6 @@ mod tests {
                 assert!(KEPT.contains(set("CapBnd")) && set("CapEff").contains(CapabilitySet::SYS_ADMIN));
             }
         }
-        assert_eq!(rustix::process::getrlimit(Resource::Core).maximum, Some(0));
+        assert!(getrlimit(Resource::Core).maximum.is_some_and(|most| most <= 1));
     }
 }
