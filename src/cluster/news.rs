@@ -94,6 +94,12 @@ impl Known {
         let table = self.lock();
         let here = table.live(pool);
         if let [one, other, ..] = &here[..] {
+            if table.is_gone(one, pool) {
+                return Err(Error::Unavailable(format!(
+                    "pool {pool} was on node {one} and on node {other}, and its disk is gone from both; nothing was done, ask again when \
+                     a node has it"
+                )));
+            }
             return Err(Error::Unavailable(format!(
                 "pool {pool} is announced by node {one} and by node {other}, so neither is asked about it: is its disk a copy? \
                  Nothing was done; take the copy away, or, where the disk was moved, start the node anew that had it, and ask again"

@@ -15,7 +15,7 @@ use tonic::{Request, Status, async_trait};
 
 use crate::engine::{Engine, Key, PoolIndex, PoolView, Room};
 use crate::error::{Error, Result};
-use crate::model::{Access, Named, name_hash};
+use crate::model::{Access, Named, PoolId, name_hash};
 use crate::proto::link::link_server::Link;
 use crate::proto::link::{self as wire, News, WatchRequest};
 
@@ -52,7 +52,7 @@ async fn tell_on(engine: Arc<Engine>, tell: mpsc::Sender<Told>) {
         let begun = Instant::now();
         let seen = engine.changes();
         let pools = questions.ask(&engine).await;
-        let news = said.news(pools, names(&engine));
+        let news = said.news(pools, names(&engine, None));
         if tell.send(Ok(news)).await.is_err() {
             return;
         }
@@ -78,8 +78,10 @@ struct Said {
 
 impl Said {
     /// What is new.
-    fn news(&mut self, pools: Vec<wire::Pool>, names: BTreeSet<u64>) -> News {
+    fn news(&mut self, mut pools: Vec<wire::Pool>, names: BTreeSet<u64>) -> News {
         self.sequence += 1;
+        // What was freed since a pool was looked at is not told of as one of its own.
+        pools.iter_mut().for_each(|pool| pool.names.retain(|name| names.contains(name)));
         let taken = names.difference(&self.names).copied().collect();
         let freed = self.names.difference(&names).copied().collect();
         self.names = names;
@@ -90,9 +92,13 @@ impl Said {
     }
 }
 
-fn names(engine: &Engine) -> BTreeSet<u64> {
+/// The names that are taken, or those of them that lie in one pool.
+fn names(engine: &Engine, of: Option<PoolId>) -> BTreeSet<u64> {
     let mut names = Vec::new();
-    engine.each_name(|key| {
+    engine.each_name(|key, pool| {
+        if of.is_some_and(|of| of != pool) {
+            return;
+        }
         names.extend(match key {
             Key::VolumeName(name) => Some(name_hash(Named::Volume, name)),
             Key::SnapshotName(name) => Some(name_hash(Named::Snapshot, name)),
@@ -150,7 +156,8 @@ impl Questions {
         pools
             .map(|((view, (index, _)), rooms)| {
                 let rooms = rooms.unwrap_or_else(|error| engine.rooms_unasked(*index, &error));
-                shown(view, !engine.has_read(*index), &rooms)
+                let names = if view.gone { view.id.map(|id| names(engine, Some(id))) } else { None };
+                shown(view, !engine.has_read(*index), &rooms, names)
             })
             .collect()
     }
@@ -160,7 +167,8 @@ fn still_asked() -> Error {
     Error::Unavailable("the last question has not been answered yet".to_owned())
 }
 
-fn shown(pool: PoolView, unread: bool, rooms: &[Room]) -> wire::Pool {
+/// A pool, with the names that it holds where it is gone.
+fn shown(pool: PoolView, unread: bool, rooms: &[Room], names: Option<BTreeSet<u64>>) -> wire::Pool {
     wire::Pool {
         name: pool.name,
         id: pool.id.map_or_else(String::new, |id| id.to_string()),
@@ -170,6 +178,8 @@ fn shown(pool: PoolView, unread: bool, rooms: &[Room]) -> wire::Pool {
         promised_bytes: pool.promised.as_i64(),
         budget_bytes: pool.budget.as_i64(),
         rooms: rooms.iter().map(shown_room).collect(),
+        gone: pool.gone,
+        names: names.into_iter().flatten().collect(),
     }
 }
 

@@ -239,6 +239,8 @@ pub struct PoolView {
     pub id: Option<PoolId>,
     /// Why it cannot be used.
     pub away: Option<String>,
+    /// Whether its records were read, and its disk is surely not here any more.
+    pub gone: bool,
     /// Why it cannot be changed, though it can be read.
     pub read_only: Option<String>,
     /// What records promise.
@@ -434,6 +436,7 @@ impl Engine {
             config: slot.config.clone(),
             id,
             away: slot.trouble().map(|error| crate::error::chain(&error)),
+            gone: slot.is_gone(),
             read_only: slot.refusal(),
             promised: id.map_or(Bytes::ZERO, |id| self.store.promised(id)),
             budget: slot.known().map_or(Bytes::ZERO, |known| known.budget),

@@ -4,7 +4,7 @@
 
 use crate::engine::{Engine, Key, PoolIndex};
 use crate::error::Result;
-use crate::model::{Access, Allocation, Asked, Capacity, CapacityQuery, Features};
+use crate::model::{Access, Allocation, Asked, Capacity, CapacityQuery, Features, PoolId};
 
 /// What can still be made of one kind of volume on one pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +23,9 @@ impl Engine {
         self.store.changes()
     }
 
-    /// Shows every name that is taken by a volume, snapshot or group. Nothing may be asked of the engine meanwhile.
-    pub fn each_name(&self, show: impl FnMut(&Key)) {
+    /// Shows every name that is taken by a volume, snapshot or group, and the pool where that lies. Nothing may be asked of the engine
+    /// meanwhile.
+    pub fn each_name(&self, show: impl FnMut(&Key, PoolId)) {
         self.store.each_name(show);
     }
 

@@ -15,7 +15,7 @@ use crate::engine::fences::Fences;
 use crate::engine::freezes::Freezes;
 use crate::engine::notes::Notes;
 use crate::engine::receive::Journeys;
-use crate::engine::slot::{Slot, State};
+use crate::engine::slot::{Away, Slot, State};
 use crate::engine::store::Store;
 use crate::engine::workers::Workers;
 use crate::engine::{Engine, EngineConfig, Files, Opener, PoolConfig, PoolIndex, spare};
@@ -83,7 +83,7 @@ impl Engine {
             match read {
                 Ok(pool) => slot.set(State::Open(pool.id(), Kept::new(pool))),
                 Err(Error::Busy(why)) => return Err(Error::Busy(of_pool(slot.name(), &why))),
-                Err(error) => slot.set(State::Away(chain(&error), None)),
+                Err(error) => slot.set(State::Away(Away::new(chain(&error), None))),
             };
         }
         Ok(engine)
@@ -237,7 +237,7 @@ impl Engine {
                         "a pool is away; it is looked for again and again"
                     );
                 }
-                slot.set(State::Away(why, slot.id()));
+                slot.set(State::Away(Away::new(why, slot.id())));
             }
             // Whoever hears of it may let go of the engine, and expects it to be closed then.
             drop(engine);
@@ -248,13 +248,7 @@ impl Engine {
 
     /// Whether a pool is still here, or back.
     fn look_at(&self, slot: &Slot) {
-        let Ok(pool) = slot.open() else {
-            match self.connect(slot) {
-                Ok(()) => tracing::info!(pool = slot.name(), "a pool is back"),
-                Err(error) => drop(slot.set(State::Away(chain(&error), slot.id()))),
-            }
-            return;
-        };
+        let Ok(pool) = slot.open() else { return self.look_for(slot) };
         let id = pool.id();
         if let Err(Error::Unavailable(why)) = pool.present().and_then(|()| pool.answers()) {
             tracing::error!(pool = slot.name(), why, "a pool is gone; its volumes fail until it is back");
@@ -270,16 +264,28 @@ impl Engine {
         }
     }
 
+    /// Whether a pool that is away is back, and if not, whether its disk is here at all.
+    fn look_for(&self, slot: &Slot) {
+        let setup = &slot.config.setup;
+        let is_there = slot.id().map_or(Ok(()), |known| crate::pool::expect(setup, known));
+        match is_there.and_then(|()| self.connect(slot)) {
+            Ok(()) => tracing::info!(pool = slot.name(), "a pool is back"),
+            Err(error) => {
+                let (why, id) = (chain(&error), slot.id());
+                let gone = id.is_some_and(|known| crate::pool::is_gone(setup, known));
+                drop(slot.set(State::Away(Away { why, id, gone })));
+            }
+        }
+    }
+
     /// Closes a pool that cannot be used as it is, and holds nothing of it any more.
     fn leave(&self, slot: &Slot, why: String, id: PoolId) {
-        drop(slot.set(State::Away(why, Some(id))));
+        let gone = crate::pool::is_gone(&slot.config.setup, id);
+        drop(slot.set(State::Away(Away { why, id: Some(id), gone })));
         self.store.let_go(id);
     }
 
     fn connect(&self, slot: &Slot) -> Result<()> {
-        if let Some(known) = slot.id() {
-            crate::pool::expect(&slot.config.setup, known)?;
-        }
         let pool = (self.opener)(&slot.config.setup)?;
         step!("open: pool open");
         self.read(slot, pool.as_ref())?;
@@ -308,7 +314,9 @@ impl Engine {
     fn identify(&self, slot: &Slot, id: PoolId) -> Result<()> {
         let _one = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
         self.refuse_twin(slot, id)?;
-        slot.set(State::Away("it is being opened".to_owned(), Some(id)));
+        // Until it is read, what is known of it is as old as it was.
+        let gone = slot.is_gone();
+        slot.set(State::Away(Away { why: "it is being opened".to_owned(), id: Some(id), gone }));
         Ok(())
     }
 
@@ -340,7 +348,7 @@ impl Drop for Engine {
     /// Closes the pools where they are open, so that another driver can have them as soon as this one is gone.
     fn drop(&mut self) {
         for slot in &self.pools {
-            let State::Open(id, pool) = slot.set(State::Away("it is closed".to_owned(), None)) else {
+            let State::Open(id, pool) = slot.set(State::Away(Away::new("it is closed", None))) else {
                 continue;
             };
             let (tell, told) = mpsc::channel();

@@ -31,8 +31,19 @@ pub(super) struct Slot {
 pub(super) enum State {
     /// It is open.
     Open(PoolId, Kept<Arc<dyn Pool>>),
-    /// It is away, with the reason; `Engine::reconnect` looks for it again. Its id is known if it was here before.
-    Away(String, Option<PoolId>),
+    /// It is away; `Engine::reconnect` looks for it again.
+    Away(Away),
+}
+
+/// What is known of a pool that is away.
+#[derive(Clone)]
+pub(super) struct Away {
+    /// The reason.
+    pub(super) why: String,
+    /// Its id, if it was here before.
+    pub(super) id: Option<PoolId>,
+    /// Whether it was here before, and its disk surely is not any more.
+    pub(super) gone: bool,
 }
 
 /// What a look or a verb last saw.
@@ -45,13 +56,20 @@ pub(super) struct Known {
     pub(super) most: Bytes,
 }
 
+impl Away {
+    /// It may be here still.
+    pub(super) fn new(why: impl Into<String>, id: Option<PoolId>) -> Away {
+        Away { why: why.into(), id, gone: false }
+    }
+}
+
 impl Slot {
     pub(super) fn new(config: PoolConfig, files: Files) -> Result<Slot> {
         let workers = match files {
             Files::Apart => Workers::apart(&config.setup.name)?,
             Files::Shared => Workers::new(&config.setup.name),
         };
-        let state = RwLock::new(State::Away("it is being opened".to_owned(), None));
+        let state = RwLock::new(State::Away(Away::new("it is being opened", None)));
         Ok(Slot {
             config,
             workers,
@@ -70,7 +88,7 @@ impl Slot {
     pub(super) fn id(&self) -> Option<PoolId> {
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
             State::Open(id, _) => Some(*id),
-            State::Away(_, id) => *id,
+            State::Away(away) => away.id,
         }
     }
 
@@ -81,8 +99,14 @@ impl Slot {
                 // It was opened between the choice of the threads and now.
                 Error::Unavailable(format!("pool {} has only just come; ask again", quoted(self.name())))
             }),
-            State::Away(why, _) => Err(self.away(why)),
+            State::Away(away) => Err(self.away(&away.why)),
         }
+    }
+
+    /// Whether it was here, and its disk surely is not any more.
+    pub(super) fn is_gone(&self) -> bool {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        matches!(&*state, State::Away(away) if away.gone)
     }
 
     /// Whether the calling thread is one of those that may reach the open pool.
@@ -115,8 +139,8 @@ impl Slot {
         match (&*self.state.read().unwrap_or_else(PoisonError::into_inner), silent) {
             (State::Open(..), None) => None,
             (State::Open(..), Some(silent)) => Some(self.away(&silent)),
-            (State::Away(why, _), None) => Some(self.away(why)),
-            (State::Away(why, _), Some(silent)) => Some(self.away(&format!("{why}; {silent}"))),
+            (State::Away(away), None) => Some(self.away(&away.why)),
+            (State::Away(away), Some(silent)) => Some(self.away(&format!("{}; {silent}", away.why))),
         }
     }
 

@@ -247,11 +247,13 @@ impl Store {
     }
 
     /// Shows every name that is taken, those among them that only the copy of a quarantined record tells.
-    pub(crate) fn each_name(&self, mut show: impl FnMut(&Key)) {
+    pub(crate) fn each_name(&self, mut show: impl FnMut(&Key, PoolId)) {
         let index = self.lock();
-        index.names.keys().for_each(&mut show);
+        index.names.iter().for_each(|(name, id)| show(name, id.pool()));
         let copies = index.quarantined.values().filter_map(|bad| bad.copy.as_ref());
-        copies.filter(|copy| !copy.phase().frees_name()).for_each(|copy| show(&copy.name()));
+        copies
+            .filter(|copy| !copy.phase().frees_name())
+            .for_each(|copy| show(&copy.name(), copy.id().pool()));
     }
 
     /// The sum of what records promise on a pool.

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::StatVfsMountFlags;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::{Found, Kind, Setup, mounted};
@@ -213,6 +214,21 @@ impl Home {
             marker.id
         );
         Err(missing(setup, &why))
+    }
+
+    /// Whether surely nothing lies at its place, or another pool, or only a disk that fails.
+    pub(super) fn is_gone(setup: &Setup, known: PoolId) -> bool {
+        let ground = setup.file.as_ref().or(setup.device.as_ref());
+        let missing = |error: std::io::Error| is_absence(&Error::host("failed to look at it", error));
+        if ground.is_some_and(|path| std::fs::metadata(path).is_err_and(missing)) {
+            return true;
+        }
+        match Dir::open(&setup.path).and_then(|root| Marker::read(&root)) {
+            Ok(Some(marker)) => marker.id != known,
+            // What can be mounted there may lie on it.
+            Ok(None) => ground.is_none(),
+            Err(error) => ground.is_none() && is_absence(&error),
+        }
     }
 
     /// Opens the pool for one who looks and mends: with its lock, but mounting nothing, and sweeping nothing away.
@@ -461,6 +477,13 @@ pub(super) fn free_at(path: &Path) -> Result<Bytes> {
 }
 
 /// Mounts the pool where it is not mounted. What lies in its way may be taken away at any time, and then it is back.
+/// Whether nothing is there, or a disk that fails.
+fn is_absence(error: &Error) -> bool {
+    let absent =
+        [Errno::NOENT, Errno::NOTDIR, Errno::IO, Errno::NODEV, Errno::NXIO, Errno::SHUTDOWN, Errno::STALE];
+    matches!(error, Error::Host { source, .. } if Errno::from_io_error(source).is_some_and(|errno| absent.contains(&errno)))
+}
+
 fn mount_of(setup: &Setup) -> Result<()> {
     mounted::ensure(setup)
         .map_err(|error| if let Error::Precondition(why) = error { Error::Unavailable(why) } else { error })

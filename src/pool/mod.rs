@@ -543,6 +543,15 @@ pub fn expect(setup: &Setup, known: PoolId) -> Result<()> {
     }
 }
 
+/// Whether a pool that was here surely is not any more: its disk, file or mount is missing, fails, or is another's. One that is there and
+/// cannot be used is not gone. Changes nothing.
+pub fn is_gone(setup: &Setup, known: PoolId) -> bool {
+    match setup.kind {
+        Kind::Image | Kind::Directory => home::Home::is_gone(setup, known),
+        Kind::Sim => false,
+    }
+}
+
 /// Opens a pool for one who looks and mends while no driver runs: nothing is mounted, nothing swept away.
 ///
 /// # Errors

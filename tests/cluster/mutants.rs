@@ -7,7 +7,7 @@ use crate::options::Options;
 use crate::{Outcome, build, progress, scenes};
 
 /// The bugs, what each does, and the scene that finds it.
-const BUGS: [(&str, &str, &str); 6] = [
+const BUGS: [(&str, &str, &str); 7] = [
     (
         "mark-unchecked",
         "whatever became of a connection is taken for the node's word",
@@ -21,6 +21,11 @@ const BUGS: [(&str, &str, &str); 6] = [
         "a second process of a node",
     ),
     ("absence-not-found", "what is on a node that is away is said to be nowhere", "a holder is away"),
+    (
+        "names-of-moved-kept",
+        "a node is asked for what lay on a disk that has moved",
+        "a disk moves while all run",
+    ),
     ("twice-unreported", "nobody says that a name is on two nodes", "a name is twice"),
 ];
 

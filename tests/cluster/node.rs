@@ -160,6 +160,43 @@ impl Node {
         self.converged().await
     }
 
+    /// Takes the disk of the first node out of one that runs, and puts it into another. Only one that does not know the pool is started
+    /// anew.
+    pub(crate) async fn move_disk(&self, (from, to): (usize, usize)) -> Outcome<()> {
+        let disk =
+            |node: usize| if node == 0 { self.pools[0].disk.clone() } else { self.parts[node].file("moved") };
+        let root = |node: usize| {
+            if node == 0 { self.pools[0].root.clone() } else { self.parts[node].file("pools/moved") }
+        };
+        std::fs::rename(disk(from), disk(to))?;
+        run(Command::new("umount").arg("-l").arg(root(from)))?;
+        self.wire.exchange.has(to, &self.pools[0].id);
+        if to == 0 {
+            return Ok(());
+        }
+        let text = |path: PathBuf| path.display().to_string();
+        let entry = std::fs::read_to_string(self.parts[0].file("pools.toml"))?
+            .replace("\"images\"", "\"moved\"")
+            .replace(&text(disk(0)), &text(disk(to)))
+            .replace(&text(root(0)), &text(root(to)));
+        let own = std::fs::read_to_string(self.parts[to].file("pools.toml"))?;
+        self.terminate_one(to)?;
+        std::fs::write(self.parts[to].file("pools.toml"), own + &entry)?;
+        self.start_one(to).await
+    }
+
+    /// Takes the pool of a disk that is back at the first node out of the file of another.
+    pub(crate) async fn forget_disk(&self, node: usize) -> Outcome<()> {
+        let path = self.parts[node].file("pools.toml");
+        let all = std::fs::read_to_string(&path)?;
+        let own: Vec<&str> = all.split_inclusive("[[pool]]").collect();
+        let kept = own.iter().take(2).copied().collect::<String>();
+        std::fs::write(&path, kept.trim_end_matches("[[pool]]"))?;
+        self.terminate_one(node)?;
+        self.start_one(node).await?;
+        self.converged().await
+    }
+
     /// Another process that says it is this node, at the same end of the same cable, with a pool in memory.
     pub(crate) fn second_process(&self, node: usize) -> Outcome<Part> {
         let first = &self.parts[node];

@@ -30,6 +30,8 @@ const SHORT: Duration = Duration::from_secs(3);
 const LEASE: Duration = Duration::from_secs(20);
 /// A new connection of a node counts at once; an old one that answers nothing is given up after 15 s.
 const AT_ONCE: Duration = Duration::from_secs(9);
+/// A node looks after its pools every five seconds: one has to let go of a disk, and the other one to find it.
+const LOOKED: Duration = Duration::from_secs(15);
 
 /// So many names are tried until one is on two nodes.
 const TRIES: usize = 20;
@@ -37,7 +39,7 @@ const TRIES: usize = 20;
 const BREAKS: usize = 12;
 
 /// All scenes, in the order in which they are played.
-pub(crate) const SCENES: [&str; 10] = [
+pub(crate) const SCENES: [&str; 11] = [
     "volumes live",
     "copies travel",
     "answers are lost",
@@ -46,6 +48,7 @@ pub(crate) const SCENES: [&str; 10] = [
     "a controller sleeps",
     "a second process of a node",
     "a pool moves",
+    "a disk moves while all run",
     "connections break under calls",
     "a name is twice",
 ];
@@ -71,6 +74,7 @@ pub(crate) async fn play(world: &World, name: &str) -> Outcome<()> {
         "a controller sleeps" => a_controller_sleeps(world).await?,
         "a second process of a node" => a_second_process(world).await?,
         "a pool moves" => a_pool_moves(world).await?,
+        "a disk moves while all run" => a_disk_moves(world).await?,
         "connections break under calls" => connections_break(world).await?,
         "a name is twice" => a_name_is_twice(world).await?,
         other => return Err(format!("no scene is called {other}").into()),
@@ -331,6 +335,63 @@ async fn a_pool_moves(world: &World) -> Outcome<()> {
     world.grow(&mut volume, PATIENT).await;
     world.remove(&mut volume, PATIENT).await;
     Ok(())
+}
+
+/// The disk of a node that goes on running comes to another one, which writes to it, and back: nothing is in doubt for longer than it
+/// takes both to look, and nothing of what the old node remembers counts.
+async fn a_disk_moves(world: &World) -> Outcome<()> {
+    let mut volume = world.volumes[0].lock().await;
+    world.make(&mut volume, None, PATIENT).await;
+    use_it(world, &mut volume, Some(0)).await;
+    let (old, new) = (wanted("scene-disk-old", &["n1"]), wanted("scene-disk-new", &["n1", "n2"]));
+    let Some(stale) = made(world, 0, &old).await else { return Ok(()) };
+    world.node.move_disk((0, 1)).await?;
+    is_listed_on(world, &volume, "n2").await;
+    use_it(world, &mut volume, Some(1)).await;
+    // The name is known wherever it is asked for, and what is deleted is free.
+    for controller in 0..CONTROLLERS {
+        let again = wanted("scene-disk-old", &["n1", "n2"]);
+        match Direct::to(world, controller).create(&again, PATIENT).await {
+            Ok(made) if made.id == stale.id && made.node == "n2" => {}
+            other => world.violation(format!("a name that moved with its disk: {other:?}")),
+        }
+    }
+    for controller in 0..CONTROLLERS {
+        if let Err(status) = Direct::to(world, controller).delete(&stale.id, PATIENT).await {
+            world.violation(format!("DeleteVolume of {stale:?} says {status:?}"));
+        }
+    }
+    let fresh = made(world, 1, &new).await;
+    world.node.move_disk((1, 0)).await?;
+    is_listed_on(world, &volume, "n1").await;
+    use_it(world, &mut volume, None).await;
+    for made in fresh {
+        gone(world, "scene-disk-new", &made).await?;
+    }
+    let left = on_record(world, "scene-disk-old")?;
+    if !left.is_empty() {
+        world.violation(format!("what was deleted elsewhere is on record: {left:?}"));
+    }
+    world.remove(&mut volume, PATIENT).await;
+    world.node.forget_disk(1).await
+}
+
+/// Both controllers say that a volume is on this node, as soon as nodes and controllers have looked.
+async fn is_listed_on(world: &World, volume: &Volume, want: &str) {
+    for controller in 0..CONTROLLERS {
+        let (began, direct) = (Instant::now(), Direct::to(world, controller));
+        loop {
+            let there = direct.nodes_of(&volume.id()).await;
+            if there.as_ref().is_ok_and(|nodes| nodes == &[want]) {
+                break;
+            }
+            if began.elapsed() > LOOKED {
+                world.violation(format!("moved to {want}, listed on {there:?}: {}", volume.story()));
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
 }
 
 /// The connections of a controller are reset while volumes are made through it: every answer is OK or open, and asked again there is

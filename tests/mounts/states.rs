@@ -259,6 +259,29 @@ fn what_was_known_last_is_the_room_of_a_pool_that_is_busy_and_of_no_other() {
 }
 
 #[test]
+fn a_disk_that_is_pulled_is_gone_until_it_is_read_again() {
+    let rig = Rig::image_on(&PLAIN_EXT4, 512);
+    let gone = || rig.engine().pools()[0].gone;
+    rig.look();
+    assert!(!gone());
+    run("umount", &[Path::new("-l"), &rig.setup.path]);
+    rig.look();
+    assert!(gone(), "{:?}", rig.engine().pools()[0].away);
+    rig.look();
+    assert!(gone(), "{:?}", rig.engine().pools()[0].away);
+    // It is back, and what lies on it cannot be told.
+    rig.mount_again();
+    let marker = rig.setup.path.join("pool.json");
+    let text = fs::read(&marker).unwrap();
+    fs::write(&marker, "{").unwrap();
+    rig.look();
+    assert!(!gone() && rig.engine().pools()[0].away.is_some());
+    fs::write(&marker, text).unwrap();
+    rig.reconnect();
+    assert!(!gone());
+}
+
+#[test]
 fn a_raw_volume_unstaged_while_its_pool_was_closed_is_let_go_when_it_is_back() {
     for killed in [false, true] {
         let mut rig = Rig::image_on(&PLAIN_EXT4, 512);

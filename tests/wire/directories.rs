@@ -78,7 +78,7 @@ async fn started() -> Mounting {
 }
 
 /// The pool `fast` in memory, and `dirs` in this directory.
-fn pools_in(directory: PathBuf) -> Vec<PoolConfig> {
+pub(crate) fn pools_in(directory: PathBuf) -> Vec<PoolConfig> {
     let request = Request {
         name: "dirs".to_owned(),
         kind: Kind::Directory,
@@ -89,7 +89,7 @@ fn pools_in(directory: PathBuf) -> Vec<PoolConfig> {
     vec![sim("fast", POOL), pool(prepare(&request).unwrap())]
 }
 
-fn on_dirs(name: &str) -> CreateVolumeRequest {
+pub(crate) fn on_dirs(name: &str) -> CreateVolumeRequest {
     let range = CapacityRange { required_bytes: 4 * MIB, limit_bytes: 0 };
     CreateVolumeRequest { parameters: map(&[("pool", "dirs")]), capacity_range: Some(range), ..create(name) }
 }

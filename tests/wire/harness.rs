@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rockpool::csi::{About, Services};
 use rockpool::engine::{Engine, EngineConfig, Files, PoolConfig};
@@ -55,6 +56,7 @@ pub(crate) struct Driver {
     pub(crate) node: NodeClient<Channel>,
     pub(crate) metadata: SnapshotMetadataClient<Channel>,
     pub(crate) link: LinkClient<Channel>,
+    pub(crate) engine: Arc<Engine>,
     pub(crate) directory: tempfile::TempDir,
     serving: JoinHandle<()>,
 }
@@ -101,7 +103,7 @@ impl Driver {
             EngineConfig { pools: pools(directory.path()), kubelet_root, state_dir, files: Files::Apart };
         let engine = Engine::open(config).unwrap();
         let about = About { driver_name: "csi.rockpool.dev".into(), node_id: NODE.into(), max_volumes: 7 };
-        let services = Services::new(engine, about).unwrap();
+        let services = Services::new(Arc::clone(&engine), about).unwrap();
         let socket = directory.path().join("csi.sock");
         let listener = UnixListener::bind(&socket).unwrap();
         let server = Server::builder()
@@ -122,6 +124,7 @@ impl Driver {
             node: NodeClient::new(channel.clone()),
             metadata: SnapshotMetadataClient::new(channel.clone()),
             link: LinkClient::new(channel),
+            engine,
             directory,
             serving,
         }

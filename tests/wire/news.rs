@@ -9,6 +9,7 @@ use rockpool::proto::csi::DeleteSnapshotRequest;
 use rockpool::proto::link::{News, Pool, Room, WatchRequest};
 use tonic::Streaming;
 
+use crate::directories::{on_dirs, pools_in};
 use crate::harness::*;
 
 /// A stream, and what it came to so far.
@@ -153,4 +154,38 @@ async fn of_a_pool_that_was_never_here_nothing_is_known() {
     assert!(gone.unread && gone.id.is_empty() && gone.rooms.is_empty(), "{gone:?}");
     assert!(gone.away.contains("not-mounted"), "{gone:?}");
     assert!(!watch.pool("fast").unread);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_whose_disk_is_gone_is_told_with_the_names_in_it() {
+    let driver = Driver::with(|below| {
+        let path = below.join("pool");
+        std::fs::create_dir(&path).unwrap();
+        pools_in(path)
+    })
+    .await;
+    driver.volume("stays").await;
+    driver.create(on_dirs("goes")).await.unwrap();
+    let mut watch = Watch::on(&driver).await;
+    let (path, aside) = (driver.directory.path().join("pool"), driver.directory.path().join("aside"));
+    assert!(!watch.pool("dirs").gone && watch.pool("dirs").names.is_empty());
+    std::fs::rename(&path, &aside).unwrap();
+    let begun = Instant::now();
+    while !watch.pool("dirs").gone {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        driver.engine.reconnect();
+        watch.next().await;
+    }
+    let gone = watch.pool("dirs");
+    assert!(!gone.unread && !gone.away.is_empty() && !gone.id.is_empty(), "{gone:?}");
+    assert_eq!(gone.names, [volume("goes")]);
+    assert_eq!(watch.names, BTreeSet::from([volume("goes"), volume("stays")]), "they may be there still");
+    assert!(!watch.pool("fast").gone);
+    std::fs::rename(&aside, &path).unwrap();
+    while watch.pool("dirs").gone {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        driver.engine.reconnect();
+        watch.next().await;
+    }
+    assert!(watch.pool("dirs").away.is_empty() && watch.pool("dirs").names.is_empty());
 }

@@ -2,6 +2,8 @@
 //!
 //! Owns: what of a message is understood. Never: believes what a later release may mean: that is left out.
 
+use std::sync::Arc;
+
 use crate::model::{Access, Allocation, Bytes, Filesystem, PoolId};
 use crate::proto::link as wire;
 
@@ -14,6 +16,8 @@ pub struct Pool {
     pub away: Option<String>,
     /// Whether the names that it holds are unknown.
     pub unread: bool,
+    /// The names that it holds, where its disk is surely not at this node any more.
+    pub gone: Option<Arc<[u64]>>,
     /// Whether another node announces it too, so that neither is asked about it.
     pub twice: bool,
     /// What its records promise.
@@ -37,6 +41,13 @@ pub struct Room {
     pub minimum: Bytes,
 }
 
+impl Pool {
+    /// Whether its node has it, knows all that it holds, and could use it when it last told.
+    pub(super) fn is_open(&self) -> bool {
+        self.away.is_none() && !self.unread && self.gone.is_none()
+    }
+}
+
 impl From<wire::Pool> for Pool {
     /// What a later release says in another way is left out.
     fn from(pool: wire::Pool) -> Self {
@@ -44,6 +55,7 @@ impl From<wire::Pool> for Pool {
             id: pool.id.parse().ok(),
             away: (!pool.away.is_empty()).then_some(pool.away),
             unread: pool.unread,
+            gone: pool.gone.then(|| pool.names.into()),
             twice: false,
             promised: bytes(pool.promised_bytes),
             budget: bytes(pool.budget_bytes),

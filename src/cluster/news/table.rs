@@ -2,6 +2,10 @@
 //!
 //! Owns: who has announced a pool, which names are taken where, and what is reported when two nodes say the same. Never: asks
 //! anybody; forgets a pool that its node has lost before another node has it.
+//!
+//! A disk that moves while both nodes run: its old node says that it is gone, and keeps on telling of it and its names, until another
+//! node has it open. From then on the old one has neither, until it opens it again: what it remembers is out of date, also when the
+//! new node leaves.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::mem::take;
@@ -41,6 +45,8 @@ pub(super) struct Node {
     pub(super) names: HashSet<u64>,
     /// Names from before its last beginning, that may be in a pool which is lost or unread.
     pub(super) former: HashSet<u64>,
+    /// Pools that are gone from it and were open on another node since, with the names that it still tells of.
+    moved: BTreeMap<PoolId, HashSet<u64>>,
 }
 
 impl Table {
@@ -80,6 +86,8 @@ impl Table {
         let before = it.ids();
         let names = it.hear(news);
         let now = it.ids();
+        self.count(&names.taken, &names.freed);
+        let Some(it) = self.nodes.get_mut(node) else { return };
         if before != now {
             it.lost.extend(before.difference(&now));
             it.lost.retain(|pool| !now.contains(pool));
@@ -89,11 +97,12 @@ impl Table {
             self.find_lost();
             before.difference(&now).for_each(|pool| self.compare(*pool));
         }
+        self.find_moved(&now);
         self.compare_announcements(node);
         if let Some(it) = self.nodes.get_mut(node) {
             it.forget_former();
         }
-        self.count(node, names);
+        self.report(node, &names.told);
     }
 
     /// What is known of a node.
@@ -118,6 +127,10 @@ impl Table {
 
     fn shown(&self, node: &NodeId, it: &Node, now: Instant) -> Seen {
         let mut seen = it.seen(node, now);
+        if !it.moved.is_empty() {
+            let is_moved = |pool: &Pool| pool.id.is_some_and(|id| it.moved.contains_key(&id));
+            Arc::make_mut(&mut seen.pools).retain(|_, pool| !is_moved(pool));
+        }
         let is_twice = |pool: &Pool| pool.id.is_some_and(|id| self.twice.contains(&id));
         if !self.twice.is_empty() && seen.pools.values().any(is_twice) {
             for pool in Arc::make_mut(&mut seen.pools).values_mut().filter(|pool| is_twice(pool)) {
@@ -131,12 +144,46 @@ impl Table {
         seen
     }
 
-    /// The nodes that announce a pool now.
+    /// The nodes that announce a pool now; those from which it is gone where it is nowhere else.
     pub(super) fn live(&self, pool: PoolId) -> Vec<&NodeId> {
         let told = |node: &&NodeId| {
             self.nodes.get(*node).is_some_and(|it| it.standing == Standing::Told && it.has(pool))
         };
-        self.announced.get(&pool).into_iter().flatten().filter(told).collect()
+        let all = self.announced.get(&pool).into_iter().flatten().filter(told);
+        let (gone, here): (Vec<_>, Vec<_>) = all.partition(|node| self.is_gone(node, pool));
+        if here.is_empty() { gone } else { here }
+    }
+
+    /// Whether a pool is surely not at a node that tells of it.
+    pub(super) fn is_gone(&self, node: &NodeId, pool: PoolId) -> bool {
+        self.nodes.get(node).and_then(|it| it.pool(pool)).is_some_and(|pool| pool.gone.is_some())
+    }
+
+    /// Of the pools that a node tells of, those that are gone from one node and open on another are the other's.
+    fn find_moved(&mut self, told: &BTreeSet<PoolId>) {
+        if planted!("names-of-moved-kept") {
+            return;
+        }
+        for pool in told {
+            let all = self.announced.get(pool).filter(|nodes| nodes.len() > 1);
+            let all: Vec<NodeId> = all.into_iter().flatten().cloned().collect();
+            let is_open = |node: &NodeId| {
+                self.nodes.get(node).is_some_and(|it| {
+                    it.standing == Standing::Told && it.pool(*pool).is_some_and(Pool::is_open)
+                })
+            };
+            if !all.iter().any(is_open) {
+                continue;
+            }
+            for node in all.into_iter().filter(|node| self.is_gone(node, *pool)).collect::<Vec<_>>() {
+                let Some(it) = self.nodes.get_mut(&node) else { continue };
+                let freed = it.cede(*pool);
+                tracing::info!(%pool, %node, "a pool is gone from this node, and another has it now");
+                self.count(&[], &freed);
+                self.announced.entry(*pool).or_default().remove(&node);
+                self.compare(*pool);
+            }
+        }
     }
 
     /// What a node has lost and another has is lost no more.
@@ -164,7 +211,7 @@ impl Table {
 
     fn compare(&mut self, pool: PoolId) {
         let nodes: Vec<NodeId> = self.live(pool).into_iter().cloned().collect();
-        if nodes.len() > 1 {
+        if nodes.len() > 1 && !self.is_gone(&nodes[0], pool) {
             if self.twice.insert(pool) {
                 tracing::error!(%pool, ?nodes, "several nodes announce one pool: it is refused on all of them; is its disk a copy?");
             }
@@ -173,23 +220,27 @@ impl Table {
         }
     }
 
-    /// Counts the names of a node, and reports those that another node has told of too, once.
-    fn count(&mut self, node: &NodeId, names: Names) {
-        for hash in names.freed {
-            if let Some(count) = self.taken.get_mut(&hash) {
+    /// Counts the names that a node has taken and freed.
+    fn count(&mut self, taken: &[u64], freed: &[u64]) {
+        for hash in freed {
+            if let Some(count) = self.taken.get_mut(hash) {
                 *count -= 1;
                 if *count < 2 {
-                    self.same.remove(&hash);
+                    self.same.remove(hash);
                 }
                 if *count == 0 {
-                    self.taken.remove(&hash);
+                    self.taken.remove(hash);
                 }
             }
         }
-        names.taken.iter().for_each(|hash| *self.taken.entry(*hash).or_default() += 1);
-        let several: Vec<u64> =
-            names.told.into_iter().filter(|hash| self.taken.get(hash) > Some(&1)).collect();
-        for hash in several {
+        taken.iter().for_each(|hash| *self.taken.entry(*hash).or_default() += 1);
+    }
+
+    /// Reports those names of a node that another node has told of too, once.
+    fn report(&mut self, node: &NodeId, told: &[u64]) {
+        let own = |hash: &u64| self.nodes.get(node).is_some_and(|it| it.names.contains(hash));
+        let several = told.iter().copied().filter(|hash| self.taken.get(hash) > Some(&1) && own(hash));
+        for hash in several.collect::<Vec<_>>() {
             let others = self.nodes.iter().filter(|(other, _)| *other != node);
             let others = others.filter(|(_, it)| it.standing == Standing::Told && it.names.contains(&hash));
             // Of a pool that is copied every name is there twice, and that is reported already.
@@ -224,6 +275,7 @@ impl Default for Node {
             lost: BTreeSet::new(),
             names: HashSet::new(),
             former: HashSet::new(),
+            moved: BTreeMap::new(),
         }
     }
 }
@@ -241,15 +293,46 @@ impl Node {
 
     /// How many pools and names it tells of.
     pub(super) fn extent(&self) -> (usize, usize) {
-        (self.pools.len(), self.names.len() + self.former.len())
+        let of_gone = self.pools.values().filter_map(|pool| pool.gone.as_ref()).map(|names| names.len());
+        (self.pools.len(), self.names.len() + self.former.len() + of_gone.sum::<usize>())
     }
 
     fn ids(&self) -> BTreeSet<PoolId> {
-        self.pools.values().filter_map(|pool| pool.id).collect()
+        self.pools.values().filter_map(|pool| pool.id).filter(|id| !self.moved.contains_key(id)).collect()
+    }
+
+    fn pool(&self, id: PoolId) -> Option<&Pool> {
+        self.pools.values().find(|it| it.id == Some(id))
     }
 
     fn has(&self, pool: PoolId) -> bool {
-        self.pools.values().any(|it| it.id == Some(pool))
+        !self.moved.contains_key(&pool) && self.pool(pool).is_some()
+    }
+
+    /// It has a pool no more that is gone from it; the names that are free by that.
+    fn cede(&mut self, pool: PoolId) -> Vec<u64> {
+        let names = self.pool(pool).and_then(|pool| pool.gone.clone()).unwrap_or_default();
+        let freed: Vec<u64> = names.iter().copied().filter(|hash| self.names.remove(hash)).collect();
+        self.moved.insert(pool, freed.iter().copied().collect());
+        freed
+    }
+
+    /// What it has ceded is its own again once it has opened it, and forgotten once it does not tell of it any more; the names that are
+    /// taken by that. A first message tells all names anew.
+    fn take_back(&mut self, first: bool) -> Vec<u64> {
+        let mut back = Vec::new();
+        for (id, names) in take(&mut self.moved) {
+            match self.pool(id) {
+                Some(pool) if !pool.is_open() => {
+                    let told = pool.gone.iter().flat_map(|names| names.iter().copied());
+                    let names = if first { told.collect() } else { names };
+                    self.moved.insert(id, names);
+                }
+                Some(_) | None if first => {}
+                Some(_) | None => back.extend(names.into_iter().filter(|hash| self.names.insert(*hash))),
+            }
+        }
+        back
     }
 
     /// Whether it is connected and has a pool, or had it when it last told.
@@ -276,10 +359,15 @@ impl Node {
             Arc::make_mut(&mut self.pools)
                 .extend(news.pools.into_iter().map(|pool| (pool.name.clone(), pool.into())));
         }
-        let mut freed: Vec<u64> = news.freed.into_iter().filter(|hash| self.names.remove(hash)).collect();
-        let told = news.taken;
-        let taken: Vec<u64> =
-            told.iter().copied().filter(|hash| self.names.insert(*hash) && !before.contains(hash)).collect();
+        let mut freed = Vec::new();
+        for hash in news.freed {
+            self.moved.values_mut().for_each(|names| _ = names.remove(&hash));
+            freed.extend(Some(hash).filter(|hash| self.names.remove(hash)));
+        }
+        let mut taken = self.take_back(first);
+        let is_ceded = |hash: &u64| self.moved.values().any(|names| names.contains(hash));
+        let told: Vec<u64> = news.taken.into_iter().filter(|hash| !is_ceded(hash)).collect();
+        taken.extend(told.iter().filter(|hash| self.names.insert(**hash) && !before.contains(hash)));
         let gone = before.into_iter().filter(|hash| !self.names.contains(hash));
         let gone: Vec<u64> = gone.collect();
         self.former.extend(&gone);

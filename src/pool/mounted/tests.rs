@@ -22,6 +22,29 @@ fn a_missing_file_is_a_pool_that_is_away() {
 }
 
 #[test]
+fn a_pool_is_gone_where_its_disk_is_and_not_where_it_cannot_be_used() {
+    let mut rig = Rig::new();
+    let known = Home::open(&rig.setup).unwrap().id();
+    let gone = |setup: &Setup| Home::is_gone(setup, known);
+    assert!(!gone(&rig.setup));
+    assert!(Home::is_gone(&rig.setup, crate::model::PoolId::new([9; 6])), "another pool lies there");
+    unmount(&rig.setup).unwrap();
+    assert!(!gone(&rig.setup), "it can be mounted at any time");
+    std::fs::create_dir(&rig.setup.path).unwrap();
+    assert!(!gone(&rig.setup), "the same");
+    let (file, aside) = (rig.setup.file.clone().unwrap(), rig.dir.path().join("aside"));
+    std::fs::rename(&file, &aside).unwrap();
+    assert!(gone(&rig.setup));
+    // Where others mount it nothing else tells.
+    rig.setup.file = None;
+    assert!(gone(&rig.setup), "nothing is mounted");
+    std::fs::write(rig.setup.path.join("pool.json"), "{").unwrap();
+    assert!(!gone(&rig.setup), "something lies there");
+    std::fs::remove_dir_all(&rig.setup.path).unwrap();
+    assert!(gone(&rig.setup));
+}
+
+#[test]
 fn nothing_is_mounted_over_what_is_there() {
     let rig = Rig::new();
     unmount(&rig.setup).unwrap();
