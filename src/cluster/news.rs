@@ -214,19 +214,21 @@ impl Known {
     }
 
     /// Takes in what a node tells. The first message of a stream is all of it; everything else is what has changed. No longer
-    /// heard is a connection that is not the node's any more. Whether it is not too much to be believed.
+    /// heard is a connection that is not the node's any more. Whether it is not too much to be believed: then nothing that the node
+    /// ever told is.
     fn hear(&self, node: &NodeId, connection: Connection, news: wire::News) -> bool {
         let mut table = self.lock();
         if !table.is_of(node, connection) {
             return true;
         }
-        table.hear(node, news);
-        let (pools, names) = table.nodes.get(node).map(table::Node::extent).unwrap_or_default();
-        let is_too_much = pools > POOLS || names > NAMES;
-        if is_too_much {
-            table.met(node, connection);
+        let is_believed = !table::is_too_much(table::extent(&news)) && {
+            table.hear(node, news);
+            !table.nodes.get(node).map(table::Node::extent).is_some_and(table::is_too_much)
+        };
+        if !is_believed {
+            table.forget(node);
         }
-        !is_too_much
+        is_believed
     }
 }
 

@@ -35,6 +35,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use self::tried::Tried;
@@ -108,6 +109,8 @@ struct Inner {
     unknown: Mutex<BTreeSet<PoolId>>,
     /// Pools whose orphans were reported.
     reported: Mutex<BTreeSet<PoolId>>,
+    /// Pools in which PersistentVolumes lay when that was first asked, without those that a node has announced since.
+    placed: OnceCell<Mutex<BTreeSet<PoolId>>>,
 }
 
 impl Router {
@@ -127,6 +130,7 @@ impl Router {
             tried: Tried::default(),
             unknown: Mutex::default(),
             reported: Mutex::default(),
+            placed: OnceCell::new(),
         }))
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Pool, Seen, Standing};
+use super::{NAMES, POOLS, Pool, Seen, Standing};
 use crate::cluster::link::Instance;
 use crate::model::{NodeId, PoolId};
 use crate::proto::link as wire;
@@ -59,6 +59,20 @@ impl Table {
         it.connection = Some(connection);
         it.stands(Standing::Untold);
         self.compare_announcements(node);
+    }
+
+    /// Lets go of all that a node ever told, but that it is connected.
+    pub(super) fn forget(&mut self, node: &NodeId) {
+        let Some(it) = self.nodes.get_mut(node) else { return };
+        let before = take(it);
+        let blind = before.blind.or_else(|| Some(Instant::now()));
+        *it = Node { connection: before.connection, standing: Standing::Untold, blind, ..Node::default() };
+        self.announced.retain(|_, nodes| {
+            nodes.remove(node);
+            !nodes.is_empty()
+        });
+        self.count(&[], &before.names.iter().copied().collect::<Vec<_>>());
+        before.ids().into_iter().for_each(|pool| self.compare(pool));
     }
 
     /// Whether a connection takes the place of an earlier one of the same process, which has not ended: then what was told stands
@@ -254,6 +268,17 @@ impl Table {
     }
 }
 
+/// How many pools and names a message has.
+pub(super) fn extent(news: &wire::News) -> (usize, usize) {
+    let of_pools = news.pools.iter().map(|pool| pool.names.len()).sum::<usize>();
+    (news.pools.len(), news.taken.len() + news.freed.len() + of_pools)
+}
+
+/// Whether so many pools and names of one node are too many.
+pub(super) fn is_too_much((pools, names): (usize, usize)) -> bool {
+    pools > POOLS || names > NAMES
+}
+
 /// What a message changes in the names of a node.
 struct Names {
     /// Those that are new.
@@ -291,10 +316,11 @@ impl Node {
         }
     }
 
-    /// How many pools and names it tells of.
+    /// How many pools and names are kept of it.
     pub(super) fn extent(&self) -> (usize, usize) {
         let of_gone = self.pools.values().filter_map(|pool| pool.gone.as_ref()).map(|names| names.len());
-        (self.pools.len(), self.names.len() + self.former.len() + of_gone.sum::<usize>())
+        let names = self.names.len() + self.former.len() + of_gone.sum::<usize>();
+        (self.pools.len() + self.lost.len(), names)
     }
 
     fn ids(&self) -> BTreeSet<PoolId> {

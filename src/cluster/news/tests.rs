@@ -411,8 +411,41 @@ async fn a_node_that_tells_too_much_is_not_believed() {
     rig.stands("n1", Standing::Untold).await;
     let begun = fake.news().begun;
     soon("it is asked again", || (fake.news().begun > begun).then_some(())).await;
+    soon("nothing of it is kept", || seen(&rig, "n1").heard.is_none().then_some(())).await;
     fake.news().pools.pop_first();
     rig.told("n1").await;
+}
+
+#[test]
+fn what_a_node_tells_does_not_add_up_without_a_limit() {
+    let known = Known::new(QUICK);
+    let (node, other, instance) = (id("n1"), id("n2"), Instance::random());
+    let told = |number: u64, pools| wire::News { sequence: number, pools, ..Default::default() };
+    known.met(&other, (instance, 1));
+    let own = wire::News { taken: vec![7], ..told(1, vec![pool("main", B, 1)]) };
+    assert!(known.hear(&other, (instance, 1), own));
+    known.met(&node, (instance, 2));
+    // One pool of ever another id: those before are missed.
+    let one = |number: u64| vec![pool("main", &format!("{number:012x}"), 1)];
+    let taken: Vec<u64> = (0..10).collect();
+    assert!(known.hear(&node, (instance, 2), wire::News { taken, ..told(1, one(1)) }));
+    assert_eq!(known.names_twice(), 1);
+    let believed = (2..=1 + POOLS as u64)
+        .take_while(|number| known.hear(&node, (instance, 2), told(*number, one(*number))));
+    assert_eq!(believed.count(), POOLS - 1);
+    assert_eq!(known.pools(None), [of(B)], "nothing of it is kept");
+    assert_eq!((known.holding(7), known.holding(8)), (vec![other], vec![]));
+    assert_eq!(known.names_twice(), 0);
+    assert_eq!(known.node(&node).unwrap().standing, Standing::Untold);
+    // Names in ever new first messages, while a pool is unread.
+    let many = |from: u64| (from..from + NAMES as u64 / 2).collect::<Vec<u64>>();
+    for (round, is_believed) in [(1, true), (2, true), (3, false)] {
+        let unread = wire::Pool { unread: true, ..pool("main", A, 1) };
+        let news = wire::News { taken: many(round << 32), ..told(1, vec![unread]) };
+        assert_eq!(known.hear(&node, (instance, 2), news), is_believed, "{round}");
+    }
+    let too_many = wire::News { taken: (0..=NAMES as u64).collect(), ..told(1, vec![]) };
+    assert!(!known.hear(&node, (instance, 2), too_many));
 }
 
 /// Recorded from version 0.1.0. It never changes: later releases meet nodes that say it so.

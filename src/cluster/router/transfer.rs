@@ -248,14 +248,16 @@ impl Router {
         until: Instant,
     ) -> Result<wire::TakeResponse, Failed> {
         let hash = name_hash(Named::Volume, name);
-        // What is not sent is not remembered.
+        // What is not sent is not remembered, and without an origin nothing is begun.
         let line = self.line(node)?;
-        self.0.tried.begin(hash, node);
+        if request.origin.is_some() {
+            self.0.tried.begin(hash, node);
+        }
         let call = |line| async move { transfers(line).take(request).await };
         let taken = self.through(line, node, until, call).await;
         match &taken {
             Ok(taken) if taken.ticket.is_none() => self.0.tried.made(hash, node),
-            Ok(_) => {}
+            Ok(_) => self.0.tried.begin(hash, node),
             Err(failed) if failed.code().is_some_and(is_final) => self.0.tried.forget(hash, node),
             Err(_) => {}
         }

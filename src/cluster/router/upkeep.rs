@@ -9,13 +9,14 @@
 //! Whoever is wrong all the same loses nothing: a pool that comes back is the node's again, with everything in it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Router;
-use crate::cluster::kubernetes::{Answer, Kubernetes};
+use crate::cluster::kubernetes::{Answer, Fault, Kubernetes};
 use crate::cluster::link::jittered;
 use crate::cluster::news::Standing;
 use crate::error::{Error, Result, chain, quoted};
@@ -115,6 +116,23 @@ impl Router {
         Ok(())
     }
 
+    /// Refuses a list that lacks a pool of which this controller knows nothing, since its node was deleted before it began: while the pool
+    /// is not declared lost, PersistentVolumes lead to what is in it. They are read once: what is made later is in pools that are known.
+    pub(super) async fn refuse_unplaced(&self) -> Result<()> {
+        let Some(api) = &self.0.kubernetes else { return Ok(()) };
+        let read =
+            || async { Ok(Mutex::new(places(api, &self.0.driver, |_| true).await?.into_keys().collect())) };
+        let placed = self.0.placed.get_or_try_init(read).await.map_err(|fault: Fault| fault.open())?;
+        let mut placed = placed.lock().unwrap_or_else(PoisonError::into_inner);
+        placed.retain(|pool| self.0.known.announcers(*pool).is_empty());
+        let Some(pool) = placed.iter().find(|pool| !self.is_lost(**pool)) else { return Ok(()) };
+        self.wonder(*pool);
+        Err(Error::Unavailable(format!(
+            "pool {pool} has PersistentVolumes, and no node that this controller knows has ever had it: a list would not be whole; ask \
+             again when its node is connected, or see `rockpool ctl pool forget`"
+        )))
+    }
+
     /// Declares a pool of a deleted node lost, unless somebody else may have it.
     async fn write_off(&self, pool: PoolId, node: &NodeId) -> Result<()> {
         let gone = |node: &NodeId| self.is_gone(node) && self.0.roster.is_lost(node);
@@ -161,7 +179,8 @@ impl Router {
         if wanted.is_empty() {
             return Ok(());
         }
-        let places = places(api, &self.0.driver, &wanted).await.map_err(|fault| fault.open())?;
+        let places =
+            places(api, &self.0.driver, |pool| wanted.contains(&pool)).await.map_err(|fault| fault.open())?;
         for (pool, nodes) in places {
             if let [node] = &nodes.iter().collect::<Vec<_>>()[..]
                 && self.is_gone(node)
@@ -174,11 +193,11 @@ impl Router {
     }
 }
 
-/// The nodes on which the PersistentVolumes in some pools may be used.
+/// The nodes on which the PersistentVolumes in some pools may be used, for each that is wanted.
 async fn places(
     api: &Kubernetes,
     driver: &str,
-    wanted: &BTreeSet<PoolId>,
+    is_wanted: impl Fn(PoolId) -> bool,
 ) -> Answer<BTreeMap<PoolId, BTreeSet<NodeId>>> {
     let (mut found, mut next) = (BTreeMap::<PoolId, BTreeSet<NodeId>>::new(), String::new());
     loop {
@@ -187,7 +206,7 @@ async fn places(
         for Volume { spec } in &page.items {
             let handle = spec["csi"]["volumeHandle"].as_str().filter(|_| spec["csi"]["driver"] == driver);
             let pool = handle.and_then(|handle| handle.parse::<VolumeId>().ok()).map(|id| id.pool());
-            if let Some(pool) = pool.filter(|pool| wanted.contains(pool)) {
+            if let Some(pool) = pool.filter(|pool| is_wanted(*pool)) {
                 found.entry(pool).or_default().extend(nodes_of(spec));
             }
         }

@@ -27,7 +27,7 @@ use crate::model::{Bytes, VolumeId};
 use crate::proto::link as wire;
 
 /// So many connections may be on their way to a proof.
-const HALFWAY: usize = 8;
+const HALFWAY: usize = 64;
 /// How often it is looked whether anything is still to come.
 const LOOK: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(50);

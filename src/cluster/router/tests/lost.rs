@@ -315,6 +315,37 @@ async fn a_controller_that_knows_nothing_learns_from_the_volumes_where_a_pool_wa
 }
 
 #[tokio::test]
+async fn a_controller_that_knows_nothing_of_a_pool_with_volumes_gives_no_list_without_it() {
+    let (rig, _, fakes, _joined) = cluster(&[("n2", B)]).await;
+    fakes[0].hold(B, 1);
+    let around = Around::new().await;
+    let router = around.router(&rig);
+    for (name, pool, node) in [("one", A, "n1"), ("two", B, "n2")] {
+        let path = format!("/api/v1/persistentvolumes/{name}");
+        around.api.world().put(&path, persistent(name, &volume(pool), node));
+    }
+    around.roster.say(&["n2"], &["n2"]);
+    around.api.be(Mood::Away);
+    assert_eq!(list(&router).await.unwrap_err().0, Code::Unavailable, "it may lack something");
+    around.api.be(Mood::Well);
+    let (code, why) = list(&router).await.unwrap_err();
+    assert!(code == Code::Unavailable && why.contains(A) && why.contains("pool forget"), "{why}");
+    let asked = around.api.world().asked.len();
+    list(&router).await.unwrap_err();
+    assert_eq!(around.api.world().asked.len(), asked, "once is enough");
+    let snapshots = router.list_snapshots(Request::new(ListSnapshotsRequest::default())).await;
+    assert_eq!(snapshots.unwrap_err().code(), Code::Unavailable);
+    // As soon as it is known where the pool is, or that it is lost.
+    let declared = router.lost().declare(pool_of(A), "a test").await.unwrap();
+    assert!(declared && list(&router).await.is_ok());
+    router.lost().withdraw(pool_of(A)).await.unwrap();
+    assert!(list(&router).await.is_err());
+    fakes[0].tell(crate::cluster::tests::fake::pool("moved", A, 50));
+    soon("the pool is there", || rig.known.holder(pool_of(A)).ok()).await;
+    list(&router).await.unwrap();
+}
+
+#[tokio::test]
 async fn controllers_that_write_at_once_forget_nothing() {
     let around = Around::new().await;
     // Others keep something there as well.
