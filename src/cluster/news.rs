@@ -7,6 +7,7 @@
 //! A node is believed only while its stream lasts: it tells everything first, and then, numbered, what has changed. Where a
 //! number is missing, or nothing comes for long, the stream begins anew, and until then nothing is sent to the node.
 
+mod node;
 mod pool;
 mod table;
 #[cfg(test)]
@@ -20,8 +21,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::node::{Connection, Extent};
 pub use self::pool::{Pool, Room};
-use self::table::{Connection, Table};
+use self::table::Table;
 use crate::error::{Error, Result, of_pool, quoted};
 use crate::model::{NodeId, PoolId};
 use crate::proto::link as wire;
@@ -38,11 +40,18 @@ pub struct Pace {
     pub pause: Duration,
     /// How long nothing may come: a node says something every two seconds.
     pub silence: Duration,
+    /// How long a disk may seem to be on two nodes while it moves: each looks after its pools every five seconds. What is there for
+    /// longer is a copy.
+    pub moving: Duration,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Pace { pause: Duration::from_millis(500), silence: Duration::from_secs(10) }
+        Pace {
+            pause: Duration::from_millis(500),
+            silence: Duration::from_secs(10),
+            moving: Duration::from_secs(15),
+        }
     }
 }
 
@@ -83,7 +92,7 @@ pub enum Standing {
 impl Known {
     /// Nothing yet; [`Known::follow`] makes it more.
     pub fn new(pace: Pace) -> Known {
-        Known { pace, table: Mutex::default() }
+        Known { pace, table: Mutex::new(Table::new(pace.moving)) }
     }
 
     /// The node that has a pool, and that can be called about it now.
@@ -94,21 +103,32 @@ impl Known {
         let table = self.lock();
         let here = table.live(pool);
         if let [one, other, ..] = &here[..] {
-            if table.is_gone(one, pool) {
+            if !table.twice.contains_key(&pool) {
                 return Err(Error::Unavailable(format!(
-                    "pool {pool} was on node {one} and on node {other}, and its disk is gone from both; nothing was done, ask again when \
-                     a node has it"
+                    "pool {pool} was on node {one} and on node {other}, and neither has its disk open now; nothing was done, ask again \
+                     when one has"
                 )));
             }
             return Err(Error::Unavailable(format!(
                 "pool {pool} is announced by node {one} and by node {other}, so neither is asked about it: is its disk a copy? \
-                 Nothing was done; take the copy away, or, where the disk was moved, start the node anew that had it, and ask again"
+                 Nothing was done; take the copy away, and ask again. A node from which a disk was moved says so within seconds; where it does not, \
+                 start it anew without that pool"
             )));
         }
-        if let [one] = &here[..] {
-            return Ok((*one).clone());
-        }
         let all = table.announced.get(&pool).into_iter().flatten();
+        if let [one] = &here[..] {
+            // What it remembers may be older than what another has done since.
+            let other = all.clone().find(|node| node != one && table.is_gone(one, pool));
+            return other.map_or_else(
+                || Ok((*one).clone()),
+                |other| {
+                    Err(Error::Unavailable(format!(
+                        "the disk of pool {pool} is gone from node {one}, and node {other}, which had it as well, does not tell of it now; \
+                         nothing was done, ask again when a node has it"
+                    )))
+                },
+            );
+        }
         if planted!("absence-not-found") {
             return Err(Error::NotFound(format!("pool {pool} is on no node that is connected")));
         }
@@ -131,16 +151,26 @@ impl Known {
         }))
     }
 
-    /// The nodes that announce a pool now.
+    /// The nodes that announce a pool now, those from which it is gone included.
     pub fn live(&self, pool: PoolId) -> Vec<NodeId> {
         self.lock().live(pool).into_iter().cloned().collect()
     }
 
-    /// The connected nodes that have a pool, or had it when they last told.
+    /// The nodes that announce a pool now, and do not say that it is gone.
+    pub fn here(&self, pool: PoolId) -> Vec<NodeId> {
+        let table = self.lock();
+        table.live(pool).into_iter().filter(|node| !table.is_gone(node, pool)).cloned().collect()
+    }
+
+    /// Whether several nodes announce a pool, and it is refused on all of them.
+    pub fn is_twice(&self, pool: PoolId) -> bool {
+        self.lock().twice.contains_key(&pool)
+    }
+
+    /// The connected nodes that tell of a pool, or did when they last told; those from which it is gone or has moved included.
     pub fn present(&self, pool: PoolId) -> Vec<NodeId> {
         let table = self.lock();
-        let announced = table.announced.get(&pool).into_iter().flatten();
-        announced.filter(|node| table.nodes.get(*node).is_some_and(|it| it.may_have(pool))).cloned().collect()
+        table.nodes.iter().filter(|(_, it)| it.may_have(pool)).map(|(node, _)| node.clone()).collect()
     }
 
     /// The nodes that have announced a pool, those that have lost it included as long as nobody else has it.
@@ -164,6 +194,12 @@ impl Known {
         let table = self.lock();
         let it = table.nodes.get(node);
         it.is_some_and(|it| it.former.contains(&hash) && !it.names.contains(&hash))
+    }
+
+    /// Whether a node remembers a name with this hash from a pool that is another's since, and refuses it for that.
+    pub fn is_out_of_date(&self, node: &NodeId, hash: u64) -> bool {
+        let table = self.lock();
+        table.nodes.get(node).is_some_and(|it| it.moved.values().any(|names| names.contains(&hash)))
     }
 
     /// Every pool that was ever announced and not withdrawn, by its id, from one on.
@@ -221,9 +257,9 @@ impl Known {
         if !table.is_of(node, connection) {
             return true;
         }
-        let is_believed = !table::is_too_much(table::extent(&news)) && {
+        let is_believed = !Extent::of(&news).is_too_much() && {
             table.hear(node, news);
-            !table.nodes.get(node).map(table::Node::extent).is_some_and(table::is_too_much)
+            !table.nodes.get(node).is_some_and(|it| it.extent().is_too_much())
         };
         if !is_believed {
             table.forget(node);

@@ -59,25 +59,25 @@ impl Operators {
 
     fn pool(&self, id: PoolId, declared: Option<&Declared>) -> admin::ClusterPool {
         let known = self.router.known();
-        let (live, announcers) = (known.live(id), known.announcers(id));
+        let (here, announcers) = (known.here(id), known.announcers(id));
         let told = announcers.iter().filter_map(|node| known.node(node));
         let mut told = told.flat_map(|seen| {
             seen.pools.iter().map(|(name, pool)| (name.clone(), pool.clone())).collect::<Vec<_>>()
         });
         let told = told.rfind(|(_, pool)| pool.id == Some(id));
         let is_lost = declared.is_some_and(|declared| !declared.returned) && known.present(id).is_empty();
-        let state = match (live.len(), is_lost) {
-            (_, true) => "lost",
-            (0, _) => "away",
-            (1, _) => "here",
-            _ => "twice",
+        let state = match here.len() {
+            _ if is_lost => "lost",
+            _ if known.is_twice(id) => "twice",
+            0 => "away",
+            _ => "here",
         };
         let deleted = declared.map(|declared| declared.deleted.iter().cloned().collect()).unwrap_or_default();
         let (name, pool) = told.unzip();
         admin::ClusterPool {
             id: id.to_string(),
             name: name.unwrap_or_default(),
-            nodes: if live.is_empty() { announcers } else { live }.iter().map(NodeId::to_string).collect(),
+            nodes: if here.is_empty() { announcers } else { here }.iter().map(NodeId::to_string).collect(),
             state: state.to_owned(),
             why: match declared {
                 Some(declared) => declared.why.clone(),

@@ -23,8 +23,11 @@ use super::news::{Known, Pace, Standing};
 use crate::serve::Linked;
 
 /// A stream begins anew at once, but not because a test node says nothing for a while.
-pub(in crate::cluster) const QUICK: Pace =
-    Pace { pause: Duration::from_millis(20), silence: Duration::from_secs(60) };
+pub(in crate::cluster) const QUICK: Pace = Pace {
+    pause: Duration::from_millis(20),
+    silence: Duration::from_secs(60),
+    moving: Duration::from_secs(60),
+};
 
 /// The controller's side.
 pub(in crate::cluster) struct Rig {

@@ -52,7 +52,7 @@ async fn tell_on(engine: Arc<Engine>, tell: mpsc::Sender<Told>) {
         let begun = Instant::now();
         let seen = engine.changes();
         let pools = questions.ask(&engine).await;
-        let news = said.news(pools, names(&engine, None));
+        let news = said.news(pools, names(&engine));
         if tell.send(Ok(news)).await.is_err() {
             return;
         }
@@ -78,10 +78,15 @@ struct Said {
 
 impl Said {
     /// What is new.
-    fn news(&mut self, mut pools: Vec<wire::Pool>, names: BTreeSet<u64>) -> News {
+    fn news(&mut self, mut pools: Vec<wire::Pool>, taken: Vec<(u64, PoolId)>) -> News {
         self.sequence += 1;
-        // What was freed since a pool was looked at is not told of as one of its own.
-        pools.iter_mut().for_each(|pool| pool.names.retain(|name| names.contains(name)));
+        // As of the same moment: none of a pool that is gone may seem to be elsewhere.
+        for pool in pools.iter_mut().filter(|pool| pool.gone) {
+            let id = pool.id.parse().ok();
+            let own = taken.iter().filter(|(_, of)| Some(*of) == id).map(|(hash, _)| *hash);
+            pool.names = own.collect::<BTreeSet<u64>>().into_iter().collect();
+        }
+        let names: BTreeSet<u64> = taken.into_iter().map(|(hash, _)| hash).collect();
         let taken = names.difference(&self.names).copied().collect();
         let freed = self.names.difference(&names).copied().collect();
         self.names = names;
@@ -92,21 +97,19 @@ impl Said {
     }
 }
 
-/// The names that are taken, or those of them that lie in one pool.
-fn names(engine: &Engine, of: Option<PoolId>) -> BTreeSet<u64> {
+/// The names that are taken, and the pools where they are.
+fn names(engine: &Engine) -> Vec<(u64, PoolId)> {
     let mut names = Vec::new();
     engine.each_name(|key, pool| {
-        if of.is_some_and(|of| of != pool) {
-            return;
-        }
-        names.extend(match key {
+        let hash = match key {
             Key::VolumeName(name) => Some(name_hash(Named::Volume, name)),
             Key::SnapshotName(name) => Some(name_hash(Named::Snapshot, name)),
             Key::GroupName(name) => Some(name_hash(Named::Group, name)),
             Key::Object(_) | Key::Turn(_) => None,
-        });
+        };
+        names.extend(hash.map(|hash| (hash, pool)));
     });
-    names.into_iter().collect()
+    names
 }
 
 /// One question at a time to each pool: where a disk hangs, only that one waits for it.
@@ -156,8 +159,7 @@ impl Questions {
         pools
             .map(|((view, (index, _)), rooms)| {
                 let rooms = rooms.unwrap_or_else(|error| engine.rooms_unasked(*index, &error));
-                let names = if view.gone { view.id.map(|id| names(engine, Some(id))) } else { None };
-                shown(view, !engine.has_read(*index), &rooms, names)
+                shown(view, !engine.has_read(*index), &rooms)
             })
             .collect()
     }
@@ -167,8 +169,7 @@ fn still_asked() -> Error {
     Error::Unavailable("the last question has not been answered yet".to_owned())
 }
 
-/// A pool, with the names that it holds where it is gone.
-fn shown(pool: PoolView, unread: bool, rooms: &[Room], names: Option<BTreeSet<u64>>) -> wire::Pool {
+fn shown(pool: PoolView, unread: bool, rooms: &[Room]) -> wire::Pool {
     wire::Pool {
         name: pool.name,
         id: pool.id.map_or_else(String::new, |id| id.to_string()),
@@ -179,7 +180,7 @@ fn shown(pool: PoolView, unread: bool, rooms: &[Room], names: Option<BTreeSet<u6
         budget_bytes: pool.budget.as_i64(),
         rooms: rooms.iter().map(shown_room).collect(),
         gone: pool.gone,
-        names: names.into_iter().flatten().collect(),
+        names: Vec::new(),
     }
 }
 

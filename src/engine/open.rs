@@ -250,10 +250,15 @@ impl Engine {
     fn look_at(&self, slot: &Slot) {
         let Ok(pool) = slot.open() else { return self.look_for(slot) };
         let id = pool.id();
-        if let Err(Error::Unavailable(why)) = pool.present().and_then(|()| pool.answers()) {
+        // A disk that fails is read as far as it goes. One that was pulled fails, too, and where it was nothing is.
+        let is_gone = |error: &Error| {
+            matches!(error, Error::Unavailable(_)) || crate::pool::is_gone(&slot.config.setup, id)
+        };
+        if let Some(error) = pool.present().and_then(|()| pool.answers()).err().filter(is_gone) {
+            let why = chain(&error);
             tracing::error!(pool = slot.name(), why, "a pool is gone; its volumes fail until it is back");
-            self.leave(slot, why, id);
-            return;
+            drop(pool);
+            return self.leave(slot, why, id);
         }
         slot.note_refusal(pool.writable());
         if self.is_mended(slot, pool.as_ref()) {
@@ -280,9 +285,12 @@ impl Engine {
 
     /// Closes a pool that cannot be used as it is, and holds nothing of it any more.
     fn leave(&self, slot: &Slot, why: String, id: PoolId) {
-        let gone = crate::pool::is_gone(&slot.config.setup, id);
-        drop(slot.set(State::Away(Away { why, id: Some(id), gone })));
+        drop(slot.set(State::Away(Away::new(why.clone(), Some(id)))));
         self.store.let_go(id);
+        // Only now: where it was, something may hang.
+        if crate::pool::is_gone(&slot.config.setup, id) {
+            drop(slot.set(State::Away(Away { why, id: Some(id), gone: true })));
+        }
     }
 
     fn connect(&self, slot: &Slot) -> Result<()> {

@@ -216,7 +216,7 @@ impl Home {
         Err(missing(setup, &why))
     }
 
-    /// Whether surely nothing lies at its place, or another pool, or only a disk that fails.
+    /// Whether surely nothing lies at its place, or another pool.
     pub(super) fn is_gone(setup: &Setup, known: PoolId) -> bool {
         let ground = setup.file.as_ref().or(setup.device.as_ref());
         let missing = |error: std::io::Error| is_absence(&Error::host("failed to look at it", error));
@@ -477,16 +477,15 @@ pub(super) fn free_at(path: &Path) -> Result<Bytes> {
 }
 
 /// Mounts the pool where it is not mounted. What lies in its way may be taken away at any time, and then it is back.
-/// Whether nothing is there, or a disk that fails.
-fn is_absence(error: &Error) -> bool {
-    let absent =
-        [Errno::NOENT, Errno::NOTDIR, Errno::IO, Errno::NODEV, Errno::NXIO, Errno::SHUTDOWN, Errno::STALE];
-    matches!(error, Error::Host { source, .. } if Errno::from_io_error(source).is_some_and(|errno| absent.contains(&errno)))
-}
-
 fn mount_of(setup: &Setup) -> Result<()> {
     mounted::ensure(setup)
         .map_err(|error| if let Error::Precondition(why) = error { Error::Unavailable(why) } else { error })
+}
+
+/// Whether nothing is there any more. A disk that only fails is there.
+fn is_absence(error: &Error) -> bool {
+    let absent = [Errno::NOENT, Errno::NOTDIR, Errno::NODEV, Errno::NXIO, Errno::STALE];
+    matches!(error, Error::Host { source, .. } if Errno::from_io_error(source).is_some_and(|errno| absent.contains(&errno)))
 }
 
 /// Removes what a process that died was writing; nobody else writes here, since we hold the lock.

@@ -543,8 +543,8 @@ pub fn expect(setup: &Setup, known: PoolId) -> Result<()> {
     }
 }
 
-/// Whether a pool that was here surely is not any more: its disk, file or mount is missing, fails, or is another's. One that is there and
-/// cannot be used is not gone. Changes nothing.
+/// Whether a pool that was here surely is not any more: its disk, file or mount is missing or another's. One that is there and fails, or
+/// cannot be used, is not gone. Changes nothing.
 pub fn is_gone(setup: &Setup, known: PoolId) -> bool {
     match setup.kind {
         Kind::Image | Kind::Directory => home::Home::is_gone(setup, known),

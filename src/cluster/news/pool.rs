@@ -2,6 +2,7 @@
 //!
 //! Owns: what of a message is understood. Never: believes what a later release may mean: that is left out.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::model::{Access, Allocation, Bytes, Filesystem, PoolId};
@@ -17,7 +18,7 @@ pub struct Pool {
     /// Whether the names that it holds are unknown.
     pub unread: bool,
     /// The names that it holds, where its disk is surely not at this node any more.
-    pub gone: Option<Arc<[u64]>>,
+    pub gone: Option<Arc<HashSet<u64>>>,
     /// Whether another node announces it too, so that neither is asked about it.
     pub twice: bool,
     /// What its records promise.
@@ -55,7 +56,7 @@ impl From<wire::Pool> for Pool {
             id: pool.id.parse().ok(),
             away: (!pool.away.is_empty()).then_some(pool.away),
             unread: pool.unread,
-            gone: pool.gone.then(|| pool.names.into()),
+            gone: pool.gone.then(|| Arc::new(pool.names.into_iter().collect())),
             twice: false,
             promised: bytes(pool.promised_bytes),
             budget: bytes(pool.budget_bytes),

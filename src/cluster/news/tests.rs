@@ -1,5 +1,7 @@
 //! What a controller makes of what nodes tell, and of their silence.
 
+mod moved;
+
 use super::*;
 use crate::cluster::link::Instance;
 use crate::cluster::tests::fake::pool;
@@ -197,7 +199,7 @@ async fn a_pool_of_two_nodes_is_refused_on_both() {
     let _second = rig.join(&other).await;
     let why = refusal(&rig.known, A);
     assert!(why.contains("node n1") && why.contains("node n2"), "{why}");
-    assert!(rig.known.lock().twice.contains(&of(A)), "it is not reported");
+    assert!(rig.known.lock().twice.contains_key(&of(A)), "it is not reported");
     assert_eq!(rig.known.holder(of(B)).unwrap(), id("n2"), "the other pool is not concerned");
     drop(first);
     rig.stands("n1", Standing::Away).await;
@@ -211,102 +213,6 @@ async fn a_pool_of_two_nodes_is_refused_on_both() {
     drop(_second);
     rig.stands("n2", Standing::Away).await;
     assert!(refusal(&rig.known, A).contains("node n2"));
-}
-
-/// A pool whose disk is not there any more, and the names that it held.
-fn gone(id: &str, names: &[u64]) -> wire::Pool {
-    let away = "no pool.json lies there; is its disk mounted?".to_owned();
-    wire::Pool { gone: true, names: names.to_vec(), away, ..pool("main", id, 50) }
-}
-
-#[tokio::test]
-async fn a_disk_that_moves_between_running_nodes_is_the_new_ones() {
-    // Whichever sorts first.
-    for (old, new) in [("n1", "n2"), ("n2", "n1")] {
-        let (rig, one, other) = (Rig::new(), Fake::with_pool(old, A), Fake::new(new));
-        let (old, new) = (id(old), id(new));
-        one.tell(pool("own", B, 1));
-        [1, 2, 3].into_iter().for_each(|hash| one.take(hash));
-        let _one = rig.join(&one).await;
-        let joined = rig.join(&other).await;
-        other.take(1);
-        other.take(2);
-        other.tell(pool("moved", A, 1));
-        soon("it is refused on both", || (rig.known.live(of(A)).len() == 2).then_some(())).await;
-        one.tell(gone(A, &[1, 2]));
-        assert_eq!(soon("it is the new one's", || rig.known.holder(of(A)).ok()).await, new);
-        let at = |hash| rig.known.holding(hash);
-        assert_eq!((at(1), at(2), at(3)), (vec![new.clone()], vec![new.clone()], vec![old.clone()]));
-        assert!(rig.known.names_twice() == 0 && rig.known.lock().twice.is_empty());
-        let pools = |node| seen(&rig, node).pools.keys().cloned().collect::<Vec<_>>();
-        assert_eq!(pools(old.as_str()), ["own"], "nothing is placed there");
-        assert_eq!(rig.known.announcers(of(A)), vec![new.clone()]);
-        // What was deleted since is free, whatever the old node remembers.
-        other.free(2);
-        soon("the name is free", || at(2).is_empty().then_some(())).await;
-        // The new node leaves, and the old one tells everything anew: it is no more than out of date.
-        drop(joined);
-        rig.stands(new.as_str(), Standing::Away).await;
-        let begun = one.news().begun;
-        one.hang_up();
-        soon("it tells anew", || (one.news().begun > begun).then_some(())).await;
-        rig.told(old.as_str()).await;
-        assert!(refusal(&rig.known, A).contains(&format!("node {new} has not been connected")));
-        assert_eq!((at(1), at(2), at(3)), (vec![new.clone()], vec![], vec![old.clone()]));
-        let _other = rig.join(&other).await;
-        assert_eq!(rig.known.holder(of(A)).unwrap(), new);
-        // And back again: with what was made meanwhile, and without what was deleted.
-        other.take(4);
-        other.tell(wire::Pool { name: "moved".to_owned(), ..gone(A, &[1, 4]) });
-        soon("it is gone from both", || seen(&rig, new.as_str()).pools["moved"].gone.clone()).await;
-        assert_eq!(rig.known.live(of(A)), vec![new.clone()], "it was there last");
-        one.free(2);
-        one.take(4);
-        one.tell(pool("main", A, 1));
-        assert_eq!(soon("it is back", || rig.known.holder(of(A)).ok().filter(|at| *at == old)).await, old);
-        assert_eq!((at(1), at(2), at(3), at(4)), (vec![old.clone()], vec![], vec![old.clone()], vec![old]));
-        assert_eq!(rig.known.names_twice(), 0);
-    }
-}
-
-#[tokio::test]
-async fn a_disk_that_is_pulled_before_it_comes_elsewhere_is_never_on_two_nodes() {
-    let (rig, one, other) = (Rig::new(), Fake::with_pool("n1", A), Fake::new("n2"));
-    one.take(1);
-    let _one = rig.join(&one).await;
-    let _other = rig.join(&other).await;
-    one.tell(gone(A, &[1]));
-    soon("it is gone", || seen(&rig, "n1").pools["main"].gone.clone()).await;
-    assert_eq!(rig.known.holder(of(A)).unwrap(), id("n1"), "nobody else has it, so it says what is wrong");
-    assert_eq!(rig.known.holding(1), [id("n1")]);
-    // It is found there, and nobody knows yet what it holds.
-    other.tell(wire::Pool { unread: true, away: "it is being opened".into(), ..pool("moved", A, 1) });
-    assert_eq!(
-        soon("it is being opened", || rig.known.holder(of(A)).ok().filter(|at| *at == id("n2"))).await,
-        id("n2")
-    );
-    assert_eq!(rig.known.holding(1), [id("n1")], "its names are known nowhere else");
-    other.take(1);
-    other.tell(pool("moved", A, 1));
-    soon("its names came along", || (rig.known.holding(1) == [id("n2")]).then_some(())).await;
-    assert!(rig.known.names_twice() == 0 && rig.known.lock().twice.is_empty());
-    // Twice again where the old disk was only pulled for a while: then it was copied.
-    one.tell(pool("main", A, 1));
-    soon("it is refused on both", || (rig.known.live(of(A)).len() == 2).then_some(())).await;
-    assert!(rig.known.lock().twice.contains(&of(A)));
-}
-
-#[tokio::test]
-async fn a_disk_that_is_gone_from_two_nodes_is_nobodys() {
-    let (rig, one, other) = (Rig::new(), Fake::new("n1"), Fake::new("n2"));
-    one.take(1);
-    one.tell(gone(A, &[1]));
-    other.tell(gone(A, &[]));
-    let (_one, _other) = (rig.join(&one).await, rig.join(&other).await);
-    let why = refusal(&rig.known, A);
-    assert!(why.contains("node n1") && why.contains("node n2") && why.contains("gone from both"), "{why}");
-    assert!(rig.known.lock().twice.is_empty());
-    assert_eq!(rig.known.holding(1), [id("n1")]);
 }
 
 #[tokio::test]

@@ -143,7 +143,11 @@ impl Router {
             Some(pool) => vec![self.beside_the_source(pool)?],
             None => self.allowed(&wanted.requirement.requisite)?,
         };
-        self.askable(allowed, wanted)
+        let askable = self.askable(allowed, wanted)?;
+        let hash = name_hash(Named::Volume, &wanted.volume.name);
+        let (fit, out_of_date): (Vec<Seen>, Vec<Seen>) =
+            askable.into_iter().partition(|seen| !self.0.known.is_out_of_date(&seen.node, hash));
+        Ok(if fit.is_empty() { out_of_date } else { fit })
     }
 
     /// Those of some nodes that can be asked now, if none of the others may hold the name.

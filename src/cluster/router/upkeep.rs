@@ -96,7 +96,7 @@ impl Router {
 
     /// Pools that are there again are lost no more, and what was deleted in them is an orphan.
     async fn note_returned(&self) -> Result<()> {
-        let is_back = |pool: &PoolId| !self.0.known.live(*pool).is_empty();
+        let is_back = |pool: &PoolId| !self.0.known.here(*pool).is_empty();
         let book = self.0.lost.book();
         let lost = book.iter().filter(|(_, declared)| !declared.returned).map(|(pool, _)| *pool);
         let back: Vec<PoolId> = lost.filter(is_back).collect();
@@ -136,7 +136,9 @@ impl Router {
     /// Declares a pool of a deleted node lost, unless somebody else may have it.
     async fn write_off(&self, pool: PoolId, node: &NodeId) -> Result<()> {
         let gone = |node: &NodeId| self.is_gone(node) && self.0.roster.is_lost(node);
-        if self.0.lost.is_declared(pool) || !self.0.known.announcers(pool).iter().all(gone) {
+        // Also a node from which it has moved: it may be there again, and not open yet.
+        let is_somewhere = !self.0.known.present(pool).is_empty();
+        if self.0.lost.is_declared(pool) || is_somewhere || !self.0.known.announcers(pool).iter().all(gone) {
             return Ok(());
         }
         if let Some(why) = self.may_be_elsewhere() {

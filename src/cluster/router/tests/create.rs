@@ -247,6 +247,25 @@ async fn a_name_in_a_pool_that_its_node_has_lost_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_node_that_remembers_a_name_from_a_disk_that_has_moved_is_passed_over() {
+    let (rig, router, fakes, _joined) = cluster(&[("n1", A), ("n2", B)]).await;
+    let hash = name_hash(Named::Volume, "pvc");
+    fakes[0].take(hash);
+    fakes[0].tell(crate::cluster::tests::fake::pool("own", C, 90));
+    let gone = crate::cluster::tests::fake::pool("main", A, 50);
+    let gone = crate::proto::link::Pool { gone: true, names: vec![hash], away: "gone".into(), ..gone };
+    fakes[0].tell(gone);
+    soon("it is told", || (!rig.known.holding(hash).is_empty()).then_some(())).await;
+    fakes[1].tell(crate::cluster::tests::fake::pool("moved", A, 50));
+    soon("the name has gone with it", || rig.known.holding(hash).is_empty().then_some(())).await;
+    fakes[0].asked();
+    assert_eq!(lands(&router, wanted("pvc", &["n1", "n2"])).await, "n2");
+    assert!(fakes[0].asked().is_empty(), "it would refuse the name");
+    let _ = make(&router, wanted("other", &["n1", "n2"])).await;
+    assert!(!fakes[0].asked().is_empty(), "it has more room");
+}
+
+#[tokio::test]
 async fn a_pool_of_two_nodes_gets_no_volume() {
     let (rig, router, fakes, _joined) = cluster(&[("n1", A), ("n2", B), ("n3", C)]).await;
     let held = name_hash(Named::Volume, "held");

@@ -268,6 +268,34 @@ async fn a_node_that_no_longer_exists_is_not_waited_for() {
     assert_eq!((&event["reason"], &event["involvedObject"]["name"]), (&json!("PoolLost"), &json!("n1")));
 }
 
+#[tokio::test]
+async fn a_disk_that_may_be_back_where_it_moved_from_is_not_declared_lost() {
+    let (rig, _, fakes, mut joined) = cluster(&[("n1", A), ("n2", B)]).await;
+    let around = Around::new().await;
+    let router = around.router(&rig);
+    let main = || crate::cluster::tests::fake::pool("main", A, 50);
+    fakes[0].tell(crate::proto::link::Pool { gone: true, away: "its disk is gone".into(), ..main() });
+    fakes[1].tell(crate::cluster::tests::fake::pool("moved", A, 50));
+    soon("the disk is on n2", || rig.known.holder(pool_of(A)).ok().filter(|node| node.as_str() == "n2"))
+        .await;
+    // It comes back, cannot be read, and the other node goes for good.
+    fakes[0].tell(crate::proto::link::Pool { away: "its records cannot be read".into(), ..main() });
+    joined.remove(1);
+    rig.stands("n2", Standing::Away).await;
+    for minutes in [0, 1, 12] {
+        around.roster.say_at(&["n1"], &["n1"], minutes * MINUTE);
+        router.look().await.unwrap();
+        assert_eq!(delete(&router, volume(A)).await.0, Code::Unavailable, "after {minutes} minutes");
+        assert_eq!(list(&router).await.unwrap_err().0, Code::Unavailable);
+    }
+    // Its node is started anew without it.
+    fakes[0].lose_pools();
+    fakes[0].hang_up();
+    soon("it does not tell of it", || rig.known.present(pool_of(A)).is_empty().then_some(())).await;
+    router.look().await.unwrap();
+    assert_eq!(delete(&router, volume(A)).await.0, Code::Ok);
+}
+
 /// A PersistentVolume of a volume on a node.
 fn persistent(name: &str, handle: &str, node: &str) -> serde_json::Value {
     let rule = json!({ "key": "topology.csi.rockpool.dev/node", "operator": "In", "values": [node] });
