@@ -10,6 +10,7 @@ mod overrides;
 mod words;
 
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 pub use self::endpoint::{Endpoint, LONGEST};
@@ -89,7 +90,8 @@ pub fn rehearse(file: &Path, pool: &PoolConfig) -> Result<String> {
 /// As `rehearse`.
 pub fn add(file: &Path, pool: &PoolConfig) -> Result<()> {
     let text = rehearse(file, pool)?;
-    let (directory, name) = split(file)?;
+    let real = real(file)?;
+    let (directory, name) = split(real.as_deref().unwrap_or(file))?;
     std::fs::create_dir_all(directory)
         .map_err(|error| Error::host(format!("failed to make {}", directory.display()), error))?;
     Dir::open(directory)?.replace(name, text.as_bytes())
@@ -100,7 +102,8 @@ pub fn add(file: &Path, pool: &PoolConfig) -> Result<()> {
 /// # Errors
 /// `Precondition`, naming the flag.
 pub fn refuse_unwritable(file: &Path) -> Result<()> {
-    let (directory, _) = split(file)?;
+    let real = real(file)?;
+    let (directory, _) = split(real.as_deref().unwrap_or(file))?;
     // What is missing will be made.
     let there = directory.ancestors().find(|above| above.is_dir()).unwrap_or(Path::new("."));
     Dir::open(there).and_then(|there| there.refuse_unwritable()).map_err(|error| {
@@ -118,10 +121,8 @@ pub fn entry(file: &Path, pool: &PoolConfig) -> Result<String> {
 }
 
 fn read_text(file: &Path) -> Result<Option<String>> {
-    let (directory, name) = split(file)?;
-    if !directory.is_dir() {
-        return Ok(None);
-    }
+    let Some(real) = real(file)? else { return Ok(None) };
+    let (directory, name) = split(&real)?;
     let read = Dir::open(directory).and_then(|directory| directory.read(name, FILE_LIMIT));
     let read = read.map_err(|error| {
         Error::Precondition(format!("--config {}: {}", quoted_path(file), crate::error::chain(&error)))
@@ -129,6 +130,16 @@ fn read_text(file: &Path) -> Result<Option<String>> {
     let Some(bytes) = read else { return Ok(None) };
     let text = String::from_utf8(bytes);
     text.map(Some).map_err(|_| Error::Invalid(format!("{}: not UTF-8, and so not TOML", file.display())))
+}
+
+/// The file that a path names, where there is one. In a pod it is a link: that is how kubelet shows a ConfigMap.
+fn real(file: &Path) -> Result<Option<PathBuf>> {
+    split(file)?;
+    match file.canonicalize() {
+        Ok(real) => Ok(Some(real)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(Error::Precondition(format!("--config {}: {error}", quoted_path(file)))),
+    }
 }
 
 fn split(file: &Path) -> Result<(&Path, &OsStr)> {

@@ -41,6 +41,27 @@ fn setup(name: &str, path: &str) -> Setup {
     }
 }
 
+/// kubelet shows a file of a ConfigMap as a link to a link, which changes as a whole.
+#[test]
+fn a_file_is_read_and_written_where_its_links_lead() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let real = dir.path().join("..2026_11_22");
+    std::fs::create_dir(&real).unwrap();
+    std::fs::write(real.join("config.toml"), "[[pool]]\nname = \"a\"\nkind = \"sim\"\n").unwrap();
+    symlink("..2026_11_22", dir.path().join("..data")).unwrap();
+    let shown = dir.path().join("config.toml");
+    symlink("..data/config.toml", &shown).unwrap();
+    assert_eq!(config::read(&shown).unwrap().len(), 1);
+    let pool = PoolConfig { setup: setup("b", "/x"), overcommit: 1.0, reserve: 0.0, retain: Retention::NONE };
+    config::add(&shown, &pool).unwrap();
+    assert!(std::fs::symlink_metadata(&shown).unwrap().is_symlink());
+    assert_eq!(config::read(&real.join("config.toml")).unwrap().len(), 2);
+    symlink("nowhere", dir.path().join("dangling.toml")).unwrap();
+    let said = config::read(&dir.path().join("dangling.toml")).unwrap_err().to_string();
+    assert!(said.contains("there is no such file"), "{said}");
+}
+
 #[test]
 fn a_pool_cannot_lie_in_another() {
     let pool = |name: &str, path: &str| {

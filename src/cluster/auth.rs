@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
-use super::kubernetes::{Fault, Kubernetes};
+use super::kubernetes::{Fault, Kubernetes, or_default};
 use crate::error::quoted;
 use crate::model::{NodeId, Time};
 
@@ -94,6 +94,7 @@ struct Review {
 #[serde(default)]
 struct Reviewed {
     authenticated: bool,
+    #[serde(deserialize_with = "or_default")]
     audiences: Vec<String>,
     user: User,
     error: String,
@@ -103,6 +104,7 @@ struct Reviewed {
 #[serde(default)]
 struct User {
     username: String,
+    #[serde(deserialize_with = "or_default")]
     extra: HashMap<String, Vec<String>>,
 }
 

@@ -53,6 +53,15 @@ impl Fault {
 /// The result of a request.
 pub type Answer<T> = Result<T, Fault>;
 
+/// A list or map of an object. The API server writes null where it is empty, as Go does.
+pub(in crate::cluster) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + serde::Deserialize<'de>,
+{
+    serde::Deserialize::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
 impl Kubernetes {
     /// With the credentials of the pod, or of the file that KUBECONFIG names.
     ///

@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::kubernetes::Kubernetes;
+use super::kubernetes::{Kubernetes, or_default};
 use super::link::jittered;
 use crate::error::{Error, Result, chain, quoted, quoted_path};
 use crate::model::{NodeId, TOPOLOGY_KEY};
@@ -74,14 +74,16 @@ struct Listed {
 }
 
 #[derive(Deserialize)]
+#[serde(bound = "T: Deserialize<'de>")]
 struct List<T> {
+    #[serde(deserialize_with = "or_default")]
     items: Vec<T>,
 }
 
 #[derive(Deserialize)]
 struct Metadata {
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     labels: BTreeMap<String, String>,
 }
 
@@ -99,7 +101,7 @@ struct CsiNode {
 
 #[derive(Default, Deserialize)]
 struct Spec {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     drivers: Vec<Driver>,
 }
 
@@ -311,7 +313,9 @@ mod tests {
         let put = |path: &str, name: &str| api.world().put(&format!("{path}/{name}"), nothing(name));
         put("/api/v1/nodes", "other");
         put("/api/v1/nodes", "unlabelled");
-        put("/apis/storage.k8s.io/v1/csinodes", "other");
+        // As the API server says it where there are no drivers, and no labels.
+        let bare = serde_json::json!({ "metadata": { "name": "other", "labels": null }, "spec": { "drivers": null } });
+        api.world().put("/apis/storage.k8s.io/v1/csinodes/other", bare);
         put("/apis/storage.k8s.io/v1/csinodes", "replaced");
         api.world().objects.remove("/api/v1/nodes/n2");
         let source = Source::Kubernetes(client, "csi.rockpool.dev".to_owned());

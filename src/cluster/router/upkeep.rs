@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Router;
-use crate::cluster::kubernetes::{Answer, Fault, Kubernetes};
+use crate::cluster::kubernetes::{Answer, Fault, Kubernetes, or_default};
 use crate::cluster::link::jittered;
 use crate::cluster::news::Standing;
 use crate::error::{Error, Result, chain, quoted};
@@ -31,6 +31,7 @@ const UNKNOWN: usize = 1000;
 
 #[derive(Deserialize)]
 struct Volumes {
+    #[serde(deserialize_with = "or_default")]
     items: Vec<Volume>,
     #[serde(default)]
     metadata: Page,
