@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::node::{Connection, Extent};
+use self::node::Connection;
 pub use self::pool::{Pool, Room};
 use self::table::Table;
 use crate::error::{Error, Result, of_pool, quoted};
@@ -115,20 +115,16 @@ impl Known {
                  start it anew without that pool"
             )));
         }
-        let all = table.announced.get(&pool).into_iter().flatten();
         if let [one] = &here[..] {
             // What it remembers may be older than what another has done since.
-            let other = all.clone().find(|node| node != one && table.is_gone(one, pool));
-            return other.map_or_else(
-                || Ok((*one).clone()),
-                |other| {
-                    Err(Error::Unavailable(format!(
-                        "the disk of pool {pool} is gone from node {one}, and node {other}, which had it as well, does not tell of it now; \
-                         nothing was done, ask again when a node has it"
-                    )))
-                },
-            );
+            if table.is_gone(one, pool) {
+                return Err(Error::Unavailable(format!(
+                    "the disk of pool {pool} is gone from node {one}; nothing was done, ask again when a node has it"
+                )));
+            }
+            return Ok((*one).clone());
         }
+        let all = table.announced.get(&pool).into_iter().flatten();
         if planted!("absence-not-found") {
             return Err(Error::NotFound(format!("pool {pool} is on no node that is connected")));
         }
@@ -171,6 +167,14 @@ impl Known {
     pub fn present(&self, pool: PoolId) -> Vec<NodeId> {
         let table = self.lock();
         table.nodes.iter().filter(|(_, it)| it.may_have(pool)).map(|(node, _)| node.clone()).collect()
+    }
+
+    /// The nodes that have announced a pool, and those from which it has moved.
+    pub fn had(&self, pool: PoolId) -> BTreeSet<NodeId> {
+        let table = self.lock();
+        let moved = table.nodes.iter().filter(|(_, it)| it.moved.contains_key(&pool));
+        let announced = table.announced.get(&pool).into_iter().flatten();
+        moved.map(|(node, _)| node).chain(announced).cloned().collect()
     }
 
     /// The nodes that have announced a pool, those that have lost it included as long as nobody else has it.
@@ -250,21 +254,20 @@ impl Known {
     }
 
     /// Takes in what a node tells. The first message of a stream is all of it; everything else is what has changed. No longer
-    /// heard is a connection that is not the node's any more. Whether it is not too much to be believed: then nothing that the node
-    /// ever told is.
+    /// heard is a connection that is not the node's any more. Whether it is not too much to be believed.
     fn hear(&self, node: &NodeId, connection: Connection, news: wire::News) -> bool {
         let mut table = self.lock();
         if !table.is_of(node, connection) {
             return true;
         }
-        let is_believed = !Extent::of(&news).is_too_much() && {
+        let is_too_much = table.nodes.get(node).is_some_and(|it| it.with(&news).is_too_much());
+        if is_too_much {
+            // What it told before may be true still.
+            table.met(node, connection);
+        } else {
             table.hear(node, news);
-            !table.nodes.get(node).is_some_and(|it| it.extent().is_too_much())
-        };
-        if !is_believed {
-            table.forget(node);
         }
-        is_believed
+        !is_too_much
     }
 }
 

@@ -35,7 +35,6 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use self::tried::Tried;
@@ -109,8 +108,8 @@ struct Inner {
     unknown: Mutex<BTreeSet<PoolId>>,
     /// Pools whose orphans were reported.
     reported: Mutex<BTreeSet<PoolId>>,
-    /// Pools in which PersistentVolumes lay when that was first asked, without those that a node has announced since.
-    placed: OnceCell<Mutex<BTreeSet<PoolId>>>,
+    /// Pools in which PersistentVolumes lay when they were last read; none before that.
+    placed: Mutex<Option<BTreeSet<PoolId>>>,
 }
 
 impl Router {
@@ -130,7 +129,7 @@ impl Router {
             tried: Tried::default(),
             unknown: Mutex::default(),
             reported: Mutex::default(),
-            placed: OnceCell::new(),
+            placed: Mutex::default(),
         }))
     }
 
@@ -280,6 +279,10 @@ impl Router {
 
     fn unknown(&self) -> MutexGuard<'_, BTreeSet<PoolId>> {
         self.0.unknown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn placed(&self) -> MutexGuard<'_, Option<BTreeSet<PoolId>>> {
+        self.0.placed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reported(&self) -> MutexGuard<'_, BTreeSet<PoolId>> {

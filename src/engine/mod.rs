@@ -436,7 +436,7 @@ impl Engine {
             config: slot.config.clone(),
             id,
             away: slot.trouble().map(|error| crate::error::chain(&error)),
-            gone: slot.is_gone(),
+            gone: slot.is_gone() && id.is_some_and(|id| self.store.has_read(id)),
             read_only: slot.refusal(),
             promised: id.map_or(Bytes::ZERO, |id| self.store.promised(id)),
             budget: slot.known().map_or(Bytes::ZERO, |known| known.budget),

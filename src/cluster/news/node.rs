@@ -16,15 +16,10 @@ use crate::proto::link as wire;
 /// One connection of one process of a node.
 pub(super) type Connection = (Instance, u64);
 
-/// How much of one node is kept, or told at once: pools, names, and names that are told of once more since their pool is gone.
+/// How much of one node is kept: pools, names, and names that are told of once more since their pool is gone.
 pub(super) struct Extent(usize, usize, usize);
 
 impl Extent {
-    pub(super) fn of(news: &wire::News) -> Extent {
-        let of_gone = news.pools.iter().map(|pool| pool.names.len()).sum();
-        Extent(news.pools.len(), news.taken.len().max(news.freed.len()), of_gone)
-    }
-
     pub(super) fn is_too_much(&self) -> bool {
         self.0 > POOLS || self.1 > NAMES || self.2 > NAMES
     }
@@ -84,11 +79,32 @@ impl Node {
         }
     }
 
-    pub(super) fn extent(&self) -> Extent {
+    /// How much would be kept of it with one more message.
+    pub(super) fn with(&self, news: &wire::News) -> Extent {
+        let first = news.sequence == 1;
+        let known = |pool: &&wire::Pool| self.pools.get(&pool.name);
+        let new = news.pools.iter().filter(|pool| first || known(pool).is_none()).count();
+        // Who has another id now is lost under the one before.
+        let told: HashSet<PoolId> = news.pools.iter().filter_map(|pool| pool.id.parse().ok()).collect();
+        let renamed = news.pools.iter().filter_map(|pool| known(&pool)?.id).filter(|id| !told.contains(id));
+        let lost = if first {
+            self.ids().difference(&told.iter().copied().collect()).count()
+        } else {
+            renamed.count()
+        };
+        let pools = new + lost + self.lost.len() + if first { 0 } else { self.pools.len() };
+
         let moved = self.moved.values().map(HashSet::len).sum::<usize>();
-        let of_gone = self.pools.values().filter_map(|pool| pool.gone.as_ref()).map(|names| names.len());
-        let names = self.names.len() + self.former.len() + moved;
-        Extent(self.pools.len() + self.lost.len(), names, of_gone.sum())
+        let kept = if first {
+            let told: HashSet<&u64> = news.taken.iter().collect();
+            self.names.iter().filter(|hash| !told.contains(hash)).count()
+        } else {
+            self.names.len() + moved
+        };
+        let told_gone = |pool: &Pool| pool.gone.as_ref().map_or(0, |names| names.len());
+        let of_gone = if first { 0 } else { self.pools.values().map(told_gone).sum() };
+        let of_gone = of_gone + news.pools.iter().map(|pool| pool.names.len()).sum::<usize>();
+        Extent(pools, kept + self.former.len() + news.taken.len(), of_gone)
     }
 
     /// Whether it has a name, and not in a pool that is gone and may be elsewhere with it.

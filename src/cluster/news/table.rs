@@ -8,7 +8,6 @@
 //! Where two nodes had it open for longer than they need to look, it is a copy, and stays refused, whatever one of them says.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,8 +25,10 @@ pub(super) struct Table {
     pub(super) nodes: BTreeMap<NodeId, Node>,
     /// Who has announced a pool, those who are away or have lost it included.
     pub(super) announced: BTreeMap<PoolId, BTreeSet<NodeId>>,
-    /// The pools that more than one node announces now, each reported, and since when.
-    pub(super) twice: BTreeMap<PoolId, Instant>,
+    /// The pools that more than one node announces now, each reported, and since when more than one has it open.
+    pub(super) twice: BTreeMap<PoolId, Option<Instant>>,
+    /// Those that were open on several for too long for a disk that moves, as long as several have ever announced them.
+    copies: BTreeSet<PoolId>,
     /// On how many nodes a name is taken, by its hash.
     taken: HashMap<u64, u32>,
     /// The names that are taken on more than one node, each reported.
@@ -48,20 +49,6 @@ impl Table {
         it.connection = Some(connection);
         it.stands(Standing::Untold);
         self.compare_announcements(node);
-    }
-
-    /// Lets go of all that a node ever told, but that it is connected.
-    pub(super) fn forget(&mut self, node: &NodeId) {
-        let Some(it) = self.nodes.get_mut(node) else { return };
-        let before = take(it);
-        it.connection = before.connection;
-        it.stands(Standing::Untold);
-        self.announced.retain(|_, nodes| {
-            nodes.remove(node);
-            !nodes.is_empty()
-        });
-        self.count(&Names { freed: before.names.iter().copied().collect(), ..Names::default() });
-        before.ids().into_iter().for_each(|pool| self.compare(pool));
     }
 
     /// Whether a connection takes the place of an earlier one of the same process, which has not ended: then what was told stands
@@ -97,10 +84,13 @@ impl Table {
             for pool in &now {
                 self.announced.entry(*pool).or_default().insert(node.clone());
             }
-            self.find_lost();
             before.difference(&now).for_each(|pool| self.compare(*pool));
         }
-        self.find_moved(&now);
+        let is_shared = |pool: &PoolId| self.announced.get(pool).is_some_and(|nodes| nodes.len() > 1);
+        if before != now || now.iter().any(is_shared) {
+            self.find_lost();
+            self.find_moved(&now);
+        }
         self.compare_announcements(node);
         if let Some(it) = self.nodes.get_mut(node) {
             it.forget_former();
@@ -168,12 +158,7 @@ impl Table {
         for pool in told {
             let all = self.announced.get(pool).filter(|nodes| nodes.len() > 1);
             let all: Vec<NodeId> = all.into_iter().flatten().cloned().collect();
-            let is_open = |node: &NodeId| {
-                self.nodes.get(node).is_some_and(|it| {
-                    it.standing == Standing::Told && it.pool(*pool).is_some_and(Pool::is_open)
-                })
-            };
-            if !all.iter().any(is_open) || self.is_copied(*pool) {
+            if !all.iter().any(|node| self.is_open(node, *pool)) || self.is_copied(*pool) {
                 continue;
             }
             for node in all.into_iter().filter(|node| self.is_gone(node, *pool)).collect::<Vec<_>>() {
@@ -213,11 +198,20 @@ impl Table {
     }
 
     fn compare(&mut self, pool: PoolId) {
+        if self.is_copied(pool) {
+            self.copies.insert(pool);
+        }
+        if self.announced.get(&pool).is_none_or(|nodes| nodes.len() < 2) {
+            self.copies.remove(&pool);
+        }
         let all: Vec<NodeId> = self.live(pool).into_iter().cloned().collect();
         let here = all.iter().filter(|node| !self.is_gone(node, pool)).count();
-        if here > 1 || (all.len() > 1 && self.is_copied(pool)) {
-            if self.twice.insert(pool, self.twice.get(&pool).copied().unwrap_or_else(Instant::now)).is_none()
-            {
+        if here > 1 || (all.len() > 1 && self.copies.contains(&pool)) {
+            let open = all.iter().filter(|node| self.is_open(node, pool)).count();
+            let before = self.twice.get(&pool).copied();
+            let since = (open > 1).then(|| before.flatten().unwrap_or_else(Instant::now));
+            self.twice.insert(pool, since);
+            if before.is_none() {
                 tracing::error!(%pool, nodes = ?all, "several nodes announce one pool: it is refused on all of them; is its disk a copy?");
             }
         } else if self.twice.remove(&pool).is_some() {
@@ -225,9 +219,17 @@ impl Table {
         }
     }
 
-    /// Whether a pool was on several nodes for longer than a disk needs that moves.
+    /// Whether a pool was open on several nodes for longer than a disk needs that moves.
     fn is_copied(&self, pool: PoolId) -> bool {
-        self.twice.get(&pool).is_some_and(|since| since.elapsed() > self.moving)
+        let open_since = self.twice.get(&pool).copied().flatten();
+        self.copies.contains(&pool) || open_since.is_some_and(|since| since.elapsed() > self.moving)
+    }
+
+    /// Whether a connected node has a pool, and could use it when it last told.
+    fn is_open(&self, node: &NodeId, pool: PoolId) -> bool {
+        self.nodes.get(node).is_some_and(|it| {
+            it.standing == Standing::Told && it.has(pool) && it.pool(pool).is_some_and(Pool::is_open)
+        })
     }
 
     /// Counts the names that a node has taken and freed.

@@ -187,7 +187,7 @@ impl Router {
         fetch: impl Fn(Router, Ask) -> F + Clone + Send + Sync + 'static,
     ) -> std::result::Result<(Vec<E>, String), Status> {
         self.refuse_incomplete()?;
-        self.refuse_unplaced().await?;
+        self.refuse_unplaced()?;
         let max = page.max.min(LONGEST);
         let pools = self.0.known.pools(page.after.map(|id| id.pool())).into_iter();
         let mut pools = pools.filter(|pool| !self.is_lost(*pool));

@@ -9,14 +9,13 @@
 //! Whoever is wrong all the same loses nothing: a pool that comes back is the node's again, with everything in it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Router;
-use crate::cluster::kubernetes::{Answer, Fault, Kubernetes, or_default};
+use crate::cluster::kubernetes::{Answer, Kubernetes, or_default};
 use crate::cluster::link::jittered;
 use crate::cluster::news::Standing;
 use crate::error::{Error, Result, chain, quoted};
@@ -118,20 +117,27 @@ impl Router {
     }
 
     /// Refuses a list that lacks a pool of which this controller knows nothing, since its node was deleted before it began: while the pool
-    /// is not declared lost, PersistentVolumes lead to what is in it. They are read once: what is made later is in pools that are known.
-    pub(super) async fn refuse_unplaced(&self) -> Result<()> {
-        let Some(api) = &self.0.kubernetes else { return Ok(()) };
-        let read =
-            || async { Ok(Mutex::new(places(api, &self.0.driver, |_| true).await?.into_keys().collect())) };
-        let placed = self.0.placed.get_or_try_init(read).await.map_err(|fault: Fault| fault.open())?;
-        let mut placed = placed.lock().unwrap_or_else(PoisonError::into_inner);
+    /// is not declared lost, PersistentVolumes lead to what is in it. They are read at the start, and again while one is missed: what is
+    /// made later is in pools that are known.
+    pub(super) fn refuse_unplaced(&self) -> Result<()> {
+        if self.0.kubernetes.is_none() {
+            return Ok(());
+        }
+        let mut placed = self.placed();
+        let Some(placed) = placed.as_mut() else {
+            return Err(Error::Unavailable(
+                "this controller has not read yet in which pools there are PersistentVolumes: a list might not be whole; ask again".to_owned(),
+            ));
+        };
         placed.retain(|pool| self.0.known.announcers(*pool).is_empty());
-        let Some(pool) = placed.iter().find(|pool| !self.is_lost(**pool)) else { return Ok(()) };
-        self.wonder(*pool);
-        Err(Error::Unavailable(format!(
-            "pool {pool} has PersistentVolumes, and no node that this controller knows has ever had it: a list would not be whole; ask \
-             again when its node is connected, or see `rockpool ctl pool forget`"
-        )))
+        let missed: Vec<&PoolId> = placed.iter().filter(|pool| !self.is_lost(**pool)).collect();
+        missed.iter().for_each(|pool| self.wonder(**pool));
+        missed.first().map_or(Ok(()), |pool| {
+            Err(Error::Unavailable(format!(
+                "pool {pool} has PersistentVolumes, and no node that this controller knows has ever had it: a list would not be whole; ask \
+                 again when its node is connected, or see `rockpool ctl pool forget`"
+            )))
+        })
     }
 
     /// Declares a pool of a deleted node lost, unless somebody else may have it.
@@ -139,7 +145,7 @@ impl Router {
         let gone = |node: &NodeId| self.is_gone(node) && self.0.roster.is_lost(node);
         // Also a node from which it has moved: it may be there again, and not open yet.
         let is_somewhere = !self.0.known.present(pool).is_empty();
-        if self.0.lost.is_declared(pool) || is_somewhere || !self.0.known.announcers(pool).iter().all(gone) {
+        if self.0.lost.is_declared(pool) || is_somewhere || !self.0.known.had(pool).iter().all(gone) {
             return Ok(());
         }
         if let Some(why) = self.may_be_elsewhere() {
@@ -179,12 +185,12 @@ impl Router {
     async fn find_unknown(&self) -> Result<()> {
         let Some(api) = &self.0.kubernetes else { return Ok(()) };
         let wanted = std::mem::take(&mut *self.unknown());
-        if wanted.is_empty() {
+        if wanted.is_empty() && self.placed().is_some() {
             return Ok(());
         }
-        let places =
-            places(api, &self.0.driver, |pool| wanted.contains(&pool)).await.map_err(|fault| fault.open())?;
-        for (pool, nodes) in places {
+        let places = places(api, &self.0.driver).await.map_err(|fault| fault.open())?;
+        *self.placed() = Some(places.keys().copied().collect());
+        for (pool, nodes) in places.into_iter().filter(|(pool, _)| wanted.contains(pool)) {
             if let [node] = &nodes.iter().collect::<Vec<_>>()[..]
                 && self.is_gone(node)
                 && self.0.roster.is_lost(node)
@@ -196,12 +202,8 @@ impl Router {
     }
 }
 
-/// The nodes on which the PersistentVolumes in some pools may be used, for each that is wanted.
-async fn places(
-    api: &Kubernetes,
-    driver: &str,
-    is_wanted: impl Fn(PoolId) -> bool,
-) -> Answer<BTreeMap<PoolId, BTreeSet<NodeId>>> {
+/// The pools in which PersistentVolumes lie, and the nodes on which those may be used.
+async fn places(api: &Kubernetes, driver: &str) -> Answer<BTreeMap<PoolId, BTreeSet<NodeId>>> {
     let (mut found, mut next) = (BTreeMap::<PoolId, BTreeSet<NodeId>>::new(), String::new());
     loop {
         let page: Volumes =
@@ -209,7 +211,7 @@ async fn places(
         for Volume { spec } in &page.items {
             let handle = spec["csi"]["volumeHandle"].as_str().filter(|_| spec["csi"]["driver"] == driver);
             let pool = handle.and_then(|handle| handle.parse::<VolumeId>().ok()).map(|id| id.pool());
-            if let Some(pool) = pool.filter(|pool| is_wanted(*pool)) {
+            if let Some(pool) = pool {
                 found.entry(pool).or_default().extend(nodes_of(spec));
             }
         }

@@ -218,13 +218,18 @@ async fn a_page_fits_into_what_a_client_takes() {
 #[tokio::test]
 async fn what_has_moved_is_listed_from_where_it_is() {
     let (rig, router, fakes, mut joined) = cluster(&[("n1", A), ("n2", B)]).await;
-    let (kept, deleted) = (fakes[0].hold(A, 1), fakes[0].hold(A, 2));
+    let kept = fakes[0].hold(A, 1);
+    fakes[0].hold(A, 2);
     let gone =
         crate::proto::link::Pool { gone: true, away: "its disk is gone".into(), ..pool("main", A, 50) };
     fakes[0].tell(gone);
     soon("the disk is gone", || rig.known.here(A.parse().unwrap()).is_empty().then_some(())).await;
     let all = async || volumes(&router, "", 0).await.map(|(ids, _)| ids);
-    assert_eq!(all().await.unwrap(), [kept.to_string(), deleted.to_string()], "nobody else had it since");
+    let why = all().await.unwrap_err();
+    assert!(why.code() == Code::Unavailable && why.message().contains("gone from node n1"), "{why}");
+    let of_one = ListSnapshotsRequest { source_volume_id: kept.to_string(), ..Default::default() };
+    let cuts = router.list_snapshots(Request::new(of_one)).await;
+    assert_eq!(cuts.unwrap_err().code(), Code::Unavailable, "others may have cut some since");
     // Meanwhile one volume was deleted, and one was made.
     let made = [fakes[1].hold(A, 1), fakes[1].hold(A, 3)].map(|id| id.to_string());
     fakes[1].tell(pool("moved", A, 50));

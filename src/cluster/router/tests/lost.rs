@@ -1,5 +1,6 @@
 //! Nodes that ought to be there, nodes that are gone for good, and pools that are lost.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -36,8 +37,14 @@ impl Around {
         Lost::new(Box::new(ConfigMap::new(self.client.clone(), "rockpool", "rockpool-state")))
     }
 
-    /// A controller of its own.
+    /// A controller of its own, which has found no PersistentVolumes.
     fn router(&self, rig: &Rig) -> Router {
+        let router = self.new_router(rig);
+        *router.placed() = Some(BTreeSet::new());
+        router
+    }
+
+    fn new_router(&self, rig: &Rig) -> Router {
         let ground = Ground {
             roster: Arc::clone(&self.roster),
             lost: Arc::new(self.lost()),
@@ -347,20 +354,30 @@ async fn a_controller_that_knows_nothing_of_a_pool_with_volumes_gives_no_list_wi
     let (rig, _, fakes, _joined) = cluster(&[("n2", B)]).await;
     fakes[0].hold(B, 1);
     let around = Around::new().await;
-    let router = around.router(&rig);
-    for (name, pool, node) in [("one", A, "n1"), ("two", B, "n2")] {
-        let path = format!("/api/v1/persistentvolumes/{name}");
-        around.api.world().put(&path, persistent(name, &volume(pool), node));
+    let router = around.new_router(&rig);
+    let path = |name: &str| format!("/api/v1/persistentvolumes/{name}");
+    for (name, pool, node) in [("one", A, "n1"), ("two", B, "n2"), ("three", C, "n1")] {
+        around.api.world().put(&path(name), persistent(name, &volume(pool), node));
     }
     around.roster.say(&["n2"], &["n2"]);
-    around.api.be(Mood::Away);
-    assert_eq!(list(&router).await.unwrap_err().0, Code::Unavailable, "it may lack something");
-    around.api.be(Mood::Well);
-    let (code, why) = list(&router).await.unwrap_err();
-    assert!(code == Code::Unavailable && why.contains(A) && why.contains("pool forget"), "{why}");
-    let asked = around.api.world().asked.len();
+    let (refusal, why) = list(&router).await.unwrap_err();
+    assert!(refusal == Code::Unavailable && why.contains("has not read yet"), "{why}");
+    router.look().await.unwrap();
+    let (refusal, why) = list(&router).await.unwrap_err();
+    assert!(refusal == Code::Unavailable && why.contains(A) && why.contains("pool forget"), "{why}");
+    // Without a wish for what is missed they are not read again.
+    let read = |around: &Around| {
+        let world = around.api.world();
+        world.asked.iter().filter(|asked| asked.contains("persistentvolumes")).count()
+    };
+    router.look().await.unwrap();
+    let before = read(&around);
+    router.look().await.unwrap();
+    assert_eq!(read(&around), before);
+    // One that nobody has any more is no reason.
+    around.api.world().objects.remove(&path("three"));
     list(&router).await.unwrap_err();
-    assert_eq!(around.api.world().asked.len(), asked, "once is enough");
+    router.look().await.unwrap();
     let snapshots = router.list_snapshots(Request::new(ListSnapshotsRequest::default())).await;
     assert_eq!(snapshots.unwrap_err().code(), Code::Unavailable);
     // As soon as it is known where the pool is, or that it is lost.
