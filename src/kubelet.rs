@@ -25,7 +25,7 @@ use crate::proto::csi::GetPluginInfoRequest;
 use crate::proto::csi::identity_client::IdentityClient;
 use crate::proto::registration::registration_server::{Registration, RegistrationServer};
 use crate::proto::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
-use crate::serve::{Socket, Stop, Width, Witness, serve};
+use crate::serve::{Socket, Stop, Width, Witness, serve_by_path};
 
 /// The versions of the standard that kubelet asks about; it knows them by their major number.
 const VERSIONS: &str = "1.0.0";
@@ -134,7 +134,7 @@ impl Registrar {
         let routes =
             Routes::new(RegistrationServer::new(Desk { registrar: self.clone(), tell: Arc::new(tell) }));
         let (close, closed) = tokio::sync::oneshot::channel::<()>();
-        let serving = serve(socket, routes, Width::NODE, async {
+        let serving = serve_by_path(socket, routes, Width::NODE, async {
             let _ = closed.await;
         });
         let watching = async {

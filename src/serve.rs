@@ -5,8 +5,10 @@
 //! # `:authority`
 //! Clients of a unix socket send `localhost` (grpc-go, tonic, so kubelet, the sidecars and csi-sanity), or none: both
 //! work. A raw or %-encoded socket path or an empty value (clients on old versions of the gRPC C core) is refused by the
-//! HTTP/2 library as a malformed request, by RST_STREAM with PROTOCOL_ERROR; the connection and the process live on.
+//! HTTP/2 library as a malformed request, by RST_STREAM with PROTOCOL_ERROR; the connection and the process live on. At the
+//! registration socket kubelet itself is such a client: there it is put right (`authority`).
 
+mod authority;
 mod calls;
 mod http;
 mod log;
@@ -27,6 +29,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
+use self::authority::Localhost;
 use self::calls::{CallLayer, Limits};
 pub use self::http::{Http, Pages};
 pub use self::log::{LogFormat, LogLevel, start as start_log};
@@ -122,6 +125,32 @@ pub async fn serve(
     width: Width,
     stop: impl Future<Output = ()>,
 ) -> Result<()> {
+    serve_over(socket, routes, width, stop, |stream| stream).await
+}
+
+/// The same to kubelet's plugin manager, which calls a socket by its path.
+///
+/// # Errors
+/// As `serve`.
+pub async fn serve_by_path(
+    socket: Socket,
+    routes: Routes,
+    width: Width,
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
+    serve_over(socket, routes, width, stop, Localhost::new).await
+}
+
+async fn serve_over<IO>(
+    socket: Socket,
+    routes: Routes,
+    width: Width,
+    stop: impl Future<Output = ()>,
+    over: impl Fn(UnixStream) -> IO + Send + 'static,
+) -> Result<()>
+where
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let (listener, name) = socket.into_parts();
     let listener = UnixListener::from_std(listener)
         .map_err(|error| Error::host("failed to take over the socket", error))?;
@@ -130,7 +159,7 @@ pub async fn serve(
     let (tell, told) = tokio::sync::oneshot::channel::<()>();
     let calls = CallLayer::new(width.limits());
     let server = limited(width).layer(calls.clone()).add_routes(routes).serve_with_incoming_shutdown(
-        ReceiverStream::new(connections).map(Ok::<_, Infallible>),
+        ReceiverStream::new(connections).map(move |stream| Ok::<_, Infallible>(over(stream))),
         async {
             let _ = told.await;
         },

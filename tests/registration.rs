@@ -202,3 +202,50 @@ async fn a_socket_that_was_removed_comes_back() {
     node.appears(first).await;
     assert!(!node.registered.load(Ordering::Relaxed), "kubelet forgets a driver whose socket goes");
 }
+
+/// As the gRPC library of Go does it for kubelet 1.36, byte by byte: `:authority` is the path of the socket, percent-encoded, which no client
+/// here could be brought to say.
+#[tokio::test]
+async fn kubelet_calls_the_socket_by_its_path() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let node = Node::start();
+    node.serve_csi();
+    node.appears(0).await;
+    let mut stream = tokio::net::UnixStream::connect(node.socket()).await.unwrap();
+    let path = node.socket().to_str().unwrap().replace('/', "%2F");
+    let mut block = Vec::new();
+    for (name, value) in [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/pluginregistration.Registration/GetInfo"),
+        (":authority", &path),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ] {
+        assert!(value.len() < 127, "a length of one byte");
+        block.push(0);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend_from_slice(text.as_bytes());
+        }
+    }
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let header = [0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, stream];
+        [&header[..], payload].concat()
+    };
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    sent.extend(frame(4, 0, 0, &[]));
+    let (first, rest) = block.split_at(50);
+    sent.extend(frame(1, 0, 1, first));
+    sent.extend(frame(9, 4, 1, rest));
+    sent.extend(frame(0, 1, 1, &[0; 5]));
+    stream.write_all(&sent).await.unwrap();
+    let mut heard = Vec::new();
+    let name = b"csi.rockpool.dev";
+    let answered = tokio::time::timeout(LONG, async {
+        while !heard.windows(name.len()).any(|part| part == name) {
+            assert!(stream.read_buf(&mut heard).await.unwrap() > 0, "it hung up: {heard:?}");
+        }
+    });
+    answered.await.unwrap_or_else(|_| panic!("no answer, but {heard:?}"));
+}
