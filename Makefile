@@ -1,10 +1,10 @@
 # The commands of this repository. Each installs what it lacks, says so, and may be repeated.
 export PATH := $(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH):/usr/sbin:/sbin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt bench bench-cluster sanity test-guest test-cluster test-transfer torture fuzz image chart chart-test
+.PHONY: help demo test lint fmt bench bench-cluster sanity test-guest test-cluster test-transfer torture fuzz image chart chart-test cluster-up cluster-down
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 demo: ## Watch one volume live: create, mount, write, snapshot, clone, grow, delete (root)
 	@tests/install.sh build test
@@ -67,6 +67,13 @@ chart: ## Write the chart's renders anew: deploy/rockpool.yaml, and those that t
 image: ## Build both container images with buildah, measure and run them (root; minutes the first time)
 	@tests/install.sh build image
 	@tests/no-leaks.sh tests/image.sh
+
+cluster-up: ## Build and start a Kubernetes of two nodes on this machine: minutes the first time, then seconds (root)
+	@tests/install.sh kubernetes
+	@tests/kubernetes/up.sh
+
+cluster-down: ## Stop it, and remove all that it left (root)
+	@tests/kubernetes/down.sh
 
 test-guest: ## Run what this kernel lacks under a stock Debian kernel in qemu (minutes)
 	@tests/install.sh build test guest sanity

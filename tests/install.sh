@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # tests/install.sh GROUP...: installs what the groups need and this machine lacks, and says what and why.
-# Groups: build, fmt, test, lint, sanity, bench, torture, cluster, fuzz, guest, image, chart. Installs nothing when everything is there.
+# Groups: build, fmt, test, lint, sanity, bench, torture, cluster, fuzz, guest, image, chart, kubernetes. Installs nothing when everything is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/rockpool
@@ -146,7 +146,19 @@ for group in "$@"; do
       ;;
     bench-cluster) need openssl openssl "what a volume's way from node to node is compared with goes through it" ;;
     chart) check_go ;;
-    *) die "unknown group $group: build, fmt, test, lint, sanity, bench, bench-cluster, torture, fuzz, guest, image or chart" ;;
+    kubernetes)
+      check_go
+      need containerd containerd "runs the nodes' containers"
+      need runc runc "the same"
+      PATH=$PATH:/usr/lib/cni need ptp containernetworking-plugins "gives pods their addresses"
+      need nft nftables "kube-proxy and the network plugins write their rules with it"
+      need busybox busybox-static "what the tests' pods run"
+      need openssl openssl "makes the certificates of the cluster"
+      need ip iproute2 "every node is in a network of its own"
+      need nsenter util-linux "the same for mounts"
+      need jq jq "reads what the cluster says"
+      ;;
+    *) die "unknown group $group: build, fmt, test, lint, sanity, bench, bench-cluster, torture, fuzz, guest, image, chart or kubernetes" ;;
   esac
 done
 install_packages

@@ -1,0 +1,87 @@
+# shellcheck shell=bash disable=SC2034  # sourced; the names are used by the other scripts
+# Directories, addresses and helpers of the scripts here.
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=versions.sh
+. "$here/versions.sh"
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/rockpool/kubernetes
+bin=$cache/bin
+images=$cache/images
+state=/var/lib/rockpool-kubernetes
+run=/run/rockpool-kubernetes
+# The same path on every node, in a mount namespace of its own.
+kubelet=$state/kubelet
+
+# The control plane has a network namespace, and so has each node; a veth pair joins the first one to the host, so that one kubeconfig
+# serves the host, the nodes and the pods. Nothing else is routed.
+netns=rockpool-k8s
+veth=rpk8s
+control_ip=10.98.0.1
+host_ip=10.98.0.2
+service_cidr=10.96.0.0/16
+dns_ip=10.96.0.10
+pod_cidr=10.244.0.0/16
+nodes=(n1 n2)
+
+export PATH=$bin:$PATH:/usr/local/go/bin:/usr/sbin:/sbin
+export KUBECONFIG=$state/admin.conf
+
+say() { printf 'kubernetes: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+# number NODE : 1, 2, …
+number() { echo "${1#n}"; }
+node_ip() { echo "10.98.$(number "$1").2"; }
+gateway_ip() { echo "10.98.$(number "$1").1"; }
+node_pods() { echo "10.244.$(number "$1").0/24"; }
+
+# inside COMMAND... : runs it in the network of the control plane; on NODE COMMAND... : in that of a node; beside NODE COMMAND... : there and
+# among its mounts.
+inside() { nsenter --net="/run/netns/$netns" -- "$@"; }
+on() { nsenter --net="/run/netns/$netns-$1" -- "${@:2}"; }
+beside() { nsenter --target "$(running "node-$1")" --mount --net -- "${@:2}"; }
+
+# archive NAME:TAG : where mkimage puts that image.
+archive() { echo "$images/$(tr '/:' '__' <<<"$1").tar"; }
+# ctr_of NODE ARGUMENT... : the containerd of a node.
+ctr_of() { ctr --address "$run/$1/containerd.sock" --namespace k8s.io "${@:2}"; }
+
+# start NAME COMMAND... : runs a daemon; its log and its pid, with the time of its start, for pids are used again, go under $state.
+start() {
+  local name=$1
+  shift
+  ! running "$name" >/dev/null 2>&1 || die "$name runs already"
+  setsid "$@" >"$state/log/$name.log" 2>&1 </dev/null &
+  echo "$! $(starttime $!)" >"$state/pid/$name"
+}
+
+# starttime PID : in ticks; nothing where it has ended. A zombie has: pid 1 may reap late.
+starttime() { sed -n 's/.*) //; /^[ZX]/!p' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+
+# running NAME : prints the pid of a daemon that start() has started; fails where it has ended.
+running() {
+  local pid started
+  [[ -e $state/pid/$1 ]] && read -r pid started <"$state/pid/$1" && [[ $(starttime "$pid") == "$started" ]] && echo "$pid"
+}
+
+# stop NAME [SECONDS] : TERM, then KILL after so many seconds.
+stop() {
+  local pid end=$((SECONDS + ${2:-10}))
+  [[ -e $state/pid/$1 ]] || return 0
+  if pid=$(running "$1"); then
+    kill "$pid" || true
+    while running "$1" >/dev/null && ((SECONDS < end)); do sleep 0.1; done
+    ! running "$1" >/dev/null || kill -KILL "$pid"
+  fi
+  rm -f "$state/pid/$1"
+}
+
+# await SECONDS WHAT COMMAND... : until the command succeeds. If WHAT is a daemon, it must live.
+await() {
+  local end=$((SECONDS + $1)) what=$2
+  shift 2
+  until "$@" >/dev/null 2>&1; do
+    ((SECONDS < end)) || die "gave up waiting for $what: see $state/log"
+    [[ ! -e $state/pid/$what ]] || running "$what" >/dev/null || die "$what has ended: see $state/log/$what.log"
+    sleep 0.2
+  done
+}

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# tests/kubernetes/node.sh NODE: the first process of a node, in its namespaces: it lays out what a node has of its own, runs containerd, kubelet and
+# kube-proxy, and ends with all containers when it is told to, or when one of the three has ended.
+set -euo pipefail
+# shellcheck source=env.sh
+. "$(dirname "$0")/env.sh"
+node=$1 home=$state/$1
+for own in "$home/kubelet:$kubelet" "$home/rockpool:/var/lib/rockpool"; do
+  mount --bind "${own%%:*}" "${own#*:}"
+  # What a pod mounts there must reach kubelet and the other pods.
+  mount --make-rshared "${own#*:}"
+done
+containerd --config "$home/containerd.toml" >"$state/log/containerd-$node.log" 2>&1 &
+containerd=$!
+until ctr_of "$node" version >/dev/null 2>&1; do
+  kill -0 "$containerd" || exit 1
+  sleep 0.1
+done
+for one in "$images"/*.tar; do ctr_of "$node" images import "$one" >/dev/null; done
+kubelet --config="$home/kubelet.yaml" --kubeconfig="$state/$node.conf" --root-dir="$kubelet" --hostname-override="$node" \
+  --node-ip="$(node_ip "$node")" --node-labels="topology.kubernetes.io/zone=z$(number "$node")" >"$state/log/kubelet-$node.log" 2>&1 &
+kubelet_pid=$!
+kube-proxy --kubeconfig="$state/kube-proxy.conf" --hostname-override="$node" --proxy-mode=nftables --cluster-cidr="$pod_cidr" \
+  --bind-address="$(node_ip "$node")" --healthz-bind-address= --metrics-bind-address=127.0.0.1 --conntrack-max-per-core=0 \
+  --conntrack-tcp-timeout-established=0 --conntrack-tcp-timeout-close-wait=0 >"$state/log/kube-proxy-$node.log" 2>&1 &
+proxy=$!
+
+# They are nobody's children, and containerd knows them. Without kubelet nothing starts anew.
+end_containers() {
+  local one namespace namespaces
+  namespaces=$(for one in $(ctr_of "$node" containers ls -q); do
+    ctr_of "$node" containers info "$one" | jq -r '.Spec.linux.namespaces[] | select(.type == "network").path // empty'
+  done | sort -u)
+  for one in $(ctr_of "$node" tasks ls -q); do ctr_of "$node" tasks rm -f "$one" >/dev/null 2>&1 || true; done
+  for one in $(ctr_of "$node" containers ls -q); do ctr_of "$node" containers rm "$one" >/dev/null 2>&1 || true; done
+  for namespace in $namespaces; do
+    [[ $namespace != */netns/cni-* || ! -e $namespace ]] || ip netns del "${namespace##*/}" || true
+  done
+}
+
+end() {
+  trap '' TERM
+  kill "$kubelet_pid" "$proxy" 2>/dev/null || true
+  wait "$kubelet_pid" "$proxy" || true
+  end_containers
+  kill "$containerd" 2>/dev/null || true
+  wait "$containerd" || true
+  exit 0
+}
+trap end TERM
+wait -n || true
+end
