@@ -365,7 +365,7 @@ async fn a_disk_moves(world: &World) -> Outcome<()> {
     world.node.move_disk((1, 0)).await?;
     is_listed_on(world, &volume, "n1").await;
     use_it(world, &mut volume, None).await;
-    for made in fresh {
+    if let Some(made) = fresh {
         gone(world, "scene-disk-new", &made).await?;
     }
     let left = on_record(world, "scene-disk-old")?;
