@@ -119,7 +119,8 @@ impl Known {
             // What it remembers may be older than what another has done since.
             if table.is_gone(one, pool) {
                 return Err(Error::Unavailable(format!(
-                    "the disk of pool {pool} is gone from node {one}; nothing was done, ask again when a node has it"
+                    "the disk of pool {pool} is gone from node {one}; nothing was done, ask again when a node has it, or see \
+                     `rockpool ctl pool forget` where it never comes back"
                 )));
             }
             return Ok((*one).clone());
@@ -145,6 +146,17 @@ impl Known {
                  its node is connected"
             ),
         }))
+    }
+
+    /// The node that can say how a pool is: its holder, or the one from which it is gone.
+    ///
+    /// # Errors
+    /// As `holder`.
+    pub fn witness(&self, pool: PoolId) -> Result<NodeId> {
+        match &self.live(pool)[..] {
+            [one] => Ok(one.clone()),
+            _ => self.holder(pool),
+        }
     }
 
     /// The nodes that announce a pool now, those from which it is gone included.

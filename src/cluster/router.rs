@@ -108,8 +108,8 @@ struct Inner {
     unknown: Mutex<BTreeSet<PoolId>>,
     /// Pools whose orphans were reported.
     reported: Mutex<BTreeSet<PoolId>>,
-    /// Pools in which PersistentVolumes lay when they were last read; none before that.
-    placed: Mutex<Option<BTreeSet<PoolId>>>,
+    /// Pools in which PersistentVolumes lay when they were last read; why they have not been read yet.
+    placed: Mutex<std::result::Result<BTreeSet<PoolId>, String>>,
 }
 
 impl Router {
@@ -129,7 +129,7 @@ impl Router {
             tried: Tried::default(),
             unknown: Mutex::default(),
             reported: Mutex::default(),
-            placed: Mutex::default(),
+            placed: Mutex::new(Err("it has only just started".to_owned())),
         }))
     }
 
@@ -256,6 +256,12 @@ impl Router {
         self.0.known.holder(pool)
     }
 
+    /// The same for who only asks how things are: also the node that says that the disk is gone.
+    fn witness(&self, pool: PoolId) -> Result<NodeId> {
+        let holder = self.holder(pool);
+        if matches!(holder, Err(Error::Unavailable(_))) { self.0.known.witness(pool) } else { holder }
+    }
+
     /// Refuses an operator's word that a pool is lost while a node that is there may be about to tell of it.
     ///
     /// # Errors
@@ -281,7 +287,7 @@ impl Router {
         self.0.unknown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn placed(&self) -> MutexGuard<'_, Option<BTreeSet<PoolId>>> {
+    fn placed(&self) -> MutexGuard<'_, std::result::Result<BTreeSet<PoolId>, String>> {
         self.0.placed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -21,8 +21,10 @@ const PREFACE: usize = 24;
 const HEADER: usize = 9;
 /// The longest frame that is taken without a word about it (RFC 9113, 6.5.2).
 const FRAME: usize = 16 << 10;
-/// The longest header block that is decoded.
+/// The longest header block, as it comes and as it is passed on.
 const BLOCK: usize = 64 << 10;
+/// The largest table of fields, which clients may not outgrow unless they were told so (RFC 9113, 6.5.2).
+const TABLE: usize = 4096;
 const HEADERS: u8 = 0x1;
 const CONTINUATION: u8 = 0x9;
 const END_STREAM: u8 = 0x1;
@@ -101,7 +103,9 @@ struct Blocks {
 
 impl Blocks {
     fn new() -> Blocks {
-        Blocks { decoder: Decoder::new(), begun: Vec::new(), passing: PREFACE, open: None }
+        let mut decoder = Decoder::new();
+        decoder.set_max_allowed_table_size(TABLE);
+        Blocks { decoder, begun: Vec::new(), passing: PREFACE, open: None }
     }
 
     /// Takes in what has come, and adds what the server is to read.
@@ -122,7 +126,9 @@ impl Blocks {
             self.begun.extend_from_slice(part);
             bytes = rest;
             let Some(header) = self.begun.first_chunk::<HEADER>().copied() else { continue };
-            if ![HEADERS, CONTINUATION].contains(&header[3]) {
+            if self.open.is_some() && header[3] != CONTINUATION {
+                return Err(malformed("a header block is interrupted"));
+            } else if ![HEADERS, CONTINUATION].contains(&header[3]) {
                 self.passing = length(&header);
                 out.append(&mut self.begun);
             } else if length(&header) > FRAME {
@@ -153,16 +159,21 @@ impl Blocks {
             self.open = Some((stream, flags, block));
             return Ok(());
         }
-        let fields =
-            self.decoder.decode(&block).map_err(|_| malformed("a header block cannot be decoded"))?;
-        block.clear();
-        for (name, value) in &fields {
-            let is_authority = name == b":authority";
+        let mut anew = Vec::new();
+        let decoded = self.decoder.decode_with_cb(&block, |name, value| {
+            let is_authority = *name == b":authority"[..];
             let is_path = value.starts_with(b"%2F") || value.starts_with(b"/");
-            field(name, if is_authority && is_path { b"localhost" } else { value }, &mut block);
+            // A short block may name a long field many times.
+            if anew.len() <= BLOCK {
+                field(&name, if is_authority && is_path { b"localhost" } else { &value }, &mut anew);
+            }
+        });
+        decoded.map_err(|_| malformed("a header block cannot be decoded"))?;
+        if anew.len() > BLOCK {
+            return Err(malformed("a header block is too long"));
         }
         flags &= END_STREAM;
-        let parts: Vec<&[u8]> = block.chunks(FRAME).collect();
+        let parts: Vec<&[u8]> = if anew.is_empty() { vec![&[]] } else { anew.chunks(FRAME).collect() };
         for (number, part) in parts.iter().enumerate() {
             let kind = if number == 0 { HEADERS } else { CONTINUATION };
             let first = if number == 0 { flags } else { 0 };
@@ -274,6 +285,25 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_is_only_pointed_to_becomes_localhost_as_well() {
+        // Kept in the table by the first block (RFC 7541, 6.2.1), named by its index in the second (6.1), and trailers without a field.
+        let path = b"%2Frun%2Fx.sock";
+        let kept = [&[0x41, u8::try_from(path.len()).unwrap()][..], path].concat();
+        let sent = [
+            &[b'p'; PREFACE][..],
+            &frame(HEADERS, END_HEADERS, &kept),
+            &frame(HEADERS, END_HEADERS, &[0xbe]),
+            &frame(HEADERS, END_HEADERS | END_STREAM, &[]),
+        ];
+        let got = through(&sent.concat(), 5).unwrap();
+        let mut localhost = Vec::new();
+        field(b":authority", b"localhost", &mut localhost);
+        let block = frame(HEADERS, END_HEADERS, &localhost);
+        let want = [&[b'p'; PREFACE][..], &block, &block, &frame(HEADERS, END_HEADERS | END_STREAM, &[])];
+        assert_eq!(got, want.concat());
+    }
+
+    #[test]
     fn what_is_no_path_stays_as_it_is() {
         for name in ["localhost", "", "node-1:80"] {
             let mut block = Vec::new();
@@ -292,7 +322,12 @@ mod tests {
         let other = [&preface[..], &frame(CONTINUATION, END_HEADERS, &[])].concat();
         let twice = [headers(0, &[]), frame(HEADERS, END_HEADERS, &[])].concat();
         let endless = [headers(0, &[]), frame(CONTINUATION, 0, &[0; FRAME]).repeat(5)].concat();
+        let interrupted = [headers(0, &[]), frame(0x6, 0, &[0; 8])].concat();
+        let many = [&[0x41, 100][..], &[b'x'; 100], &[0xbe; 1000]].concat();
         for wrong in [
+            interrupted,
+            headers(END_HEADERS, &many),
+            headers(END_HEADERS, &[0x3f, 0xff, 0xff, 0x7f, 0x82]),
             headers(PADDED, &[]),
             headers(PADDED | END_HEADERS, &[9, 0]),
             headers(PRIORITY, &[0; 4]),

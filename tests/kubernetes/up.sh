@@ -8,6 +8,7 @@ pki=$state/pki
 began=$SECONDS
 
 [[ $(id -u) == 0 ]] || die "only root may make network namespaces and mounts"
+[[ -z $(ls -A /var/lib/rockpool 2>/dev/null) ]] || die "/var/lib/rockpool is not empty: a driver lives on this machine, and the nodes would have theirs there"
 [[ ! -e $state ]] || die "$state is there: it runs already, or did not end well; run down.sh first"
 "$here/build.sh"
 [[ -e $(archive "registry.k8s.io/sig-storage/csi-snapshotter:$SNAPSHOTTER") ]] || "$here/images.sh"

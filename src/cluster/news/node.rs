@@ -94,17 +94,19 @@ impl Node {
         };
         let pools = new + lost + self.lost.len() + if first { 0 } else { self.pools.len() };
 
-        let moved = self.moved.values().map(HashSet::len).sum::<usize>();
+        let taken: HashSet<&u64> = news.taken.iter().collect();
         let kept = if first {
-            let told: HashSet<&u64> = news.taken.iter().collect();
-            self.names.iter().filter(|hash| !told.contains(hash)).count()
+            self.names.iter().filter(|hash| !taken.contains(hash)).count()
         } else {
-            self.names.len() + moved
+            self.names.len() + self.moved.values().map(HashSet::len).sum::<usize>()
         };
-        let told_gone = |pool: &Pool| pool.gone.as_ref().map_or(0, |names| names.len());
-        let of_gone = if first { 0 } else { self.pools.values().map(told_gone).sum() };
+        let former = self.former.iter().filter(|hash| !taken.contains(hash)).count();
+        let is_told_anew = |name: &str| first || news.pools.iter().any(|pool| pool.name == name);
+        let stays = self.pools.iter().filter(|(name, _)| !is_told_anew(name));
+        let of_gone =
+            stays.filter_map(|(_, pool)| pool.gone.as_ref()).map(|names| names.len()).sum::<usize>();
         let of_gone = of_gone + news.pools.iter().map(|pool| pool.names.len()).sum::<usize>();
-        Extent(pools, kept + self.former.len() + news.taken.len(), of_gone)
+        Extent(pools, kept + former + taken.len(), of_gone)
     }
 
     /// Whether it has a name, and not in a pool that is gone and may be elsewhere with it.

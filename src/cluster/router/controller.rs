@@ -152,7 +152,7 @@ impl Controller for Router {
         let request = noted(request, |r| &r.volume_id);
         let volume = health::get(&request)?;
         let call = |line| async move { controller(line).controller_get_volume_health(request).await };
-        self.at(volume.pool(), until, call).await
+        Ok(self.forward(&self.witness(volume.pool())?, until, call).await?.into())
     }
 
     async fn controller_list_volume_health(

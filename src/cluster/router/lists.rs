@@ -228,7 +228,7 @@ impl Router {
         wanted: usize,
         fetch: impl Fn(Router, Ask) -> F,
     ) -> std::result::Result<Vec<E>, Status> {
-        let node = self.holder(pool)?;
+        let node = if list == List::VolumeHealth { self.witness(pool)? } else { self.holder(pool)? };
         let mut found = Vec::new();
         loop {
             let max_entries = i32::try_from(wanted - found.len()).unwrap_or(i32::MAX);

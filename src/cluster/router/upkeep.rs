@@ -21,6 +21,8 @@ use crate::cluster::news::Standing;
 use crate::error::{Error, Result, chain, quoted};
 use crate::model::{NodeId, PoolId, TOPOLOGY_KEY, Time, VolumeId};
 
+/// How soon after a failure where nothing is known yet.
+const FIRST: Duration = Duration::from_secs(1);
 /// How often.
 const LOOK: Duration = Duration::from_secs(10);
 /// So many PersistentVolumes are read at once.
@@ -58,13 +60,18 @@ impl Router {
                 Ok(()) => said.clear(),
                 Err(error) => {
                     let error = chain(&error);
+                    if let Err(why) = &mut *self.placed() {
+                        why.clone_from(&error);
+                    }
                     if error != said {
                         tracing::warn!(error, "failed to see to the lost pools; trying on");
                         said = error;
                     }
                 }
             }
-            tokio::time::sleep(jittered(LOOK)).await;
+            // Until it has looked once, no list can be given.
+            let is_first = self.0.kubernetes.is_some() && self.placed().is_err();
+            tokio::time::sleep(jittered(if is_first { FIRST } else { LOOK })).await;
         }
     }
 
@@ -124,11 +131,11 @@ impl Router {
             return Ok(());
         }
         let mut placed = self.placed();
-        let Some(placed) = placed.as_mut() else {
-            return Err(Error::Unavailable(
-                "this controller has not read yet in which pools there are PersistentVolumes: a list might not be whole; ask again".to_owned(),
-            ));
-        };
+        let placed = placed.as_mut().map_err(|why| {
+            Error::Unavailable(format!(
+                "this controller has not read yet in which pools there are PersistentVolumes ({why}): a list might not be whole; ask again"
+            ))
+        })?;
         placed.retain(|pool| self.0.known.announcers(*pool).is_empty());
         let missed: Vec<&PoolId> = placed.iter().filter(|pool| !self.is_lost(**pool)).collect();
         missed.iter().for_each(|pool| self.wonder(**pool));
@@ -185,11 +192,11 @@ impl Router {
     async fn find_unknown(&self) -> Result<()> {
         let Some(api) = &self.0.kubernetes else { return Ok(()) };
         let wanted = std::mem::take(&mut *self.unknown());
-        if wanted.is_empty() && self.placed().is_some() {
+        if wanted.is_empty() && self.placed().is_ok() {
             return Ok(());
         }
         let places = places(api, &self.0.driver).await.map_err(|fault| fault.open())?;
-        *self.placed() = Some(places.keys().copied().collect());
+        *self.placed() = Ok(places.keys().copied().collect());
         for (pool, nodes) in places.into_iter().filter(|(pool, _)| wanted.contains(pool)) {
             if let [node] = &nodes.iter().collect::<Vec<_>>()[..]
                 && self.is_gone(node)

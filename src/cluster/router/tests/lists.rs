@@ -230,6 +230,10 @@ async fn what_has_moved_is_listed_from_where_it_is() {
     let of_one = ListSnapshotsRequest { source_volume_id: kept.to_string(), ..Default::default() };
     let cuts = router.list_snapshots(Request::new(of_one)).await;
     assert_eq!(cuts.unwrap_err().code(), Code::Unavailable, "others may have cut some since");
+    // How it is, its node can say.
+    unhealthy(&router, "", 0).await.unwrap();
+    let request = ControllerGetVolumeHealthRequest { volume_id: kept.to_string(), ..Default::default() };
+    router.controller_get_volume_health(Request::new(request)).await.unwrap();
     // Meanwhile one volume was deleted, and one was made.
     let made = [fakes[1].hold(A, 1), fakes[1].hold(A, 3)].map(|id| id.to_string());
     fakes[1].tell(pool("moved", A, 50));

@@ -40,7 +40,7 @@ impl Around {
     /// A controller of its own, which has found no PersistentVolumes.
     fn router(&self, rig: &Rig) -> Router {
         let router = self.new_router(rig);
-        *router.placed() = Some(BTreeSet::new());
+        *router.placed() = Ok(BTreeSet::new());
         router
     }
 
