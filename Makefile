@@ -1,7 +1,7 @@
 # The commands of this repository. Each installs what it lacks, says so, and may be repeated.
 export PATH := $(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH):/usr/sbin:/sbin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt bench bench-cluster sanity test-guest test-cluster test-transfer torture fuzz image chart chart-test cluster-up cluster-down
+.PHONY: help demo test lint fmt bench bench-cluster sanity test-guest test-cluster test-transfer torture fuzz image chart chart-test cluster-up cluster-down demo-kubernetes
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -71,6 +71,9 @@ image: ## Build both container images with buildah, measure and run them (root; 
 cluster-up: ## Build and start a Kubernetes of two nodes on this machine: minutes the first time, then seconds (root)
 	@tests/install.sh kubernetes
 	@tests/kubernetes/up.sh
+
+demo-kubernetes: ## Watch the chart, a StatefulSet, a snapshot, a restore and a growth on that cluster (root, after make image and make cluster-up)
+	@tests/kubernetes/demo.sh
 
 cluster-down: ## Stop it, and remove all that it left (root)
 	@tests/kubernetes/down.sh

@@ -144,7 +144,7 @@ impl Blocks {
     /// Takes in a part of a header block; with its last one it is passed on.
     fn block(&mut self, header: &[u8; HEADER], payload: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         let [_, _, _, kind, flags, stream @ ..] = *header;
-        let (stream, mut flags, mut block) = match (kind, self.open.take()) {
+        let (stream, mut flags, block) = match (kind, self.open.take()) {
             (HEADERS, None) => (stream, flags, fragment(flags, payload)?.to_vec()),
             (CONTINUATION, Some((same, first, mut block))) if same == stream => {
                 block.extend_from_slice(payload);
