@@ -56,10 +56,15 @@ impl Default for Pace {
 }
 
 /// What is known of all nodes.
-#[derive(Default)]
 pub struct Known {
     pace: Pace,
     table: Mutex<Table>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Known::new(Pace::default())
+    }
 }
 
 /// What is known of one node.

@@ -18,7 +18,6 @@ use super::{Pool, Seen, Standing};
 use crate::model::{NodeId, PoolId};
 use crate::proto::link as wire;
 
-#[derive(Default)]
 pub(super) struct Table {
     /// As `Pace` has it.
     moving: Duration,
@@ -37,7 +36,15 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(moving: Duration) -> Table {
-        Table { moving, ..Table::default() }
+        Table {
+            moving,
+            nodes: BTreeMap::new(),
+            announced: BTreeMap::new(),
+            twice: BTreeMap::new(),
+            copies: BTreeSet::new(),
+            taken: HashMap::new(),
+            same: HashSet::new(),
+        }
     }
 
     pub(super) fn is_of(&self, node: &NodeId, connection: Connection) -> bool {

@@ -210,6 +210,19 @@ fn a_copy_is_refused_also_when_the_first_disk_is_pulled() {
 }
 
 #[test]
+fn a_disk_has_time_to_move() {
+    // As a controller has it.
+    let known = Known::default();
+    let (mut one, mut other) = (Teller::new(&known, "n1"), Teller::new(&known, "n2"));
+    one.says(&[main(A)], &[1], &[]);
+    other.says(&[main(A)], &[1], &[]);
+    assert!(known.is_twice(of(A)));
+    std::thread::sleep(Duration::from_millis(2));
+    one.says(&[gone(A, &[1])], &[], &[]);
+    assert_eq!(known.holder(of(A)).unwrap(), id("n2"));
+}
+
+#[test]
 fn a_disk_that_hangs_before_it_is_found_gone_is_no_copy() {
     let known = Known::new(Pace { moving: Duration::ZERO, ..QUICK });
     let (mut one, mut other) = (Teller::new(&known, "n1"), Teller::new(&known, "n2"));
