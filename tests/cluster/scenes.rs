@@ -30,8 +30,9 @@ const SHORT: Duration = Duration::from_secs(3);
 const LEASE: Duration = Duration::from_secs(20);
 /// A new connection of a node counts at once; an old one that answers nothing is given up after 15 s.
 const AT_ONCE: Duration = Duration::from_secs(9);
-/// A node looks after its pools every five seconds: one has to let go of a disk, and the other one to find it.
-const LOOKED: Duration = Duration::from_secs(15);
+/// A node looks after its pools every five seconds: one has to let go of a disk, and the other one to find it; three times that, for a busy
+/// machine.
+const LOOKED: Duration = Duration::from_secs(30);
 
 /// So many names are tried until one is on two nodes.
 const TRIES: usize = 20;

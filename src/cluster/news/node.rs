@@ -193,6 +193,8 @@ impl Node {
         self.look_at_moved(first, &fresh, &news.taken, &mut names);
         let is_ceded = |hash: &u64| self.moved.values().any(|moved| moved.contains(hash));
         names.told = news.taken.into_iter().filter(|hash| !is_ceded(hash)).collect();
+        // Where it is told to be, it is known to be.
+        names.told.iter().for_each(|hash| _ = self.former.remove(hash));
         let new = names.told.iter().filter(|hash| self.names.insert(**hash) && !before.contains(hash));
         names.taken.extend(new);
         let gone: Vec<u64> = before.into_iter().filter(|hash| !self.names.contains(hash)).collect();

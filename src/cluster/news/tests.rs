@@ -350,8 +350,33 @@ fn what_a_node_tells_does_not_add_up_without_a_limit() {
         let news = wire::News { taken: many(round << 32), ..told(1, vec![unread]) };
         assert_eq!(known.hear(&node, (instance, 2), news), is_believed, "{round}");
     }
+    // An honest node that reads its pools one after the other, and tells once more of one that is gone.
+    let known = Known::new(QUICK);
+    let pools = |unread, names: &[u64]| {
+        let away = || if names.is_empty() { String::new() } else { "it is gone".to_owned() };
+        let slow = wire::Pool { unread: true, ..pool("slow", B, 1) };
+        let main = wire::Pool {
+            unread,
+            gone: !names.is_empty(),
+            names: names.to_vec(),
+            away: away(),
+            ..pool("main", A, 1)
+        };
+        vec![main, slow]
+    };
+    let names: Vec<u64> = (0..NAMES as u64 * 3 / 5).collect();
+    known.met(&node, (instance, 2));
+    let all = wire::News { taken: names.clone(), ..told(1, pools(false, &[])) };
+    assert!(known.hear(&node, (instance, 2), all));
+    known.met(&node, (instance, 3));
+    let connection = (instance, 3);
+    assert!(known.hear(&node, connection, told(1, pools(true, &[]))));
+    assert!(known.hear(&node, connection, wire::News { taken: names.clone(), ..told(2, pools(false, &[])) }));
+    for sequence in 3..6 {
+        assert!(known.hear(&node, connection, told(sequence, pools(false, &names))), "{sequence}");
+    }
     let too_many = wire::News { taken: (0..=NAMES as u64).collect(), ..told(1, vec![]) };
-    assert!(!known.hear(&node, (instance, 2), too_many));
+    assert!(!known.hear(&node, connection, too_many));
 }
 
 /// Recorded from version 0.1.0. It never changes: later releases meet nodes that say it so.

@@ -231,7 +231,7 @@ async fn what_has_moved_is_listed_from_where_it_is() {
     let cuts = router.list_snapshots(Request::new(of_one)).await;
     assert_eq!(cuts.unwrap_err().code(), Code::Unavailable, "others may have cut some since");
     // How it is, its node can say.
-    unhealthy(&router, "", 0).await.unwrap();
+    assert!(unhealthy(&router, "", 0).await.unwrap().0.contains(&kept.to_string()));
     let request = ControllerGetVolumeHealthRequest { volume_id: kept.to_string(), ..Default::default() };
     router.controller_get_volume_health(Request::new(request)).await.unwrap();
     // Meanwhile one volume was deleted, and one was made.
