@@ -390,7 +390,17 @@ fn free_device(control: &File, discard: Discard) -> Result<Loop> {
     if discard == Discard::Forbid || !device.lost_discard() {
         return Ok(device);
     }
-    match wire::remove(control, device.number).and_then(|()| wire::free(control)) {
+    made_anew(control, device)
+}
+
+/// Another device in place of an idle one.
+fn made_anew(control: &File, device: Loop) -> Result<Loop> {
+    let removed = match wire::remove(control, device.number) {
+        // Somebody else was at it, and was faster.
+        Err(Errno::NODEV) => Ok(()),
+        removed => removed,
+    };
+    match removed.and_then(|()| wire::free(control)) {
         Ok(number) => Ok(Loop::new(number)),
         // Somebody has the idle device open: leave it to them.
         Err(Errno::BUSY) => {

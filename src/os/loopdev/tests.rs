@@ -271,3 +271,10 @@ fn a_thousand_devices_are_looked_at_in_milliseconds() {
     println!("a look at all loop devices took {alone:?}, and {crowded:?} with 1000 more attached");
     assert!(crowded < Duration::from_secs(1), "{crowded:?}");
 }
+
+#[test]
+fn a_device_that_another_process_makes_anew_is_no_obstacle() {
+    let control = open_node("/dev/loop-control", OFlags::RDWR).unwrap();
+    let gone = Loop::new(1_000_000);
+    assert_ne!(made_anew(&control, gone).unwrap(), gone, "another one is free");
+}
