@@ -6,12 +6,14 @@ use std::path::Path;
 
 use rockpool::engine::{Publish, Writes};
 use rockpool::error::{Error, Result};
-use rockpool::model::{Asked, Bytes, CapacityQuery, CreateSnapshot, CreateVolume, Range, Source, Volume};
+use rockpool::model::{
+    Asked, Bytes, CapacityQuery, CreateGroup, CreateSnapshot, CreateVolume, Range, Source, Volume,
+};
 use rockpool::os::loopdev;
 use rockpool::pool::Kind;
 
 use crate::mishaps::rewrite;
-use crate::rig::{BLOCK, EXT4, Rig, put, run, soon, unmounted, wanted, write_block};
+use crate::rig::{BLOCK, EXT4, Rig, XFS, put, run, soon, unmounted, wanted, write_block};
 
 const PLAIN_EXT4: [&str; 4] = ["mkfs.ext4", "-q", "-E", "lazy_itable_init=1"];
 const PLAIN_XFS: [&str; 2] = ["mkfs.xfs", "-q"];
@@ -84,6 +86,40 @@ fn an_ext4_that_shuts_down_is_never_written_again_until_it_is_mounted_anew() {
 #[test]
 fn an_xfs_that_shuts_down_is_never_written_again_until_it_is_mounted_anew() {
     a_disk_that_fails(&PLAIN_XFS, 512);
+}
+
+/// Its own filesystem, not the pool's: nothing of it can be flushed, and asking again does not help.
+#[test]
+fn a_volume_whose_filesystem_gave_up_is_not_cut_until_it_is_staged_anew() {
+    let rig = Rig::image_on(&PLAIN_XFS, 2048);
+    let (volume, other) = (rig.create("a", XFS, 300), rig.create("b", EXT4, 16));
+    let (staging, target) = (rig.staging("a"), rig.publish("a", &volume, XFS));
+    put(&target.join("file"), "kept");
+    run("xfs_io", &[Path::new("-x"), Path::new("-c"), Path::new("shutdown -f"), &target]);
+    let engine = rig.engine();
+    let cut = |name: &str| {
+        let wanted =
+            CreateSnapshot { name: name.to_owned(), source: volume.id, parameters: Default::default() };
+        engine.create_snapshot(&wanted)
+    };
+    let sources = vec![volume.id, other.id];
+    let group = CreateGroup { name: "g".to_owned(), sources, parameters: Default::default() };
+    let clone = CreateVolume { source: Source::Volume(volume.id), ..wanted("clone", XFS, 300) };
+    for (call, outcome) in [
+        ("snapshot", cut("s").map(drop)),
+        ("group", engine.create_group(&group).map(drop)),
+        ("clone", engine.create_volume(&clone).map(drop)),
+    ] {
+        let Err(Error::Precondition(why)) = outcome else { panic!("{call}: {outcome:?}") };
+        assert!(why.contains("is broken (Input/output error"), "{call}: {why}");
+        assert!(why.contains("unstage its volume first"), "{call}: {why}");
+    }
+    assert_eq!(rig.ailment(), None, "the pool is well");
+    engine.unpublish(&volume.id, &target).unwrap();
+    engine.unstage(&volume.id, &staging).unwrap();
+    assert_eq!(fs::read(rig.publish("a", &volume, XFS).join("file")).unwrap(), b"kept");
+    cut("s").unwrap();
+    assert_eq!(engine.create_group(&group).unwrap().1.len(), 2);
 }
 
 #[test]

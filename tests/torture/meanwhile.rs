@@ -138,8 +138,12 @@ impl Meanwhile {
         lock(&self.wrong).push(what);
     }
 
-    /// Whether a call, by its name in the standard, may be refused with this code.
-    pub(crate) fn excuses(&self, call: &str, code: Code) -> bool {
+    /// Whether a call, by its name in the standard, may be refused with this code and these words.
+    pub(crate) fn excuses(&self, call: &str, code: Code, message: &str) -> bool {
+        // A volume whose own filesystem gave up is let go and staged anew, which its caller must be told.
+        if code == Code::FailedPrecondition && message.contains("is broken (") && self.io() == Io::MayFail {
+            return true;
+        }
         let method = snake(call.split(' ').next().unwrap_or(call));
         let now = lock(&self.now);
         let refused = now.as_ref().map_or(&[][..], |(allowance, _)| allowance.refused);

@@ -104,7 +104,7 @@ impl World {
 
     /// A refusal that nothing justifies but an error that was injected.
     pub(crate) fn unjustified(&self, call: &str, volume: &Volume, code: Code, message: &str) {
-        if !self.lenient() && !self.node.wire.meanwhile.excuses(call, code) {
+        if !self.lenient() && !self.node.wire.meanwhile.excuses(call, code, message) {
             return self.violation(format!("{call}: {code:?} {message}: {}", volume.story()));
         }
         // A code that says "over" must not leave work to be finished.
@@ -125,7 +125,7 @@ impl World {
 
     /// The same where no volume has a story.
     pub(crate) fn refused(&self, call: &str, code: Code, message: &str) {
-        if !self.lenient() && !self.node.wire.meanwhile.excuses(call, code) {
+        if !self.lenient() && !self.node.wire.meanwhile.excuses(call, code, message) {
             self.violation(format!("{call}: {code:?} {message}"));
         }
     }

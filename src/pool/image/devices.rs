@@ -17,7 +17,7 @@ use crate::model::VolumeId;
 use crate::os::file::{self, Access, Dir, Stat};
 use crate::os::fs::Frozen;
 use crate::os::loopdev::{self, Caching, Discard, Lifetime, Loop};
-use crate::os::mount::{self, Mount, Of, Place};
+use crate::os::mount::{self, Here, Mount, Mounted, Of, Place};
 use crate::os::{fs, label};
 use crate::pool::{Attach, Device, Thaw, Thawed};
 
@@ -372,15 +372,26 @@ fn shown(device: Loop, held: File) -> Device {
 }
 
 /// The root of what is mounted from a device, held; `None` if nothing is.
+///
+/// # Errors
+/// `Precondition` where the filesystem gave up after an error: until its volume is staged anew, it can be neither flushed nor frozen.
 fn mounted_root(device: Loop) -> Result<Option<OwnedFd>> {
     let mounts = mount::seats(Of::Filesystem(device.device))?;
     for mount in &mounts {
-        // Something else may be mounted over it: then its path shows another filesystem.
-        let Ok(root) = Place::trusted(&mount.point).and_then(|place| place.open_directory()) else {
-            continue;
-        };
-        if file::stat(&root)?.device == device.device {
-            return Ok(Some(root));
+        let Ok(place) = Place::trusted(&mount.point) else { continue };
+        let root = place.open_directory().and_then(|root| Ok((file::stat(&root)?.device, root)));
+        match root {
+            Ok((shown, root)) if shown == device.device => return Ok(Some(root)),
+            // Something else is mounted over it: its path shows another filesystem.
+            Ok(_) => {}
+            Err(_) => {
+                if let Ok(Here::Mounted(Mounted { dead: Some(why), .. })) = place.look() {
+                    return Err(Error::Precondition(format!(
+                        "the filesystem mounted at `{}` is broken ({why}); unpublish and unstage its volume first",
+                        mount.point.display()
+                    )));
+                }
+            }
         }
     }
     match mounts.first() {
