@@ -6,17 +6,20 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Capability, Mode, Writes};
 use crate::error::{Error, Result, chain};
 use crate::model::{Asked, VolumeId};
-use crate::os::file::Dir;
+use crate::os::file::{Dir, Lock, Purpose};
 use crate::os::mount::{self, Mounted};
 
 /// The directory of the notes, below the state directory.
 const FOLDER: &str = "mounts";
+/// The lock of whoever drops notes of others, beside it.
+const LOCK: &str = "mounts.lock";
 /// No note is larger.
 const NOTE_BYTES: usize = 16 * 1024;
 
@@ -26,6 +29,9 @@ pub(super) struct Notes {
     /// only looks at pools.
     folder: Option<PathBuf>,
     boot: String,
+    /// Held by the only driver that uses this state directory. Another one may begin while that still serves, and must not
+    /// take what it is just writing for debris.
+    alone: Mutex<Option<Lock>>,
 }
 
 /// What was asked for at one path.
@@ -102,19 +108,24 @@ impl Wish {
 impl Notes {
     /// None at all, for a look at pools without a node.
     pub(super) fn none() -> Notes {
-        Notes { folder: None, boot: String::new() }
+        Notes { folder: None, boot: String::new(), alone: Mutex::default() }
     }
 
     /// The notes below `state_dir`, which is made if need be.
     pub(super) fn open(state_dir: &Path) -> Result<Notes> {
         let folder = state_dir.join(FOLDER);
         Dir::make_path(&folder, 0o700)?;
-        Ok(Notes { folder: Some(folder), boot: mount::boot_id()? })
+        Ok(Notes { folder: Some(folder), boot: mount::boot_id()?, alone: Mutex::default() })
     }
 
     /// Drops the notes that are void: of another boot, or of a mount that `gone` says is not at its path any more. Such a note
-    /// stays where it could not be forgotten.
+    /// stays where it could not be forgotten. Drops nothing while another process uses the same state directory.
     pub(super) fn sweep(&self, gone: impl Fn(&Note) -> bool) {
+        if !self.claim() {
+            return tracing::warn!(
+                "another process uses the state directory; its notes about mounts are kept as they are"
+            );
+        }
         let swept = self.dir().and_then(|dir| {
             let Some(dir) = dir else { return Ok(()) };
             let void =
@@ -127,6 +138,16 @@ impl Notes {
                 "failed to drop notes about mounts that are gone; they mean nothing"
             );
         }
+    }
+
+    /// Claims the notes for this process until it ends; false while another one has them.
+    pub(super) fn claim(&self) -> bool {
+        let mut alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
+        if alone.is_none() {
+            let beside = self.folder.as_deref().and_then(Path::parent).map(Dir::open);
+            *alone = beside.and_then(|dir| dir.ok()?.lock(LOCK, Purpose::Serve).ok());
+        }
+        alone.is_some()
     }
 
     /// Refuses where no note can be written, before anything is mounted that needs one.

@@ -60,6 +60,8 @@ impl Engine {
         engine.sweep_notes();
         let engine = Arc::new(engine);
         engine.open_all()?;
+        // Whoever had the pools has let go of them, and of the notes.
+        engine.notes.claim();
         if let Some(found) = engine.kubelet_trouble() {
             tracing::warn!(code = found.code.name(), "{}; {}", found.what, found.repair);
         }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rockpool::error::Error;
+use rockpool::os::file::{Dir, Purpose};
 
 use crate::rig::{BLOCK, EXT4, Rig, run, unmounted};
 
@@ -110,4 +111,26 @@ fn a_start_keeps_the_notes_of_what_is_mounted_and_of_nothing_else() {
     assert!(unmounted(&target));
     rig.unpublish("a", &volume);
     assert_eq!(notes(&rig), 0);
+}
+
+/// A second driver that is started while the first one still serves is refused its pools; before that it must not touch what the
+/// first one is just writing.
+#[test]
+fn a_start_drops_no_note_while_another_driver_uses_the_state_directory() {
+    let mut rig = Rig::image();
+    let volume = rig.create("a", BLOCK, 8);
+    let target = rig.publish("a", &volume, BLOCK);
+    let kept = notes(&rig);
+    rig.stop();
+    assert!(unmounted(&target));
+    let state = Dir::open(&rig.dir.path().join("state")).unwrap();
+    fs::write(state.path().join("mounts/.new.0123456789abcdef"), "half").unwrap();
+    let first = state.lock("mounts.lock", Purpose::Serve).unwrap();
+    rig.restart();
+    assert_eq!(notes(&rig), kept + 1);
+    drop(first);
+    rig.restart();
+    assert_eq!(notes(&rig), kept - 1);
+    let Err(Error::Busy(why)) = state.lock("mounts.lock", Purpose::Serve) else { panic!("not held") };
+    assert!(why.contains("is in use by process"), "{why}");
 }
