@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::{Capability, Mode, Writes};
 use crate::error::{Error, Result, chain};
 use crate::model::{Asked, VolumeId};
-use crate::os::file::{Dir, Lock, Purpose};
+use crate::os::file::{Dir, Kept, Lock, Purpose};
 use crate::os::mount::{self, Mounted};
 
 /// The directory of the notes, below the state directory.
@@ -31,7 +31,7 @@ pub(super) struct Notes {
     boot: String,
     /// Held by the only driver that uses this state directory. Another one may begin while that still serves, and must not
     /// take what it is just writing for debris.
-    alone: Mutex<Option<Lock>>,
+    alone: Mutex<Option<Kept<Lock>>>,
 }
 
 /// What was asked for at one path.
@@ -145,7 +145,7 @@ impl Notes {
         let mut alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
         if alone.is_none() {
             let beside = self.folder.as_deref().and_then(Path::parent).map(Dir::open);
-            *alone = beside.and_then(|dir| dir.ok()?.lock(LOCK, Purpose::Serve).ok());
+            *alone = beside.and_then(|dir| Some(Kept::new(dir.ok()?.lock(LOCK, Purpose::Serve).ok()?)));
         }
         alone.is_some()
     }
@@ -246,6 +246,7 @@ fn file_name(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::file::Table;
 
     /// A newer release must tell a retry from another request by what an older one noted.
     #[test]
@@ -265,5 +266,21 @@ mod tests {
         );
         assert_eq!(note.wish, wish);
         assert_eq!(serde_json::to_string(&note).unwrap(), golden);
+    }
+
+    /// Whoever lets go of an engine last may be a thread of one of its pools.
+    #[test]
+    fn a_claim_may_end_where_other_files_are_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let notes = Notes::open(dir.path()).unwrap();
+        assert!(notes.claim() && notes.claim());
+        assert!(!Notes::open(dir.path()).unwrap().claim());
+        let end = move || {
+            Table::another().begin().unwrap();
+            drop(notes);
+        };
+        std::thread::spawn(end).join().unwrap();
+        let notes = Notes::open(dir.path()).unwrap();
+        assert!(!notes.claim(), "the process has it still");
     }
 }
