@@ -82,44 +82,12 @@ impl World {
 
     /// Records and objects, in both directions.
     fn objects(&self, facts: &Facts) -> Vec<String> {
-        let mut wrong = Vec::new();
-        for name in &facts.unreadable {
-            wrong.push(format!("record {name} cannot be read"));
-        }
-        for name in facts.tmp.iter().map(|name| format!("tmp/{name}")).chain(facts.strange.iter().cloned()) {
-            wrong.push(format!("{name} is left in the pool"));
-        }
-        for (id, record) in &facts.records {
-            if !record.ready && !self.may_be_kept(id, record) {
-                wrong.push(format!("record {id} ({}) is {} though nobody works", record.name, record.phase));
-            }
-            let there = match record.kind.as_str() {
-                "volume" => facts.volumes.contains_key(id),
-                "snapshot" => facts.snapshots.contains(id),
-                _ => true,
-            };
-            if !there {
-                wrong.push(format!("record {id} ({}) has no bytes", record.name));
-            }
-            if let Some((_, length)) = facts.volumes.get(id)
-                && self.node.ground.name() != "directory"
-                && *length != record.size
-            {
-                wrong.push(format!(
-                    "{id} ({}) is {length} bytes long, its record says {}",
-                    record.name, record.size
-                ));
-            }
-        }
+        let of_files = self.node.ground.name() != "directory";
+        let mut wrong = unsound(facts, of_files, |id, record| self.may_be_kept(id, record));
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (id, _) in kept.iter().filter(|(_, is)| **is == Is::Yes) {
             if !facts.records.get(id).is_some_and(Record::is_kept) {
                 wrong.push(format!("{id} was deleted and is not kept"));
-            }
-        }
-        for id in facts.volumes.keys().chain(&facts.snapshots) {
-            if !facts.records.contains_key(id) {
-                wrong.push(format!("{id} has no record"));
             }
         }
         wrong
@@ -191,13 +159,7 @@ impl World {
 
     /// One device for what is used, none for what is not.
     fn devices(&self, facts: &Facts, volumes: &[&Volume]) -> Vec<String> {
-        let mut wrong = Vec::new();
-        let inodes: BTreeSet<Inode> = facts.volumes.values().map(|(inode, _)| *inode).collect();
-        for (inode, loops) in &facts.loops {
-            if !inodes.contains(inode) {
-                wrong.push(format!("a loop device on an image that is gone: {loops:?}"));
-            }
-        }
+        let mut wrong = stray_devices(facts);
         for volume in volumes {
             let Some(id) = &volume.id else { continue };
             let loops = facts.writable_loops(id);
@@ -485,4 +447,55 @@ fn shows(facts: &Facts, mount: &Mount, volume: &Volume) -> bool {
             mount.kind == "devtmpfs" && mount.root == Path::new(&format!("/loop{}", found.device.number))
         }),
     }
+}
+
+/// What is wrong with a pool in which nobody works, whatever was asked for: records and objects, in both directions. Where volumes are
+/// files, each is as long as its record says.
+pub(crate) fn unsound(
+    facts: &Facts,
+    of_files: bool,
+    may_be_kept: impl Fn(&str, &Record) -> bool,
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for name in &facts.unreadable {
+        wrong.push(format!("record {name} cannot be read"));
+    }
+    for name in facts.tmp.iter().map(|name| format!("tmp/{name}")).chain(facts.strange.iter().cloned()) {
+        wrong.push(format!("{name} is left in the pool"));
+    }
+    for (id, record) in &facts.records {
+        if !record.ready && !may_be_kept(id, record) {
+            wrong.push(format!("record {id} ({}) is {} though nobody works", record.name, record.phase));
+        }
+        let there = match record.kind.as_str() {
+            "volume" => facts.volumes.contains_key(id),
+            "snapshot" => facts.snapshots.contains(id),
+            _ => true,
+        };
+        if !there {
+            wrong.push(format!("record {id} ({}) has no bytes", record.name));
+        }
+        if let Some((_, length)) = facts.volumes.get(id)
+            && of_files
+            && *length != record.size
+        {
+            wrong.push(format!(
+                "{id} ({}) is {length} bytes long, its record says {}",
+                record.name, record.size
+            ));
+        }
+    }
+    for id in facts.volumes.keys().chain(&facts.snapshots) {
+        if !facts.records.contains_key(id) {
+            wrong.push(format!("{id} has no record"));
+        }
+    }
+    wrong
+}
+
+/// Devices on images that are gone.
+pub(crate) fn stray_devices(facts: &Facts) -> Vec<String> {
+    let inodes: BTreeSet<Inode> = facts.volumes.values().map(|(inode, _)| *inode).collect();
+    let strays = facts.loops.iter().filter(|(inode, _)| !inodes.contains(inode));
+    strays.map(|(_, loops)| format!("a loop device on an image that is gone: {loops:?}")).collect()
 }

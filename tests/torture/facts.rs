@@ -75,7 +75,11 @@ const OURS: [&str; 9] =
 impl Facts {
     /// As of now; the drivers should be idle.
     pub(crate) fn of(node: &Node) -> Outcome<Facts> {
-        let kubelet = node.kubelet();
+        Facts::at(&node.kubelet(), &node.pools())
+    }
+
+    /// The same of a node that somebody else has started.
+    pub(crate) fn at<P: AsRef<Path>>(kubelet: &Path, pools: &[P]) -> Outcome<Facts> {
         let mut facts = Facts {
             mounts: mount::table()?,
             loops: BTreeMap::new(),
@@ -88,10 +92,10 @@ impl Facts {
             unreadable: Vec::new(),
             lent: 0,
         };
-        facts.mounts.retain(|mount| mount.point.starts_with(&kubelet));
+        facts.mounts.retain(|mount| mount.point.starts_with(kubelet));
         let loops = loopdev::all()?;
-        for pool in node.pools() {
-            facts.add(pool, &loops)?;
+        for pool in pools {
+            facts.add(pool.as_ref(), &loops)?;
         }
         let Facts { records, snapshots, lent, .. } = &mut facts;
         records.retain(|id, record| {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::Outcome;
 use crate::node::Ground;
 
-const USAGE: &str = "usage: torture PART... --plain FILE --armed FILE [--seed N] [--minutes N] [--grounds NAME,...] [--workers N] [--only TEXT] [--rounds N] [--nodes N] [--power-cuts PERCENT] [--lost-writes PERCENT] [--adversities PERCENT] [--only-faults NAME,...] [--whole] [--report FILE]
-parts: random, exhaustive, syscalls, races, mutants, clean, page; see docs/reliability.md";
+const USAGE: &str = "usage: torture PART... --plain FILE --armed FILE [--seed N] [--minutes N] [--grounds NAME,...] [--workers N] [--only TEXT] [--rounds N] [--nodes N] [--power-cuts PERCENT] [--lost-writes PERCENT] [--adversities PERCENT] [--only-faults NAME,...] [--whole] [--pools DIR,...] [--kubelet DIR] [--report FILE]
+parts: random, exhaustive, syscalls, races, mutants, clean, page, pools (which needs no programs); see docs/reliability.md";
 
 /// As typed.
 #[derive(Clone, Debug)]
@@ -42,6 +42,9 @@ pub(crate) struct Options {
     pub(crate) page: PathBuf,
     /// Where it finds the reports.
     pub(crate) runs: PathBuf,
+    /// The pools that `pools` looks at, and the kubelet directory of their node.
+    pub(crate) pools: Vec<PathBuf>,
+    pub(crate) kubelet: PathBuf,
 }
 
 impl Options {
@@ -65,6 +68,8 @@ impl Options {
             report: None,
             page: PathBuf::from("docs/reliability.md"),
             runs: PathBuf::from("torture-results"),
+            pools: Vec::new(),
+            kubelet: PathBuf::from("/var/lib/kubelet"),
         };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
@@ -93,11 +98,18 @@ impl Options {
                 "--only" => options.only = value,
                 "--page" => options.page = PathBuf::from(value),
                 "--runs" => options.runs = PathBuf::from(value),
+                "--pools" => options.pools = value.split(',').map(PathBuf::from).collect(),
+                "--kubelet" => options.kubelet = PathBuf::from(value),
                 "--report" => options.report = Some(PathBuf::from(value)),
                 _ => return Err(format!("unknown option {word}\n{USAGE}").into()),
             }
         }
-        if options.parts.is_empty() || !options.plain.exists() || !options.armed.exists() {
+        let programs = options.parts.iter().any(|part| part != "pools");
+        let lacks = match programs {
+            true => !options.plain.exists() || !options.armed.exists(),
+            false => options.pools.is_empty(),
+        };
+        if options.parts.is_empty() || lacks {
             return Err(USAGE.into());
         }
         Ok(options)

@@ -26,6 +26,7 @@ mod ground;
 mod grounds;
 #[path = "../support/host.rs"]
 mod host;
+mod idle;
 mod lifecycle;
 mod lives;
 mod meanwhile;
@@ -104,6 +105,7 @@ async fn run(options: &Options) -> Outcome<bool> {
             "mutants" => mutants::part(options, &mut report).await?,
             "page" => page::write(&options.page, &options.runs)?,
             "clean" => clean(options, &mut report)?,
+            "pools" => idle::part(options, &mut report)?,
             other => return Err(format!("unknown part {other}").into()),
         }
     }
