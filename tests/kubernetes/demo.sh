@@ -5,35 +5,20 @@
 set -euo pipefail
 # shellcheck source=env.sh
 . "$(dirname "$0")/env.sh"
+# shellcheck source=chart.sh
+. "$here/chart.sh"
 cd "$here/../.."
 began=$SECONDS
-busybox=registry.k8s.io/e2e-test-images/busybox:1.37.0-1
-
 step() { printf '\n--- %s\n' "$*"; }
 k() { kubectl --namespace demo "$@"; }
-r() { kubectl --namespace rockpool "$@"; }
-# so WHAT COMMAND... : shows what a command prints, which must be WHAT.
-so() {
-  local want=$1 got
-  shift
-  got=$("$@") || die "this failed: $*"
-  [[ $got == "$want" ]] || die "this should print \`$want\` and prints \`$got\`: $*"
-  echo "$got"
-}
-node_pods_of() { r get pods -l app.kubernetes.io/name=rockpool,app.kubernetes.io/component=node -o name; }
 
 running "node-${nodes[0]}" >/dev/null || die "no cluster runs here: make cluster-up"
 trap 'say "failed after $((SECONDS - began)) s; the cluster is left as it is: see kubectl get events -A, kubectl -n rockpool logs ds/rockpool-node-default"' ERR
 "$here/load.sh"
 
 step "The chart is installed, and a pool is made on each node"
-kubectl create namespace rockpool >/dev/null
-kubectl label namespace rockpool pod-security.kubernetes.io/enforce=privileged >/dev/null
-helm install rockpool deploy/chart/rockpool --namespace rockpool --values "$here/values.yaml" --wait --timeout 120s >/dev/null
-for pod in $(node_pods_of); do
-  r exec "$pod" -- rockpool pool init fast --kind image --file /var/lib/rockpool/fast.img --size 5GiB --sparse --config /tmp/new.toml
-done
-await 90 "room on both nodes" bash -c "[[ \$(kubectl -n rockpool get csistoragecapacities -o json | jq '[.items[] | select(.capacity != null and .capacity != \"0\")] | length') -ge ${#nodes[@]} ]]"
+install_chart
+make_pools
 r get csistoragecapacities -o custom-columns=CLASS:.storageClassName,NODE:.nodeTopology.matchLabels,ROOM:.capacity
 
 step "A StatefulSet of two, each with an xfs volume of its own, written to"

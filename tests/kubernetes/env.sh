@@ -40,6 +40,9 @@ inside() { nsenter --net="/run/netns/$netns" -- "$@"; }
 on() { nsenter --net="/run/netns/$netns-$1" -- "${@:2}"; }
 beside() { nsenter --target "$(running "node-$1")" --mount --net -- "${@:2}"; }
 
+# boot NODE : starts its daemons, in a mount namespace in which what it has of its own lies at the usual paths.
+boot() { start "node-$1" nsenter --net="/run/netns/$netns-$1" -- unshare --mount --propagation private "$here/node.sh" "$1"; }
+
 # archive NAME:TAG : where mkimage puts that image.
 archive() { echo "$images/$(tr '/:' '__' <<<"$1").tar"; }
 # ctr_of NODE ARGUMENT... : the containerd of a node.

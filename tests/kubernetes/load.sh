@@ -4,6 +4,8 @@ set -euo pipefail
 # shellcheck source=env.sh
 . "$(dirname "$0")/env.sh"
 cd "$here/../.."
+# A build that is tried out may be there already.
+[[ -z ${LOADED:-} ]] || exit 0
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 for name in controller node; do

@@ -17,8 +17,20 @@ until ctr_of "$node" version >/dev/null 2>&1; do
   sleep 0.1
 done
 for one in "$images"/*.tar; do ctr_of "$node" images import "$one" >/dev/null; done
-kubelet --config="$home/kubelet.yaml" --kubeconfig="$state/$node.conf" --root-dir="$kubelet" --hostname-override="$node" \
-  --node-ip="$(node_ip "$node")" --node-labels="topology.kubernetes.io/zone=z$(number "$node")" >"$state/log/kubelet-$node.log" 2>&1 &
+# A kubelet that ends is started anew where somebody asked for it: see restart_kubelet of scenes/faults.sh.
+kubelet_again() {
+  local pid
+  trap 'kill "$pid"; wait "$pid"; exit 0' TERM
+  while :; do
+    kubelet --config="$home/kubelet.yaml" --kubeconfig="$state/$node.conf" --root-dir="$kubelet" --hostname-override="$node" \
+      --node-ip="$(node_ip "$node")" --node-labels="topology.kubernetes.io/zone=z$(number "$node")" >>"$state/log/kubelet-$node.log" 2>&1 &
+    pid=$!
+    echo "$pid" >"$kubelet/kubelet.pid"
+    wait "$pid" || true
+    rm "$state/pid/kubelet-$node-again" 2>/dev/null || return 1
+  done
+}
+kubelet_again &
 kubelet_pid=$!
 kube-proxy --kubeconfig="$state/kube-proxy.conf" --hostname-override="$node" --proxy-mode=nftables --cluster-cidr="$pod_cidr" \
   --bind-address="$(node_ip "$node")" --healthz-bind-address= --metrics-bind-address=127.0.0.1 --conntrack-max-per-core=0 \

@@ -173,7 +173,7 @@ cgroups() {
   done
 }
 
-# node NODE : a mount namespace in which what a node has of its own lies at the usual paths, and the daemons in it.
+# node NODE : what a node has of its own, and its daemons.
 node() {
   local home=$state/$1
   mkdir -p "$home"/{cni,kubelet,rockpool} "$run/$1" "$kubelet" /var/lib/rockpool
@@ -181,7 +181,7 @@ node() {
   cni_config "$1" >"$home/cni/10-ptp.conflist"
   kubelet_config "$1" >"$home/kubelet.yaml"
   cgroups "$1"
-  start "node-$1" nsenter --net="/run/netns/$netns-$1" -- unshare --mount --propagation private "$here/node.sh" "$1"
+  boot "$1"
 }
 
 snapshots() {

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# tests/kubernetes/e2e.sh [FOCUS]: the upstream storage suite (External.Storage) against the driver in the cluster that up.sh has started. FOCUS is a
+# regular expression over the rest of the names. The report, with a JUnit summary, goes to target/e2e.
+#
+# PROCS=4 so many at a time; LIST=1 only says which there are.
+set -euo pipefail
+# shellcheck source=env.sh
+. "$(dirname "$0")/env.sh"
+# shellcheck source=chart.sh
+. "$here/chart.sh"
+focus=${1:-}
+target=$(realpath -m "${CARGO_TARGET_DIR:-$here/../../target}")
+out=$target/e2e
+procs=${PROCS:-4}
+# Those that stop whole nodes by ssh, that must run alone, and that are for other systems.
+skip='\[Serial\]|\[Disruptive\]|\[Feature:SELinux\]|\[Feature:Windows\]'
+dry=()
+[[ -z ${LIST:-} ]] || dry=(--dry-run) procs=1
+
+"$here/build.sh" e2e
+rm -rf "$out"
+mkdir -p "$out"
+running "node-${nodes[0]}" >/dev/null || die "no cluster runs here: make cluster-up"
+"$here/images.sh" e2e
+for node in "${nodes[@]}"; do for one in "$images"/*e2e*.tar; do ctr_of "$node" images import "$one" >/dev/null; done; done
+"$here/load.sh"
+install_for_scenes
+make_pools
+# An ext4 grows while it is used only where the driver has CAP_SYS_RESOURCE, which root lacks in some places: what names no filesystem gets an xfs.
+kubectl apply -f - >/dev/null <<END
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: e2e}
+provisioner: csi.rockpool.dev
+volumeBindingMode: WaitForFirstConsumer
+allowVolumeExpansion: true
+parameters: {csi.storage.k8s.io/fstype: xfs}
+END
+await 60 "the provisioner has seen the class" bash -c "kubectl -n rockpool get csistoragecapacities -o json | jq -e '[.items[] | select(.storageClassName == \"e2e\" and .capacity != null)] | length == ${#nodes[@]}'"
+
+began=$SECONDS
+status=0
+ginkgo --procs="$procs" --timeout=3h --focus="External.Storage.*$focus" --skip="$skip" --silence-skips --no-color "${dry[@]}" --output-dir="$out" \
+  --json-report=report.json --junit-report=junit.xml "$bin/e2e.test" -- -storage.testdriver="$here/e2e/testdriver.yaml" -kubeconfig="$KUBECONFIG" \
+  -provider=skeleton -kubectl-path="$bin/kubectl" -num-nodes=2 -report-dir="$out" >"$out/e2e.log" 2>&1 || status=$?
+[[ -s $out/report.json ]] || die "there is no report: see $out/e2e.log"
+
+# What was selected: a skip with a message is one at run time.
+selected='[.[0].SpecReports // [] | .[] | select(.LeafNodeType == "It" and (.State != "skipped" or .Failure.Message))]'
+name='(.ContainerHierarchyTexts + [.LeafNodeText] | join(" "))'
+jq -r "$selected | .[] | select(.State == \"skipped\") | \"skipped: \(.Failure.Message) \" + $name" "$out/report.json" | sed 's/\[sig-storage\] External Storage //' | sort >"$out/skipped.txt"
+jq -r "$selected | .[] | select(.State != \"skipped\" and .State != \"passed\") | \"\(.State): \" + $name + \": \" + (.Failure.Message // \"\" | split(\"\n\")[0])" "$out/report.json"
+jq -r "$selected | group_by(.State)[] | \"\(length) \(.[0].State)\"" "$out/report.json" | paste -sd, | sed 's/^/e2e: /; s/,/, /g'
+say "$((SECONDS - began)) s; the report is in $out"
+exit "$status"
