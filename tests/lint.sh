@@ -30,4 +30,4 @@ RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 toolchain=$(rustup show active-toolchain 2>/dev/null | cut -d' ' -f1 || true)
 RUSTUP_TOOLCHAIN=$toolchain "$deny" --locked --manifest-path fuzz/Cargo.toml --config deny.toml check --hide-inclusion-graph bans licenses sources
 advisories
-for script in tests/*.sh tests/guest/*.sh deploy/image/*.sh .ci/run; do bash -n "$script"; done
+for script in tests/*.sh tests/guest/*.sh tests/kubernetes/*.sh tests/kubernetes/scenes/*.sh deploy/image/*.sh .ci/run; do bash -n "$script"; done

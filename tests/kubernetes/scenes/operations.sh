@@ -6,7 +6,10 @@ roll_back() {
   helm rollback rockpool --namespace rockpool --wait --timeout 120s >/dev/null
   drivers_ready
 }
-uninstall() { helm uninstall rockpool --namespace rockpool --wait --timeout 90s >/dev/null; }
+uninstall() {
+  helm uninstall rockpool --namespace rockpool --wait --timeout 90s >/dev/null
+  await 60 "no pod of the driver is left" bash -c "[[ -z \$(kubectl -n rockpool get pods -o name) ]]"
+}
 
 # Another version and back: nobody who has a volume notices.
 scene_is_upgraded_and_rolled_back() {
@@ -26,7 +29,6 @@ scene_is_uninstalled_with_volumes_present() {
   ready kept
   put kept "all the time"
   undisturbed uninstall
-  so "" bash -c "kubectl -n rockpool get pods -o name"
   so "all the time" get kept
   kubectl get csidriver csi.rockpool.dev >/dev/null
   undisturbed install_for_scenes
