@@ -234,7 +234,7 @@ impl Stage {
     }
 
     fn group(&mut self, map: &Map) {
-        let reasons = if snapshot_class(map) { vec![] } else { vec![Code::InvalidArgument] };
+        let reasons = if group_class(map) { vec![] } else { vec![Code::InvalidArgument] };
         let request = CreateVolumeGroupSnapshotRequest {
             name: "group".into(),
             source_volume_ids: vec![self.volume.clone()],
@@ -351,6 +351,16 @@ impl Stage {
 /// Whether a context says something else of us than the volume's own, `pool=fast` and nothing about its size.
 fn contradicts(map: &Map) -> bool {
     map.get("pool").is_some_and(|pool| pool != "fast") || map.contains_key("size")
+}
+
+/// A group class may repeat its deletion policy, which counts for the length of the whole alone.
+fn group_class(map: &Map) -> bool {
+    let total: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let mut rest = map.clone();
+    let policy = rest.remove("deletionPolicy");
+    total <= MAP_MAX
+        && policy.is_none_or(|policy| policy == "Delete" || policy == "Retain")
+        && snapshot_class(&rest)
 }
 
 fn snapshot_class(map: &Map) -> bool {

@@ -31,6 +31,8 @@ const ALLOCATION: &str = "allocation";
 /// The key of a class that says which of several nodes takes a volume. It is no property of the volume: made, it stays where
 /// it is, whatever the class says by then.
 const PLACEMENT: &str = "placement";
+/// What Kubernetes' storage suite adds to the parameters of a group snapshot class.
+const DELETION_POLICY: &str = "deletionPolicy";
 /// The key of a context that says what a size is worth.
 pub(super) const SIZE: &str = "size";
 
@@ -131,6 +133,24 @@ pub(super) fn snapshot_class(parameters: &Parameters) -> Result<Parameters> {
     Ok(parameters.iter().filter(|(key, _)| !metadata(key)).map(|(k, v)| (k.clone(), v.clone())).collect())
 }
 
+/// The parameters of a group snapshot class: those of a snapshot class. A `deletionPolicy` among them says nothing and is not recorded:
+/// Kubernetes acts by the class's own field of that name, and its storage suite says it here once more.
+///
+/// # Errors
+/// As [`snapshot_class`], and `Invalid` for what is no such policy.
+pub(super) fn group_class(parameters: &Parameters) -> Result<Parameters> {
+    map("parameters", parameters)?;
+    let mut rest = parameters.clone();
+    match rest.remove(DELETION_POLICY).as_deref() {
+        None | Some("Delete" | "Retain") => snapshot_class(&rest),
+        Some(other) => Err(Error::invalid(
+            "parameters[deletionPolicy]",
+            other,
+            "want no such key: the class's own field `deletionPolicy` says it, `Delete` or `Retain`",
+        )),
+    }
+}
+
 /// Refuses what is recognisably no volume of ours before it is looked up.
 ///
 /// # Errors
@@ -226,6 +246,17 @@ mod tests {
         assert_eq!(class.complete(Asked::Block).unwrap(), Asked::Block);
         assert!(matches!(class.complete(Asked::Mount(Some(Filesystem::Ext4))), Err(Error::Invalid(_))));
         assert_eq!(Class::default().complete(Asked::Mount(None)).unwrap(), Asked::Mount(None));
+    }
+
+    #[test]
+    fn only_a_group_class_may_repeat_its_deletion_policy_and_it_says_nothing() {
+        let repeated = parameters(&[("deletionPolicy", "Retain"), ("retainDeleted", "1h")]);
+        assert_eq!(group_class(&repeated).unwrap(), parameters(&[("retainDeleted", "1h")]));
+        assert!(snapshot_class(&repeated).unwrap_err().to_string().contains("deletionPolicy"));
+        let error = group_class(&parameters(&[("deletionPolicy", "keep")])).unwrap_err().to_string();
+        assert!(error.contains("`keep`") && error.contains("`Delete` or `Retain`"), "{error}");
+        let error = group_class(&parameters(&[("tier", "gold")])).unwrap_err().to_string();
+        assert!(error.contains("`tier`"), "{error}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::csi::class::snapshot_class;
+use crate::csi::class::group_class;
 use crate::csi::parse::{id, map, missing, name, present};
 use crate::csi::status::advertised;
 use crate::error::{Error, Result};
@@ -80,7 +80,7 @@ fn wanted(request: &csi::CreateVolumeGroupSnapshotRequest) -> Result<CreateGroup
         }
     }
     map("secrets", &request.secrets)?;
-    let parameters = snapshot_class(&request.parameters)?;
+    let parameters = group_class(&request.parameters)?;
     let source = |(n, text): (usize, &String)| id::<VolumeId>(&format!("source_volume_ids[{n}]"), text);
     let sources = texts.iter().enumerate().map(source).collect::<Result<_>>()?;
     Ok(CreateGroup { name: request.name.clone(), sources, parameters })
