@@ -170,7 +170,17 @@ impl Trouble for Tracer {
     fn end(&mut self, _: &World) -> Outcome<()> {
         if self.0.try_wait()?.is_none() {
             kill_process(Pid::from_child(&self.0), Signal::TERM)?;
-            self.0.wait()?;
+        }
+        // Where the driver is just starting a program, strace waits for ever for the thread that waits for that program, which strace
+        // keeps stopped. When it is killed, the kernel lets go of both.
+        let began = Instant::now();
+        while self.0.try_wait()?.is_none() {
+            if began.elapsed() > PATIENCE {
+                self.0.kill()?;
+                self.0.wait()?;
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())
     }
