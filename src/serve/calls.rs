@@ -1,6 +1,6 @@
 //! What happens to every call: one line in the log, one count, a limit on how many run, a limit on time.
 //!
-//! Owns: the words of that line: method, id, code, duration, and the message of a refusal. Never: sees a request's
+//! Owns: the words of that line: method, id, request, code, duration, and the message of a refusal. Never: sees a request's
 //! fields; what the id is, the service says through [`CallId`]. So no secret, context or mount flag can get in here.
 //!
 //! Too many calls are refused with UNAVAILABLE. The limits of tonic and h2 would answer RESOURCE_EXHAUSTED, which a
@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use crate::cluster::link::MARK;
-use crate::csi::call::{CallId, code_name};
+use crate::csi::call::{CallId, REQUEST, RequestId, code_name};
 use crate::metrics;
 
 /// So much of a refusal's message enters the log.
@@ -99,9 +99,13 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let id = CallId::default();
         request.extensions_mut().insert(id.clone());
+        // A controller's word, or an operator's: it goes into the log and nowhere else.
+        let named = request.headers().get(REQUEST).and_then(|name| RequestId::named(name.to_str().ok()?));
+        let belongs = named.unwrap_or_else(RequestId::unnamed);
         let mut line = Line {
             method: request.uri().path().to_owned(),
             id,
+            request: belongs.clone(),
             begun: Instant::now(),
             told: false,
             served: true,
@@ -111,7 +115,8 @@ where
                 Status::unavailable("as many calls as may run at once are running already; ask again");
             return Box::pin(async move { Ok(line.refuse(&status)) });
         };
-        let (longest, mark, answer) = (self.longest, self.mark.clone(), self.inner.call(request));
+        let (longest, mark) = (self.longest, self.mark.clone());
+        let answer = belongs.during(self.inner.call(request));
         Box::pin(async move {
             let _room = room;
             let mut answered = match tokio::time::timeout(longest, answer).await {
@@ -133,6 +138,7 @@ where
 struct Line {
     method: String,
     id: CallId,
+    request: RequestId,
     begun: Instant,
     told: bool,
     served: bool,
@@ -165,13 +171,14 @@ impl Line {
         let method = self.method.rsplit('/').next().unwrap_or_default();
         let took = self.begun.elapsed();
         let (id, code, duration_ms) = (self.id.text(), code_name(code), millis(took));
+        let request = self.request.as_str();
         // A method that nobody serves is a word of the caller's: it makes no label.
         metrics::answered(if self.served { method } else { "unserved" }, code, took);
         if message.is_empty() {
-            tracing::info!(target: "rockpool::call", method, id, code, duration_ms);
+            tracing::info!(target: "rockpool::call", method, id, request, code, duration_ms);
         } else {
             let error: String = message.chars().take(MESSAGE).collect();
-            tracing::warn!(target: "rockpool::call", method, id, code, duration_ms, error);
+            tracing::warn!(target: "rockpool::call", method, id, request, code, duration_ms, error);
         }
     }
 }

@@ -324,3 +324,24 @@ fn wrong_flags_are_named_with_what_would_be_right() {
     assert!(said.contains("own.key"), "{said}");
     assert!(cluster.node.path("run").read_dir().is_err(), "nothing was bound");
 }
+
+#[test]
+fn a_request_has_one_name_in_the_logs_of_all_who_worked_on_it() {
+    let cluster = Cluster::new();
+    let (node, controller) = (cluster.start_node(), cluster.start_controller(0));
+    let place = &cluster.controllers[0];
+    eventually("the controller knows the node", || place.ctl(&["volume", "list"]).status.success());
+    place.ask(&["volume", "create", "traced", "--size", "64MiB"]);
+    let requests = |log: &str, method: &str| -> Vec<String> {
+        let of = log.lines().filter(|line| line.contains(&format!("method=\"{method}\"")));
+        of.filter_map(|line| Some(line.split_once("request=\"")?.1.split_once('"')?.0.to_owned())).collect()
+    };
+    let created = requests(&controller.log(), "CreateVolume");
+    assert_eq!(created.len(), 1, "{}", controller.log());
+    assert_eq!(requests(&node.log(), "CreateVolume"), created, "{}", node.log());
+    // A list is asked of each pool by a task of its own.
+    let (listed, answered) =
+        (requests(&controller.log(), "ListVolumes"), requests(&node.log(), "ListVolumes"));
+    assert!(listed.contains(answered.last().expect("the node was asked")), "{listed:?} {answered:?}");
+    assert!(!listed.contains(&created[0]), "they are two requests");
+}

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use tokio::sync::Semaphore;
@@ -18,6 +18,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::MARK;
+use crate::csi::call::{REQUEST, RequestId};
 
 /// So many calls run on one connection; more wait for their turn, first come first served. Below what the node takes at
 /// once, so that HTTP/2 holds none of them back behind a long one.
@@ -75,7 +76,11 @@ impl Service<Request<Body>> for Line {
         self.sender.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let belongs = RequestId::current();
+        if let Some(Ok(belongs)) = belongs.map(|id| HeaderValue::from_str(id.as_str())) {
+            request.headers_mut().insert(REQUEST, belongs);
+        }
         let (mut sender, room, queue) =
             (self.sender.clone(), Arc::clone(&self.room), Arc::clone(&self.queue));
         Box::pin(async move {

@@ -17,6 +17,7 @@ use super::Router;
 use super::forward::{Failed, controller};
 use crate::cluster::news::{Pool, Standing};
 use crate::csi::Reply;
+use crate::csi::call::RequestId;
 use crate::csi::checked::snapshots::{self, Filter};
 use crate::csi::checked::{Page, health, volumes};
 use crate::csi::tokens::{List, cut};
@@ -202,7 +203,7 @@ impl Router {
                 let after = page.after.filter(|id| id.pool() == pool).unwrap_or_else(|| E::Id::first(pool));
                 let (router, fetch) = (self.clone(), fetch.clone());
                 let ask = async move { router.of_pool(list, pool, after, wanted, fetch).await };
-                asked.push_back(Asked(tokio::spawn(ask)));
+                asked.push_back(Asked(tokio::spawn(RequestId::carried(ask))));
             }
             let Some(mut next) = asked.pop_front() else { break };
             let part = (&mut next.0).await;

@@ -21,6 +21,7 @@ use super::create::{Made, Refusals};
 use super::forward::{Failed, is_final};
 use super::place::order;
 use crate::cluster::link::Line;
+use crate::csi::call::RequestId;
 use crate::csi::checked::topology::Reach;
 use crate::csi::checked::volumes::Create;
 use crate::csi::transfer::origin_of;
@@ -99,7 +100,8 @@ impl Router {
                 && let Some(seen) = nodes.next()
             {
                 let (router, request, wanted) = (self.clone(), request.clone(), wanted.clone());
-                asking.spawn(async move { router.if_it_takes(&seen.node, &request, &wanted, until).await });
+                let ask = async move { router.if_it_takes(&seen.node, &request, &wanted, until).await };
+                asking.spawn(RequestId::carried(ask));
             }
             match asking.join_next().await {
                 Some(Ok(Ok(Some(made)))) => return Ok(made),
