@@ -6,6 +6,7 @@
 //! Labels are of few values: a method, a code, a pool's name, a reason. What a caller can choose freely is no label.
 
 mod controller;
+mod format;
 mod node;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 pub(crate) use self::controller::of_controller;
+pub(crate) use self::format::Format;
 pub(crate) use self::node::{Sources, of_node};
 
 /// Upper bounds of the durations that are told apart, in seconds: a create takes milliseconds, the longest call minutes.
@@ -95,17 +97,23 @@ impl Gauges<'_, '_> {
         ConstGauge::new(value).encode(metric)
     }
 
-    /// A counter with one row for each value of one label.
-    fn counted(
+    /// A counter of one value.
+    fn count(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let metric = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(metric)
+    }
+
+    /// A counter with one row for each set of labels.
+    fn counts<const N: usize>(
         &mut self,
         name: &str,
         help: &str,
-        label: &'static str,
-        rows: impl IntoIterator<Item = (&'static str, u64)>,
+        unit: Option<&Unit>,
+        rows: impl IntoIterator<Item = ([(&'static str, &'static str); N], u64)>,
     ) -> fmt::Result {
-        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (value, count) in rows {
-            ConstCounter::new(count).encode(metric.encode_family(&[(label, value)])?)?;
+        let mut metric = self.encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
+        for (labels, count) in rows {
+            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
         }
         Ok(())
     }

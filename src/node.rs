@@ -44,6 +44,8 @@ pub struct Node {
     pub registration_socket: Option<PathBuf>,
     /// Where health and metrics are served over HTTP; none: nowhere.
     pub http: Option<SocketAddr>,
+    /// Whether metrics tell of each volume.
+    pub volume_metrics: bool,
     /// For the engine.
     pub engine: EngineConfig,
     /// Where the engine has no pool: what in the pool file says so.
@@ -73,6 +75,8 @@ const THREADS: usize = 1;
 const BLOCKING: usize = 2;
 /// How often pools that vanished or came back are looked for.
 const LOOK: Duration = Duration::from_secs(5);
+/// How often it is counted how many volumes are ill, and how full pools are.
+const HEALTH: Duration = Duration::from_secs(60);
 /// How often what is kept after its deletion is looked after.
 const EXPIRE: Duration = Duration::from_secs(60);
 /// How often pools are tended.
@@ -131,8 +135,10 @@ pub fn run(config: Node) -> Result<()> {
             beside.spawn(registrar.run(stop.clone()));
         }
         if let Some(http) = http {
-            let (dialer, refusals) = (dialer.clone(), transfers.as_ref().map(Transfers::refusals));
-            let sources = Sources { engine: Arc::downgrade(&engine), registered, dialer, refusals };
+            let transfers = transfers.as_ref().map(|transfers| (transfers.refusals(), transfers.counts()));
+            let (engine, dialer) = (Arc::downgrade(&engine), dialer.clone());
+            let sources =
+                Sources { engine, registered, dialer, transfers, each_volume: config.volume_metrics };
             http.serve(pages(config.endpoint.clone(), sources))?;
         }
         let routes = if dialer.is_some() { own_routes(&services) } else { all_routes(&services) };
@@ -246,6 +252,7 @@ fn all_routes(services: &Services) -> Routes {
 /// Threads of their own that send those of the pools off: none of them touches a disk. They end with the process.
 fn upkeep(engine: &Arc<Engine>) -> Result<()> {
     every(engine, "reconnect", LOOK, |_| {}, Engine::reconnect)?;
+    every(engine, "health", HEALTH, |_| {}, Engine::look_after_health)?;
     every(engine, "expire", EXPIRE, Engine::expire, Engine::expire)?;
     every(engine, "tend", TEND, Engine::tell_orphans, Engine::tend)
 }

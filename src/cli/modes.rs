@@ -137,6 +137,10 @@ pub(super) struct NodeFlags {
     #[command(flatten)]
     http: HttpFlags,
 
+    /// Metrics of each volume, too, with its id and claim as labels: a row for each, which monitoring has to take.
+    #[arg(long, env = "ROCKPOOL_VOLUME_METRICS")]
+    volume_metrics: bool,
+
     #[command(flatten)]
     pub(super) log: LogFlags,
 }
@@ -167,6 +171,7 @@ impl NodeFlags {
             about,
             registration_socket,
             http: self.http.check()?,
+            volume_metrics: self.volume_metrics,
             poolless: pools.why_none(),
             engine: EngineConfig {
                 kubelet_root: config::kubelet_root(&self.kubelet_root)?,

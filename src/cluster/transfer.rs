@@ -26,6 +26,7 @@
 //! that key. A proves itself by the ticket's secret, which came from the controller over the link, as the key did. The port is
 //! there as long as the ticket lives: until the volume is whole or gone, or nobody has sent anything for ten minutes.
 
+mod counts;
 mod frames;
 mod give;
 mod receive;
@@ -45,6 +46,7 @@ use prost::Message;
 use tokio::sync::Semaphore;
 use tonic::{Request, async_trait};
 
+pub use self::counts::Counts;
 use self::give::Given;
 pub use self::refused::{REASONS, Refusals};
 use self::send::Rate;
@@ -111,6 +113,7 @@ struct Inner {
     receiving: Arc<Semaphore>,
     /// Who was not let in.
     turned_away: Arc<Refusals>,
+    counts: Arc<Counts>,
     /// The names of the volumes that were given up, when, and why.
     refused: Mutex<HashMap<String, (Instant, String)>>,
 }
@@ -132,6 +135,7 @@ impl Transfers {
             sending: Arc::new(Semaphore::new(PLACES)),
             receiving: Arc::new(Semaphore::new(PLACES)),
             turned_away: Arc::default(),
+            counts: Arc::default(),
             refused: Mutex::default(),
         }))
     }
@@ -139,6 +143,11 @@ impl Transfers {
     /// Who was not let in to send a volume.
     pub fn refusals(&self) -> Arc<Refusals> {
         Arc::clone(&self.0.turned_away)
+    }
+
+    /// How many went and came.
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.0.counts)
     }
 
     /// The service for controllers.

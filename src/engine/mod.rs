@@ -46,16 +46,18 @@ use crate::model::{
 };
 use crate::os::mount::MountOption;
 use crate::pool::{Pool, Setup};
-pub use crate::pool::{Problem, Severity};
+pub use crate::pool::{Problem, Severity, Usage};
 
 pub use self::doctor::{Code, Finding, Mended, SILENT_AFTER, Weight};
 pub use self::lend::Lent;
 pub use self::news::Room;
 pub use self::receive::{Received, Receiving};
+pub use self::recover::Recoveries;
 pub use self::retained::{Purged, Retained};
+pub use self::slot::Seen;
 use self::slot::Slot;
 pub use self::store::Listed;
-use self::store::Store;
+use self::store::{Store, Tally};
 use self::workers::Workers;
 
 /// A pool and the promises that may be made on it.
@@ -112,6 +114,7 @@ pub struct Engine {
     freezes: freezes::Freezes,
     /// What goes to other nodes or comes from them, as this process has seen it.
     journeys: receive::Journeys,
+    recoveries: Recoveries,
     ready: AtomicBool,
     /// Held while a pool's identity is compared with those of the others.
     identities: Mutex<()>,
@@ -249,6 +252,8 @@ pub struct PoolView {
     pub budget: Bytes,
     /// The part of what is promised that is deleted and still kept.
     pub retained: Bytes,
+    /// How full it was when that was last asked; none before it was ever open.
+    pub usage: Option<Usage>,
 }
 
 impl Engine {
@@ -441,7 +446,19 @@ impl Engine {
             promised: id.map_or(Bytes::ZERO, |id| self.store.promised(id)),
             budget: slot.known().map_or(Bytes::ZERO, |known| known.budget),
             retained: id.map_or(Bytes::ZERO, |id| self.store.retained_bytes(id)),
+            usage: slot.known().map(|known| known.usage),
         }
+    }
+
+    /// What is on record in every configured pool, and what regular looks have seen there, in their order. Asks no disk.
+    pub fn tallies(&self) -> Vec<(Tally, Seen)> {
+        let tally = |slot: &Slot| slot.id().map_or_else(Tally::default, |id| self.store.tally(id));
+        self.pools.iter().map(|slot| (tally(slot), slot.seen())).collect()
+    }
+
+    /// What became of interrupted work since the start.
+    pub fn recoveries(&self) -> &Recoveries {
+        &self.recoveries
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns: the way from a configured pool to an open one whose records are read and whose interrupted work is finished.
 //! Never: gives up on a pool that is away, or lets it keep the others from serving: all of it runs on the pools' own threads.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -15,6 +15,7 @@ use crate::engine::fences::Fences;
 use crate::engine::freezes::Freezes;
 use crate::engine::notes::Notes;
 use crate::engine::receive::Journeys;
+use crate::engine::recover::Recoveries;
 use crate::engine::slot::{Away, Slot, State};
 use crate::engine::store::Store;
 use crate::engine::workers::Workers;
@@ -22,7 +23,7 @@ use crate::engine::{Engine, EngineConfig, Files, Opener, PoolConfig, PoolIndex, 
 use crate::error::{Error, Result, chain, of_pool, quoted};
 use crate::model::PoolId;
 use crate::os::file::{Kept, real_path};
-use crate::pool::Pool;
+use crate::pool::{Pool, Severity};
 
 /// How long the start waits for any pool at all.
 const FIRST: Duration = Duration::from_secs(5);
@@ -60,8 +61,10 @@ impl Engine {
         engine.sweep_notes();
         let engine = Arc::new(engine);
         engine.open_all()?;
-        // Whoever had the pools has let go of them, and of the notes.
-        engine.notes.claim();
+        // Whoever had the pools has let go of them, and of the notes. Nothing was mounted meanwhile: nobody is served yet.
+        if !engine.notes.are_ours() {
+            engine.sweep_notes();
+        }
         if let Some(found) = engine.kubelet_trouble() {
             tracing::warn!(code = found.code.name(), "{}; {}", found.what, found.repair);
         }
@@ -113,6 +116,7 @@ impl Engine {
             fences,
             freezes,
             journeys: Journeys::default(),
+            recoveries: Recoveries::default(),
             ready: AtomicBool::new(false),
             identities: Mutex::default(),
             opener: Box::new(crate::pool::open),
@@ -163,10 +167,28 @@ impl Engine {
     pub fn tell_orphans(self: &Arc<Self>) {
         self.each("the look for orphans", |engine, index| {
             let first = engine.orphans(index)?;
-            if !first.is_empty() {
-                let again = in_both(first, engine.orphans(index)?);
-                again.for_each(|orphan| tracing::warn!(orphan, "found what nobody accounts for"));
-            }
+            let again = if first.is_empty() { Vec::new() } else { engine.orphans(index)? };
+            let orphans: Vec<_> = in_both(first, again).collect();
+            engine.pools[index.0].note_seen(|seen| seen.orphans = Some(orphans.len()));
+            orphans.iter().for_each(|orphan| tracing::warn!(orphan, "found what nobody accounts for"));
+            Ok(())
+        });
+    }
+
+    /// Counts the volumes that are ill, and how full each pool is, for those who may not ask a disk. To be called by the minute.
+    pub fn look_after_health(self: &Arc<Self>) {
+        self.each("the look at the volumes", |engine, index| {
+            let slot = &engine.pools[index.0];
+            let pool = slot.open()?;
+            slot.budget(pool.as_ref())?;
+            let volumes: Vec<_> = engine.store.volumes_of(pool.id());
+            let ill: BTreeSet<_> = pool
+                .health_of_all(&volumes)
+                .into_iter()
+                .filter(|(_, problem)| problem.severity != Severity::Degraded)
+                .filter_map(|(id, _)| id)
+                .collect();
+            slot.note_seen(|seen| seen.unhealthy = Some(ill.len()));
             Ok(())
         });
     }

@@ -11,6 +11,7 @@
 //! | `Growing` | grown, then `Ready` with the new size; where there is no room, or nothing to grow, `Ready` with the old one |
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::engine::claims::Claim;
 use crate::engine::store::Record;
@@ -18,6 +19,15 @@ use crate::engine::{Engine, Key, spare};
 use crate::error::{Error, Result, chain};
 use crate::model::{Bytes, Group, ObjectId, Phase, Snapshot, Volume, VolumeId};
 use crate::pool::Pool;
+
+/// What became of interrupted work when its pool was opened, since the start.
+#[derive(Debug, Default)]
+pub struct Recoveries {
+    /// Finished or undone.
+    pub settled: AtomicU64,
+    /// Left as it was, to be tried again.
+    pub failed: AtomicU64,
+}
 
 impl Engine {
     /// Settles all of a pool's interrupted work at its opening. What resists keeps its record, and the next retry or
@@ -36,12 +46,16 @@ impl Engine {
             match settled {
                 Ok(()) if matches!(record.phase(), Phase::Receiving { .. }) => {}
                 Ok(()) => {
+                    self.recoveries.settled.fetch_add(1, Ordering::Relaxed);
                     tracing::info!(id = %record.id(), phase = ?record.phase(), "settled what was interrupted")
                 }
-                Err(error) => tracing::error!(
-                    id = %record.id(), phase = ?record.phase(), error = chain(&error),
-                    "failed to settle what was interrupted; it is tried again"
-                ),
+                Err(error) => {
+                    self.recoveries.failed.fetch_add(1, Ordering::Relaxed);
+                    tracing::error!(
+                        id = %record.id(), phase = ?record.phase(), error = chain(&error),
+                        "failed to settle what was interrupted; it is tried again"
+                    );
+                }
             }
         }
     }

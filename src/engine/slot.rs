@@ -11,7 +11,7 @@ use crate::error::{Error, Result, chain, of_pool, quoted};
 use crate::model::{Bytes, Features, PoolId};
 use crate::os::file::Kept;
 use crate::os::thread::Thread;
-use crate::pool::Pool;
+use crate::pool::{Pool, Usage};
 
 /// A configured pool, present or not.
 pub(super) struct Slot {
@@ -25,6 +25,17 @@ pub(super) struct Slot {
     pub(super) tending: Mutex<()>,
     /// Who looks for the doctor at this moment.
     examiner: Mutex<Option<Thread>>,
+    /// What was wrong at the last regular look; none before the first.
+    seen: RwLock<Seen>,
+}
+
+/// What the regular looks last saw in a pool; none: there was no look since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Volumes that are ill, those not counted that are only degraded.
+    pub unhealthy: Option<usize>,
+    /// Bytes without a record, records without bytes, and files of others.
+    pub orphans: Option<usize>,
 }
 
 /// Whether a configured pool can be used.
@@ -54,6 +65,8 @@ pub(super) struct Known {
     pub(super) budget: Bytes,
     /// What could be promised if nobody else took of the place, in bytes.
     pub(super) most: Bytes,
+    /// How full it was.
+    pub(super) usage: Usage,
 }
 
 impl Away {
@@ -78,6 +91,7 @@ impl Slot {
             refusal: RwLock::default(),
             tending: Mutex::default(),
             examiner: Mutex::default(),
+            seen: RwLock::default(),
         })
     }
 
@@ -164,6 +178,16 @@ impl Slot {
         self.refusal.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Notes what a regular look has seen.
+    pub(super) fn note_seen(&self, change: impl FnOnce(&mut Seen)) {
+        change(&mut self.seen.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// What regular looks last saw.
+    pub(super) fn seen(&self) -> Seen {
+        *self.seen.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What was last seen of it; none before it was ever open.
     pub(super) fn known(&self) -> Option<Known> {
         self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -173,7 +197,8 @@ impl Slot {
     pub(super) fn budget(&self, pool: &dyn Pool) -> Result<Bytes> {
         let usage = pool.usage()?;
         let budget = self.share_of(usage.total.less(usage.foreign));
-        let known = Known { features: pool.features(), budget, most: self.share_of(usage.total) };
+        let most = self.share_of(usage.total);
+        let known = Known { features: pool.features(), budget, most, usage };
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known);
         Ok(budget)
     }

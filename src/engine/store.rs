@@ -75,6 +75,10 @@ pub struct Tally {
     pub promised: Bytes,
     /// Volumes, snapshots and groups, in whatever phase.
     pub objects: usize,
+    /// The volumes that can be used.
+    pub volumes: usize,
+    /// The snapshots that are cut.
+    pub snapshots: usize,
     /// Files that cannot be read.
     pub unreadable: usize,
     /// The part of the promises that is deleted and still kept, in bytes.
@@ -88,12 +92,7 @@ pub struct Tally {
 pub fn tally(pool: PoolId, root: &Dir) -> Result<Tally> {
     let store = Store::default();
     store.open(pool, Some(root))?;
-    Ok(Tally {
-        promised: store.promised(pool),
-        objects: store.count(pool),
-        unreadable: store.quarantine().len(),
-        retained: store.retained_bytes(pool),
-    })
+    Ok(store.tally(pool))
 }
 
 /// Everything on record.
@@ -298,6 +297,11 @@ impl Store {
             .take(max)
             .cloned()
             .collect()
+    }
+
+    /// The usable volumes of one pool, in ascending order.
+    pub(crate) fn volumes_of(&self, pool: PoolId) -> Vec<VolumeId> {
+        self.volumes(None, usize::MAX).iter().map(|volume| volume.id).filter(|id| id.pool() == pool).collect()
     }
 
     /// Up to `max` volumes with ids after `after` that nobody may take for gone, in ascending order: the usable ones, and those
@@ -508,9 +512,24 @@ impl Store {
         })
     }
 
-    /// How many volumes, snapshots and groups a pool has on record, in whatever phase.
-    pub fn count(&self, pool: PoolId) -> usize {
-        self.lock().objects.keys().filter(|id| id.pool() == pool).count()
+    /// What the records of a pool add up to.
+    pub(crate) fn tally(&self, pool: PoolId) -> Tally {
+        let (promised, retained) = (self.promised(pool), self.retained_bytes(pool));
+        let index = self.lock();
+        let unreadable = index.quarantined.keys().filter(|id| id.pool() == pool).count();
+        let mut tally = Tally { promised, retained, unreadable, ..Tally::default() };
+        for entry in index.objects.values().filter(|entry| entry.record.id().pool() == pool) {
+            tally.objects += 1;
+            let phase = entry.record.phase();
+            match &entry.record {
+                Record::Volume(_) if matches!(phase, Phase::Ready | Phase::Growing { .. }) => {
+                    tally.volumes += 1
+                }
+                Record::Snapshot(_) if phase == Phase::Ready => tally.snapshots += 1,
+                Record::Volume(_) | Record::Snapshot(_) | Record::Group(_) => {}
+            }
+        }
+        tally
     }
 
     fn lock(&self) -> MutexGuard<'_, Index> {

@@ -33,9 +33,9 @@ pub(crate) fn of_controller(desk: Arc<Desk>, known: Arc<Known>) -> Registry {
 impl Collector for Sources {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let mut gauges = Gauges { encoder: &mut encoder };
-        let refused = REASONS.iter().map(|reason| (*reason, self.desk.refused(reason)));
+        let refused = REASONS.iter().map(|reason| ([("reason", *reason)], self.desk.refused(reason)));
         let help = "Connections that were refused, by what was wrong with them";
-        gauges.counted("link_refused", help, "reason", refused)?;
+        gauges.counts("link_refused", help, None, refused)?;
         let nodes = self.known.nodes();
         let standing = [("away", Standing::Away), ("untold", Standing::Untold), ("told", Standing::Told)];
         let labels = standing.map(|(name, _)| [("state", name)]);

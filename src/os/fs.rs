@@ -13,7 +13,7 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
-pub use frozen::{Frozen, Member};
+pub use frozen::{Frozen, Member, late as late_thaws};
 pub use grow::{Growth, ext4_fills, grow_mounted, grow_unmounted_ext4};
 pub use make::{check_ext4, make, make_pool_filesystem};
 pub use needs::{Missing, grows_ext4_in_use, missing_programs};

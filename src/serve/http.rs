@@ -32,6 +32,7 @@ use tonic::transport::Uri;
 use super::STACK;
 use crate::config::Endpoint;
 use crate::error::{Error, Result, chain};
+use crate::metrics::Format;
 use crate::proto::csi::ProbeRequest;
 use crate::proto::csi::identity_client::IdentityClient;
 
@@ -44,7 +45,6 @@ const PROBE: Duration = Duration::from_secs(3);
 /// After a failure to accept.
 const PAUSE: Duration = Duration::from_millis(100);
 const TEXT: &str = "text/plain; charset=utf-8";
-const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What is shown.
 pub struct Pages {
@@ -162,7 +162,7 @@ impl Pages {
         match request.uri().path() {
             "/healthz" => self.health().await,
             "/readyz" => self.readiness().await,
-            "/metrics" => self.metrics(),
+            "/metrics" => self.metrics(Format::wanted(request.headers().get(header::ACCEPT))),
             _ => (StatusCode::NOT_FOUND, TEXT, "want /healthz, /readyz or /metrics\n".to_owned()),
         }
     }
@@ -182,10 +182,9 @@ impl Pages {
         }
     }
 
-    fn metrics(&self) -> Page {
-        let mut text = String::new();
-        match prometheus_client::encoding::text::encode(&mut text, &self.metrics) {
-            Ok(()) => (StatusCode::OK, METRICS, text),
+    fn metrics(&self, format: Format) -> Page {
+        match format.write(&self.metrics) {
+            Ok(text) => (StatusCode::OK, format.kind(), text),
             Err(_) => bad("the metrics cannot be written"),
         }
     }

@@ -41,9 +41,14 @@ impl Served {
 
 /// The status and the text of a page. The end of the answer is the end of the connection, which nobody asked for.
 pub(crate) fn page(address: &str, path: &str) -> (u16, String) {
+    page_as(address, path, "*/*")
+}
+
+/// The same for who reads this.
+fn page_as(address: &str, path: &str, accept: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(LONG)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
@@ -71,7 +76,23 @@ fn a_driver_at_work_is_alive_ready_and_counted() {
     ] {
         assert!(text.contains(row), "{row}{text}");
     }
-    assert!(text.ends_with("# EOF\n"), "{text}");
+    for row in [
+        "rockpool_volumes{pool=\"toy\"} 1\n",
+        "rockpool_snapshots{pool=\"toy\"} 0\n",
+        "rockpool_records_quarantined{pool=\"toy\"} 0\n",
+        "rockpool_recoveries_total{result=\"settled\"} 0\n",
+        "rockpool_thaw_timeouts_total 0\n",
+        "# TYPE rockpool_calls_total counter\n",
+        "# TYPE rockpool_build_info gauge\n",
+    ] {
+        assert!(text.contains(row), "{row}{text}");
+    }
+    assert!(
+        !text.contains("volume_id"),
+        "which volumes there are is shown to nobody who did not ask for it: {text}"
+    );
+    let open = page_as(&served.address, "/metrics", "application/openmetrics-text;version=1.0.0").1;
+    assert!(open.ends_with("# EOF\n") && open.contains("# TYPE rockpool_calls counter\n"), "{open}");
     assert_eq!(served.get("/debug").0, 404);
 }
 

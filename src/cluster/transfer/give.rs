@@ -20,6 +20,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::Status;
 
+use super::counts::Way;
 use super::frames::close;
 use super::send::{Sender, greet};
 use super::{PLACES, Transfers, lock, ticket};
@@ -155,7 +156,14 @@ impl Attempt {
 
     /// Sends, and leaves word of what has become of it.
     async fn run(self, place: OwnedSemaphorePermit, before: String) {
+        let counts = self.transfers.counts();
+        let running = counts.run(Way::Sent);
         let ended = self.send().await;
+        if ended.is_ok() {
+            running.whole()
+        } else {
+            drop(running)
+        }
         drop(place);
         let (volume, address) = (self.to, quoted(&self.ticket.address));
         match ended.as_ref().map_err(Failure::why) {
@@ -183,7 +191,8 @@ impl Attempt {
         let services = &self.transfers.0.services;
         // A cut is made for nobody but who has taken the secret: a ticket that has died costs nothing.
         let outgoing = services.outgoing(&self.source, self.to, self.size).await.map_err(Failure::Source)?;
-        let sender = Sender { timing, outgoing: &outgoing, rate, at: &self.at };
+        let counts = &self.transfers.0.counts;
+        let sender = Sender { timing, outgoing: &outgoing, rate, at: &self.at, counts };
         let sent = sender.send(start, &mut from, &mut to).await;
         close(&mut to, timing.handshake).await;
         sent?;

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::server::TlsStream;
 
+use super::counts::{Counts, Way};
 use super::frames::{Frame, close, read, send, unexpected};
 use super::{PLACES, Timing};
 use crate::csi::transfer::{Begun, Incoming};
@@ -34,13 +35,23 @@ pub(super) struct Receiver {
     pub(super) heard: Arc<AtomicU64>,
     /// For as many volumes as this node receives at once.
     pub(super) places: Arc<Semaphore>,
+    pub(super) counts: Arc<Counts>,
 }
 
 impl Receiver {
     pub(super) async fn receive(self, stream: TlsStream<TcpStream>) -> Result<()> {
         let (mut from, mut to) = split(stream);
         let outcome = match self.places.try_acquire() {
-            Ok(_place) => self.take_all(&mut from, &mut to).await,
+            Ok(_place) => {
+                let running = self.counts.run(Way::Received);
+                let taken = self.take_all(&mut from, &mut to).await;
+                if taken.is_ok() {
+                    running.whole()
+                } else {
+                    drop(running)
+                }
+                taken
+            }
             Err(_) => Err(Error::Busy(format!("its node receives {PLACES} volumes already"))),
         };
         if let Err(error) = &outcome {
@@ -113,6 +124,7 @@ impl Receiver {
         }
         // A volume need not end where a piece does.
         let (end, len) = (piece.end().min(state.size), piece.len() as u64);
+        self.counts.add(Way::Received, text.len());
         self.incoming.fill(state.session, piece).await?;
         state.digest = Piece::digest(state.digest, text);
         state.loose += len;

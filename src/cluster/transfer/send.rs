@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Timing;
+use super::counts::{Counts, Way};
 use super::frames::{Frame, read, send, unexpected, write};
 use crate::csi::transfer::Outgoing;
 use crate::error::Result;
@@ -77,6 +78,7 @@ pub(super) struct Sender<'a> {
     pub(super) outgoing: &'a Outgoing,
     pub(super) rate: &'a Rate,
     pub(super) at: &'a AtomicU64,
+    pub(super) counts: &'a Counts,
 }
 
 impl Sender<'_> {
@@ -158,6 +160,7 @@ impl Sender<'_> {
                 let text = piece.encode();
                 self.wait_for_turn(text.len() as u64, to).await?;
                 digest = Piece::digest(digest, &text);
+                self.counts.add(Way::Sent, text.len());
                 write(to, Frame::Piece(text), self.timing.ticket).await?;
                 step!("give: sent a piece");
             }

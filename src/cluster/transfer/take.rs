@@ -89,7 +89,8 @@ impl Listening {
         let at = Arc::new(AtomicU64::new(0));
         let taken = Taken { ticket: self.ticket.clone(), at: Arc::clone(&at) };
         let places = Arc::clone(&transfers.0.receiving);
-        let end = Receiver { timing: transfers.0.timing, incoming, at, heard: Arc::default(), places };
+        let (timing, heard, counts) = (transfers.0.timing, Arc::default(), transfers.counts());
+        let end = Receiver { timing, incoming, at, heard, places, counts };
         tokio::spawn(async move {
             let volume = end.incoming.volume();
             let why = self.accept(&end, &transfers.refusals()).await;

@@ -216,10 +216,7 @@ impl Engine {
 
     /// What the pool's own health says.
     pub(super) fn ailments(&self, slot: &Slot, pool: &dyn Pool) -> Result<Vec<Case>> {
-        let volumes: Vec<VolumeId> =
-            self.store.volumes(None, usize::MAX).iter().map(|volume| volume.id).collect();
-        let ours: Vec<VolumeId> = volumes.into_iter().filter(|id| id.pool() == pool.id()).collect();
-        let found = pool.health_of_all(&ours).into_iter();
+        let found = pool.health_of_all(&self.store.volumes_of(pool.id())).into_iter();
         let own = found.filter(|(_, problem)| !SEEN_ANYWAY.contains(&problem.reason));
         Ok(own.map(|(id, problem)| ailment(slot, id, &problem)).collect())
     }

@@ -202,3 +202,33 @@ fn a_pool_that_is_not_there_cannot_break_a_line() {
     let said = nobody.diagnose("a\nb").unwrap_err().to_string();
     assert!(said.starts_with("pool `a\\nb`: want one of"), "{said}");
 }
+
+#[test]
+fn regular_looks_count_what_is_ill_and_what_nobody_accounts_for() {
+    let node = Node::new();
+    let id = node.create(Asked::Block);
+    let engine = Arc::clone(node.engine.as_ref().unwrap());
+    let seen = || engine.tallies()[0].1;
+    let eventually = |what: &str, holds: &dyn Fn() -> bool| {
+        let begun = std::time::Instant::now();
+        while !holds() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{what}: {:?}", seen());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    assert_eq!((seen().unhealthy, seen().orphans), (None, None), "nobody has looked yet");
+    engine.look_after_health();
+    engine.tell_orphans();
+    eventually("a sound volume is not ill", &|| seen().unhealthy == Some(0) && seen().orphans == Some(0));
+    let images = node.setup.path.join("volumes");
+    let (image, stranger) = (images.join(id.to_string()), VolumeId::new(id.pool(), [7; 8]).to_string());
+    std::fs::copy(&image, images.join(&stranger)).unwrap();
+    std::fs::remove_file(&image).unwrap();
+    engine.look_after_health();
+    engine.tell_orphans();
+    eventually("the bytes without a record, and the record without bytes", &|| {
+        seen().unhealthy == Some(1) && seen().orphans == Some(2)
+    });
+    assert_eq!(engine.tallies()[0].0.volumes, 1, "its record is there");
+    std::fs::remove_file(images.join(&stranger)).unwrap();
+}

@@ -20,6 +20,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,14 @@ const PATIENCE: Duration = Duration::from_secs(6);
 
 /// Children that had not ended when their freeze was over; they are waited for at the next one.
 static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// How often a freeze, or all that was to be frozen together, took longer than the limit, so that what was cut does not count.
+static LATE: AtomicU64 = AtomicU64::new(0);
+
+/// How often that was so in this process.
+pub fn late() -> u64 {
+    LATE.load(Ordering::Relaxed)
+}
 
 /// Filesystems that are frozen until this is thawed or dropped, the process dies, or five seconds are over.
 #[must_use = "dropping it thaws at once"]
@@ -180,6 +189,7 @@ fn all(outcomes: Vec<rustix::io::Result<()>>) -> Result<Thawed> {
         match outcome {
             Ok(()) => {}
             Err(Errno::TIMEDOUT) => {
+                LATE.fetch_add(1, Ordering::Relaxed);
                 return Err(Error::Unavailable(format!(
                     "all was thawed again after {} s, before the cut was done, which therefore does not count; ask again",
                     LIMIT.as_secs()
@@ -195,10 +205,13 @@ fn refused(name: &str, errno: Errno) -> Error {
     match errno {
         Errno::BUSY => Error::Busy(format!("{name} is frozen already")),
         Errno::OPNOTSUPP => Error::Unsupported(format!("{name} has a filesystem that cannot be frozen")),
-        Errno::TIMEDOUT => Error::Unavailable(format!(
-            "{name} and those before it could not be frozen within {} s; ask again",
-            LIMIT.as_secs()
-        )),
+        Errno::TIMEDOUT => {
+            LATE.fetch_add(1, Ordering::Relaxed);
+            Error::Unavailable(format!(
+                "{name} and those before it could not be frozen within {} s; ask again",
+                LIMIT.as_secs()
+            ))
+        }
         other => Error::host(format!("failed to freeze {name}"), other.into()),
     }
 }
