@@ -121,10 +121,19 @@ impl Notes {
     /// Drops the notes that are void: of another boot, or of a mount that `gone` says is not at its path any more. Such a note
     /// stays where it could not be forgotten. Drops nothing while another process uses the same state directory.
     pub(super) fn sweep(&self, gone: impl Fn(&Note) -> bool) {
-        if !self.claim() {
-            return tracing::warn!(
-                "another process uses the state directory; its notes about mounts are kept as they are"
-            );
+        match self.claim() {
+            Ok(true) => {}
+            Ok(false) => {
+                return tracing::warn!(
+                    "another process uses the state directory; its notes about mounts are kept as they are"
+                );
+            }
+            Err(error) => {
+                return tracing::warn!(
+                    error = chain(&error),
+                    "failed to claim the notes about mounts; they are kept as they are"
+                );
+            }
         }
         let swept = self.dir().and_then(|dir| {
             let Some(dir) = dir else { return Ok(()) };
@@ -141,13 +150,27 @@ impl Notes {
     }
 
     /// Claims the notes for this process until it ends; false while another one has them.
-    pub(super) fn claim(&self) -> bool {
+    ///
+    /// # Errors
+    /// Those of the host.
+    fn claim(&self) -> Result<bool> {
         let mut alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
-        if alone.is_none() {
-            let beside = self.folder.as_deref().and_then(Path::parent).map(Dir::open);
-            *alone = beside.and_then(|dir| Some(Kept::new(dir.ok()?.lock(LOCK, Purpose::Serve).ok()?)));
+        if alone.is_some() {
+            return Ok(true);
         }
-        alone.is_some()
+        let Some(beside) = self.folder.as_deref().and_then(Path::parent) else { return Ok(true) };
+        match Dir::open(beside)?.lock(LOCK, Purpose::Serve) {
+            Ok(lock) => *alone = Some(Kept::new(lock)),
+            // Of another container it cannot be seen whether it lives.
+            Err(Error::Busy(_) | Error::Unavailable(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        Ok(true)
+    }
+
+    /// Whether this process has them.
+    pub(super) fn are_ours(&self) -> bool {
+        self.alone.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Refuses where no note can be written, before anything is mounted that needs one.
@@ -273,14 +296,14 @@ mod tests {
     fn a_claim_may_end_where_other_files_are_open() {
         let dir = tempfile::tempdir().unwrap();
         let notes = Notes::open(dir.path()).unwrap();
-        assert!(notes.claim() && notes.claim());
-        assert!(!Notes::open(dir.path()).unwrap().claim());
+        assert!(notes.claim().unwrap() && notes.claim().unwrap());
+        assert!(!Notes::open(dir.path()).unwrap().claim().unwrap());
         let end = move || {
             Table::another().begin().unwrap();
             drop(notes);
         };
         std::thread::spawn(end).join().unwrap();
         let notes = Notes::open(dir.path()).unwrap();
-        assert!(!notes.claim(), "the process has it still");
+        assert!(!notes.claim().unwrap(), "the process has it still");
     }
 }

@@ -377,6 +377,7 @@ fn shown(device: Loop, held: File) -> Device {
 /// `Precondition` where the filesystem gave up after an error: until its volume is staged anew, it can be neither flushed nor frozen.
 fn mounted_root(device: Loop) -> Result<Option<OwnedFd>> {
     let mounts = mount::seats(Of::Filesystem(device.device))?;
+    let mut unread = None;
     for mount in &mounts {
         let Ok(place) = Place::trusted(&mount.point) else { continue };
         let root = place.open_directory().and_then(|root| Ok((file::stat(&root)?.device, root)));
@@ -384,19 +385,25 @@ fn mounted_root(device: Loop) -> Result<Option<OwnedFd>> {
             Ok((shown, root)) if shown == device.device => return Ok(Some(root)),
             // Something else is mounted over it: its path shows another filesystem.
             Ok(_) => {}
-            Err(_) => {
-                if let Ok(Here::Mounted(Mounted { dead: Some(why), .. })) = place.look() {
+            Err(error) => match place.look() {
+                Ok(Here::Mounted(Mounted { dead: Some(why), device: shown, .. }))
+                    if shown == device.device =>
+                {
                     return Err(Error::Precondition(format!(
                         "the filesystem mounted at `{}` is broken ({why}); unpublish and unstage its volume first",
                         mount.point.display()
                     )));
                 }
-            }
+                // Something else that is broken is mounted over it.
+                Ok(Here::Mounted(Mounted { dead: Some(_), .. })) => {}
+                Ok(_) | Err(_) => unread = Some(error),
+            },
         }
     }
-    match mounts.first() {
-        None => Ok(None),
-        Some(hidden) => Err(Error::Unavailable(format!(
+    match (mounts.first(), unread) {
+        (None, _) => Ok(None),
+        (Some(_), Some(error)) => Err(error),
+        (Some(hidden), None) => Err(Error::Unavailable(format!(
             "the filesystem mounted at `{}` cannot be reached: something is mounted over it",
             hidden.point.display()
         ))),
