@@ -1,7 +1,7 @@
 # The commands of this repository. Each installs what it lacks, says so, and may be repeated.
 export PATH := $(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH):/usr/sbin:/sbin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt bench bench-cluster sanity test-guest test-cluster test-transfer torture fuzz image chart chart-test cluster-up cluster-down demo-kubernetes test-kubernetes e2e
+.PHONY: help demo test lint fmt bench bench-cluster sanity test-guest test-cluster test-transfer torture fuzz image chart chart-test monitoring-test cluster-up cluster-down demo-kubernetes test-kubernetes e2e
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -11,7 +11,7 @@ demo: ## Watch one volume live: create, mount, write, snapshot, clone, grow, del
 	@tests/demo.sh
 
 test: ## Run everything: lint, unit and real-mount tests, csi-sanity (root; minutes)
-	@tests/install.sh build test lint sanity chart
+	@tests/install.sh build test lint sanity chart monitoring
 	@tests/all.sh
 
 lint: ## Check format, clippy, docs, licences, bans and sources
@@ -59,6 +59,10 @@ fuzz: ## Fuzz every target for MINUTES=5 altogether; ARGS=operations for one (ro
 chart-test: ## Check the Helm chart: lint, schema, renders, rights, certificates, flags
 	@tests/install.sh build chart
 	@tests/chart.sh
+
+monitoring-test: ## Check metrics and alerts with promtool
+	@tests/install.sh build monitoring
+	@tests/monitoring.sh
 
 chart: ## Write the chart's renders anew: deploy/rockpool.yaml, and those that the tests keep
 	@tests/install.sh build chart

@@ -14,6 +14,7 @@ all() {
   suite "cargo test" tests/no-leaks.sh cargo test --locked --no-fail-fast
   check "torture, a short part" tests/no-leaks.sh tests/torture.sh --short
   suite "chart" tests/no-leaks.sh tests/chart.sh
+  check "monitoring" tests/no-leaks.sh tests/monitoring.sh
   suite "csi-sanity" tests/no-leaks.sh tests/sanity.sh
 }
 all 2>&1 | tee "$log"

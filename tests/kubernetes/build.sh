@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# tests/kubernetes/build.sh [core|sidecars|helm|e2e]...: Kubernetes, etcd, CoreDNS, the sidecars and Helm, built from their Go modules into the
-# user's cache (default: all but e2e). What is there at its version is not built again.
+# tests/kubernetes/build.sh [core|sidecars|helm|e2e|monitoring]...: Kubernetes, etcd, CoreDNS, the sidecars, Helm and Prometheus, built from their Go
+# modules into the user's cache (default: all but e2e and monitoring). What is there at its version is not built again.
 set -euo pipefail
 # shellcheck source=env.sh
 . "$(dirname "$0")/env.sh"
@@ -107,6 +107,16 @@ helm() {
     wrapper helm helm.sh/helm/v3 "$HELM"
     gobuild Helm -ldflags "-s -w" -o "$bin/helm" helm.sh/helm/v3/cmd/helm
     built "$HELM" helm
+  fi
+}
+
+# Without what looks for targets in other people's clouds, which is most of it.
+monitoring() {
+  local module=github.com/prometheus/prometheus
+  if missing "$PROMETHEUS" promtool prometheus; then
+    wrapper prometheus $module "$PROMETHEUS"
+    gobuild Prometheus -ldflags "-s -w" -tags netgo,remove_all_sd,enable_kubernetes_sd -o "$bin/" $module/cmd/{promtool,prometheus}
+    built "$PROMETHEUS" promtool prometheus
   fi
 }
 
