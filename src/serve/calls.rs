@@ -175,10 +175,10 @@ impl Line {
         // A method that nobody serves is a word of the caller's: it makes no label.
         metrics::answered(if self.served { method } else { "unserved" }, code, took);
         if message.is_empty() {
-            tracing::info!(target: "rockpool::call", method, id, request, code, duration_ms);
+            tracing::info!(target: "rockpool::call", method, id, code, duration_ms, request);
         } else {
             let error: String = message.chars().take(MESSAGE).collect();
-            tracing::warn!(target: "rockpool::call", method, id, request, code, duration_ms, error);
+            tracing::warn!(target: "rockpool::call", method, id, code, duration_ms, request, error);
         }
     }
 }

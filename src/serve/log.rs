@@ -1,4 +1,4 @@
-//! The log: lines of text or JSON on stderr, the last of them also in memory (`csi::recent`).
+//! The log: text on stderr for people, or JSON on stdout for collectors, the last lines also in memory (`csi::recent`).
 //!
 //! Owns: what is let through. Libraries speak from `warn` on only: below that, they print what crosses the wire;
 //! the client of the Kubernetes API does so above it, too, and is not heard at all.
@@ -16,9 +16,9 @@ use crate::csi::recent::RECENT;
 /// How a line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// For people, on stderr.
     Text,
-    /// One JSON object a line.
+    /// One JSON object a line, on stdout.
     Json,
 }
 
@@ -50,12 +50,18 @@ pub fn start(format: LogFormat, level: LogLevel) {
         .with_target("rockpool", level)
         .with_target("kube_client", LevelFilter::OFF)
         .with_default(level.min(LevelFilter::WARN));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     // As JSON whatever the log is: who puts them into a bug report has to tell names from other words.
     let kept = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(|| &RECENT);
     let registry = tracing_subscriber::registry().with(filter).with(kept);
     match format {
-        LogFormat::Text => registry.with(lines.with_ansi(std::io::stderr().is_terminal())).init(),
-        LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
+        LogFormat::Text => {
+            let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+            registry.with(lines.with_ansi(std::io::stderr().is_terminal())).init();
+        }
+        // Nothing else is ever written there by a process that serves.
+        LogFormat::Json => {
+            let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stdout);
+            registry.with(lines.json().flatten_event(true)).init();
+        }
     }
 }

@@ -69,7 +69,8 @@ impl Place {
 
     pub(crate) fn start_with(&self, command: &mut Command) -> Driver {
         let log = std::fs::File::create(self.path("log")).unwrap();
-        let child = command.stderr(log).spawn().unwrap();
+        // As text it is on stderr, as JSON on stdout.
+        let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let mut driver = Driver { child, log: self.path("log") };
         let socket = self.socket();
         until(&mut driver, "the socket answers", LONG, || UnixStream::connect(&socket).is_ok());

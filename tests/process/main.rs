@@ -262,6 +262,12 @@ fn a_call_is_one_line_and_no_line_holds_a_secret() {
             );
             assert!(line["duration_ms"].is_number(), "{line}");
             log.lines().for_each(|line| drop(serde_json::from_str::<serde_json::Value>(line).unwrap()));
+            let keys: Vec<&String> = line.as_object().unwrap().keys().collect();
+            let want = ["timestamp", "level", "method", "id", "code", "duration_ms", "request", "target"];
+            assert!(
+                want.iter().all(|key| keys.iter().any(|have| have == key)) && keys.len() == want.len(),
+                "{line}"
+            );
         } else {
             assert!(
                 lines[0].contains("method=\"CreateVolume\" id=\"one\" code=\"OK\" duration_ms="),
