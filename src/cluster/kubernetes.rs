@@ -99,6 +99,11 @@ impl Kubernetes {
         Ok(Kubernetes { client })
     }
 
+    /// The namespace that is meant where none is named: of the kubeconfig's context, or the pod's.
+    pub fn namespace(&self) -> &str {
+        self.client.default_namespace()
+    }
+
     /// Reads what is at a path.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Answer<T> {
         self.ask(Method::GET, path, None, "application/json").await

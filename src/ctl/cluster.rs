@@ -11,6 +11,7 @@ use super::answer::{Answer, Table, amount};
 use super::driver;
 use super::failure::{Failure, Outcome};
 use super::moved::{self, Moved};
+use crate::config::Endpoint;
 use crate::proto::admin;
 use admin::cluster_client::ClusterClient;
 
@@ -82,6 +83,16 @@ pub(super) async fn nodes(mut controller: ClusterClient<Channel>) -> Outcome<Ans
         "roster_known": answer.roster_known,
     });
     Ok(Answer::new(table, json).noting(notes))
+}
+
+/// The nodes and the pools that a controller knows, as `-o json` shows them.
+pub(super) async fn told(endpoint: &Endpoint, timeout: Duration) -> Outcome<(Vec<Value>, Vec<Value>)> {
+    let mut controller = driver::cluster(endpoint, timeout).await?;
+    let nodes = controller.list_nodes(admin::ListNodesRequest {}).await;
+    let nodes = nodes.map_err(Failure::of("ListNodes"))?.into_inner().nodes;
+    let pools = controller.list_cluster_pools(admin::ListClusterPoolsRequest {}).await;
+    let pools = pools.map_err(Failure::of("ListClusterPools"))?.into_inner().pools;
+    Ok((nodes.iter().map(node_json).collect(), pools.iter().map(pool_json).collect()))
 }
 
 fn note(node: &admin::ClusterNode, roster_known: bool) -> &'static str {

@@ -2,8 +2,8 @@
 //!
 //! Owns: the words of the command line, and what a person or a script reads back. Never: assumes that the driver at the
 //! other end is ours: what it can do is asked first, and what it lacks is said by name. Only the nouns that CSI does not
-//! know (`retained`, `transfer`, `doctor`, `support-bundle`, `nodes`, `pool`) speak to our own driver, on its admin socket, or look at pools
-//! themselves.
+//! know (`retained`, `transfer`, `doctor`, `support-bundle`, `nodes`, `pool`, `why`) speak to our own driver, on its admin socket, look at pools
+//! themselves, or ask Kubernetes.
 //!
 //! Field names of `-o json` are those of the CSI messages, and exit codes follow the gRPC codes; both are stable.
 
@@ -25,6 +25,7 @@ mod snapshot;
 mod staging;
 mod transfer;
 mod volume;
+mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,7 +44,8 @@ use crate::error::Error;
 const EXIT_CODES: &str = "\
 Exit codes:
   0   done
-  1   another failure; also `volume validate` (not confirmed), `plugin probe` (not ready)
+  1   another failure; also `volume validate` (not confirmed), `plugin probe` (not ready),
+      `why` (something is wrong, or it is not known why)
   2   wrong usage
   3   `doctor` found something that somebody should look at, and nothing worse
   4   `doctor` found something that does not work, or data at stake
@@ -66,7 +68,7 @@ pub struct Ctl {
     #[arg(long, env = "CSI_ENDPOINT", global = true, value_name = "ENDPOINT")]
     endpoint: Option<Endpoint>,
 
-    /// Our own driver's admin socket, for what CSI cannot say; without it the one in /var/lib/rockpool. `pool moved` asks only one that is named.
+    /// Our own driver's admin socket, for what CSI cannot say; without it the one in /var/lib/rockpool. `pool moved` and `why` ask only one that is named.
     #[arg(long, env = "ROCKPOOL_ADMIN_ENDPOINT", global = true, value_name = "ENDPOINT")]
     admin_endpoint: Option<Endpoint>,
 
@@ -102,6 +104,8 @@ enum Noun {
     /// Volumes on their way from one node to another (our own driver only).
     #[command(subcommand)]
     Transfer(transfer::Verb),
+    /// Say why a PersistentVolumeClaim is not bound or not used, and what would mend that: in Kubernetes, by your own rights.
+    Why(why::Why),
     /// Say what is wrong with pools and host, and mend it: of a running driver, or of pools that no driver has.
     Doctor(doctor::Doctor),
     /// Write one file with all that a bug report needs, and nothing secret.
@@ -147,6 +151,7 @@ impl Ctl {
             | Noun::Retained(_)
             | Noun::Transfer(_)
             | Noun::Doctor(_)
+            | Noun::Why(_)
             | Noun::SupportBundle(_) => self.output,
         }
     }
@@ -177,6 +182,8 @@ async fn answer(ctl: &Ctl) -> Outcome<Answer> {
         Noun::Doctor(doctor) => doctor::run(&ctl.admin()?, timeout, doctor).await,
         Noun::Nodes(_) => cluster::nodes(driver::cluster(&ctl.admin()?, timeout).await?).await,
         Noun::Pool(verb) => cluster::pool(ctl, timeout, verb).await,
+        // As `pool moved` it asks only a controller that was named.
+        Noun::Why(why) => why::run(why, ctl.admin_endpoint.as_ref(), timeout).await,
         Noun::Transfer(verb) => transfer::run(driver::admin(&ctl.admin()?, timeout).await?, verb).await,
         Noun::Retained(verb) => retained::run(driver::admin(&ctl.admin()?, timeout).await?, verb).await,
     }

@@ -1,0 +1,358 @@
+//! Where the volume of a claim could be: which node has the driver and room, and which of them the pod may run on.
+//!
+//! Owns: capacity as the scheduler compares it. Never: reads what the provisioner said.
+
+use serde_json::Value;
+
+use super::facts::{Facts, condition, list, name_of, quantity, text};
+use super::fit::{is_allowed, is_selected, refusals};
+use super::gather::has_word;
+use super::judge::{Cause, names, said};
+use crate::error::quoted;
+use crate::model::{Bytes, TOPOLOGY_KEY};
+
+/// A node, as a place for the volume.
+struct Spot {
+    name: String,
+    /// The most that one volume can have; none where nothing was published.
+    room: Option<Bytes>,
+    /// Why there can be none, whatever the room.
+    barred: Option<&'static str>,
+    /// Why the pod cannot run there.
+    refusals: Vec<String>,
+}
+
+impl Spot {
+    fn has(&self, asked: Bytes) -> bool {
+        self.barred.is_none() && self.room.is_some_and(|room| room >= asked)
+    }
+
+    /// The node and what it has, as a phrase.
+    fn told(&self) -> String {
+        match (self.barred, self.room) {
+            (Some(why), _) => format!("{}: {why}", self.name),
+            (None, Some(room)) => format!("{}: {room}", self.name),
+            (None, None) => format!("{}: no capacity published", self.name),
+        }
+    }
+}
+
+/// The most that one volume can have, as the scheduler reads it.
+fn room_of(capacity: &Value) -> Option<Bytes> {
+    let most = text(capacity, "/maximumVolumeSize");
+    quantity(if most.is_empty() { text(capacity, "/capacity") } else { most })
+}
+
+/// What was published for the class of the claim.
+fn published<'a>(facts: &'a Facts, class: &Value) -> impl Iterator<Item = &'a Value> + use<'a> {
+    let class = name_of(class).to_owned();
+    facts.capacities.iter().flatten().filter(move |one| one["storageClassName"] == class.as_str())
+}
+
+/// All nodes; where they may not be read, those that capacity was published for.
+fn spots(facts: &Facts, class: &Value, pod: Option<&Value>) -> Vec<Spot> {
+    let Some(nodes) = &facts.nodes else {
+        let spot = |one: &Value| {
+            let name = one["nodeTopology"]["matchLabels"][TOPOLOGY_KEY].as_str()?.to_owned();
+            Some(Spot { name, room: room_of(one), barred: None, refusals: Vec::new() })
+        };
+        return published(facts, class).filter_map(spot).collect();
+    };
+    let spot = |node: &Value| {
+        let here = published(facts, class).filter(|one| is_selected(node, &one["nodeTopology"]));
+        let barred = match (facts.has_driver(name_of(node)), is_allowed(node, class)) {
+            (Some(false), _) => Some("the driver is not registered"),
+            (_, false) => Some("the class's allowedTopologies exclude it"),
+            (_, true) => None,
+        };
+        Spot {
+            name: name_of(node).to_owned(),
+            room: here.filter_map(room_of).max(),
+            barred,
+            refusals: pod.map(|pod| refusals(node, pod)).unwrap_or_default(),
+        }
+    };
+    nodes.iter().map(spot).collect()
+}
+
+/// A class whose volumes wait for a pod, and no pod: as it must be.
+pub(super) fn no_consumer(facts: &Facts) -> Option<Cause> {
+    if !facts.waits_for_a_pod() || facts.selected_node().is_some() {
+        return None;
+    }
+    let none_uses_it = match &facts.pods {
+        Some(_) => facts.users().is_empty(),
+        None => {
+            let last = facts.newest(&[
+                "WaitForFirstConsumer",
+                "WaitForPodScheduled",
+                "Provisioning",
+                "ProvisioningFailed",
+            ]);
+            last.is_some_and(|event| text(event, "/reason") == "WaitForFirstConsumer")
+        }
+    };
+    if !none_uses_it {
+        return None;
+    }
+    let class = facts.class().map_or("", name_of);
+    let what = format!(
+        "Claim {} waits for a pod that uses it, as it must: its class {} has volumeBindingMode WaitForFirstConsumer, so that the volume is made where its pod runs. Nothing is wrong.",
+        facts.title(),
+        quoted(class)
+    );
+    Some(Cause::waits("no-consumer", what, "Make a pod that mounts it, and it is bound."))
+}
+
+/// A pod wants it, and has no node.
+pub(super) fn unplaced(facts: &Facts) -> Option<Cause> {
+    if !facts.waits_for_a_pod() || facts.selected_node().is_some() {
+        return None;
+    }
+    let users = facts.users();
+    if let Some(pod) = users.iter().find(|pod| !text(pod, "/spec/nodeName").is_empty()) {
+        return Some(past_the_scheduler(facts, pod));
+    }
+    let pod = users.first().copied();
+    if let Some(pod) = pod.filter(|pod| list(pod, "/spec/schedulingGates").next().is_some()) {
+        let gates: Vec<&str> = list(pod, "/spec/schedulingGates").map(|gate| text(gate, "/name")).collect();
+        let what = format!(
+            "Claim {} waits for its pod {}, which its scheduling gates hold back: {}.",
+            facts.title(),
+            name_of(pod),
+            names(&gates)
+        );
+        return Some(Cause::waits("gated", what, "Whoever set them lets it go; the claim follows."));
+    }
+    let class = facts.class()?;
+    let words = scheduler_said(facts, pod);
+    if let Some(asked) = facts.asked().filter(|_| facts.capacities.is_some()) {
+        let spots = spots(facts, class, pod);
+        if let Some(cause) = too_little(facts, class, asked, &spots) {
+            return Some(cause);
+        }
+        if facts.nodes.is_some()
+            && let Some(pod) = pod
+            && let Some(cause) = kept_apart(facts, pod, asked, &spots)
+        {
+            return Some(cause);
+        }
+        let words = words?;
+        let roomy: Vec<&str> =
+            spots.iter().filter(|spot| spot.has(asked)).map(|spot| spot.name.as_str()).collect();
+        let what = format!(
+            "Claim {} waits for its pod, which the scheduler has found no node for: {}. Room for {asked} is on {}, so it is not for want of storage.",
+            facts.title(),
+            said(&words),
+            names(&roomy)
+        );
+        return Some(Cause::wrong(
+            "pod-unschedulable",
+            what,
+            "Mend what the scheduler names, and the claim follows by itself.",
+        ));
+    }
+    let words = words?;
+    let what = format!(
+        "Claim {} waits for its pod, which the scheduler has found no node for: {}.",
+        facts.title(),
+        said(&words)
+    );
+    Some(Cause::wrong(
+        "pod-unschedulable",
+        what,
+        "Mend what the scheduler names, and the claim follows by itself.",
+    ))
+}
+
+/// Whoever gives a pod its node leaves out the scheduler, who alone tells the provisioner where.
+fn past_the_scheduler(facts: &Facts, pod: &Value) -> Cause {
+    let what = format!(
+        "Claim {} waits for the scheduler to choose a node, and its pod {} has been put on {} past the scheduler, by spec.nodeName: nobody says where the volume is to be made.",
+        facts.title(),
+        name_of(pod),
+        text(pod, "/spec/nodeName")
+    );
+    Cause::wrong(
+        "node-name",
+        what,
+        "Take nodeName out of the pod, and choose the node with a nodeSelector like kubernetes.io/hostname.",
+    )
+}
+
+/// What the scheduler says of the pod; where pods may not be read, of one that the claim waits for.
+pub(super) fn scheduler_said(facts: &Facts, pod: Option<&Value>) -> Option<String> {
+    let of_condition =
+        pod.and_then(|pod| condition(pod, "PodScheduled")).filter(|one| one["status"] == "False");
+    let words = of_condition.map(|one| text(one, "/message")).filter(|words| !words.is_empty());
+    let of_event = || match pod {
+        Some(pod) => {
+            facts.events_of("Pod", pod).into_iter().find(|event| text(event, "/reason") == "FailedScheduling")
+        }
+        None => {
+            let waits = text(facts.newest(&["WaitForPodScheduled"])?, "/message");
+            let is_meant = |event: &&Value| {
+                text(event, "/reason") == "FailedScheduling"
+                    && has_word(waits, text(event, "/involvedObject/name"))
+            };
+            let mut all: Vec<&Value> = facts.events.iter().flatten().filter(is_meant).collect();
+            super::facts::newest_first(&mut all);
+            all.first().copied()
+        }
+    };
+    words.or_else(|| of_event().map(|event| text(event, "/message"))).map(str::to_owned)
+}
+
+/// Nobody has published anything, or nobody has enough.
+fn too_little(facts: &Facts, class: &Value, asked: Bytes, spots: &[Spot]) -> Option<Cause> {
+    let is_tracked = facts.csi_driver.there().is_none_or(|driver| driver["spec"]["storageCapacity"] == true);
+    if !is_tracked || facts.capacities.is_none() {
+        return None;
+    }
+    if published(facts, class).next().is_none() {
+        return Some(unpublished(facts, class));
+    }
+    (!spots.iter().any(|spot| spot.has(asked))).then(|| no_room(facts, class, asked, spots))
+}
+
+fn unpublished(facts: &Facts, class: &Value) -> Cause {
+    let what = format!(
+        "Claim {} waits: nobody has said yet how much room there is for its class {}; there is no CSIStorageCapacity of it, and the scheduler takes that for none.",
+        facts.title(),
+        quoted(name_of(class))
+    );
+    let absent = super::provision::absence(facts);
+    let fix = "The provisioner publishes it within a minute after the class is made or the driver is installed. If it does not, see that a container `provisioner` of the controller's pods runs, and what it logs.";
+    Cause::wrong("no-capacity", absent.map_or(what.clone(), |absent| format!("{what} {absent}")), fix)
+}
+
+fn no_room(facts: &Facts, class: &Value, asked: Bytes, spots: &[Spot]) -> Cause {
+    let mut spots: Vec<&Spot> =
+        spots.iter().filter(|spot| spot.room.is_some() || spot.barred.is_some()).collect();
+    spots.sort_by(|one, next| {
+        (next.barred.is_none(), next.room)
+            .cmp(&(one.barred.is_none(), one.room))
+            .then(one.name.cmp(&next.name))
+    });
+    let most = spots.first().filter(|spot| spot.barred.is_none());
+    let most_room = most.and_then(|spot| spot.room).unwrap_or_default();
+    let others: Vec<String> =
+        spots.iter().skip(usize::from(most.is_some())).map(|spot| spot.told()).collect();
+    let others = if others.is_empty() { String::new() } else { format!(" ({})", names(&others)) };
+    let what = match most {
+        Some(spot) if most_room > Bytes::ZERO => {
+            format!("the most that any node has is {most_room}, on node {}{others}", spot.name)
+        }
+        Some(spot) => format!("no node has any room: {}{others}", spot.told()),
+        None => format!("no node can have it{others}"),
+    };
+    let mut what =
+        format!("Claim {} asks for {asked} of class {}, and {what}.", facts.title(), quoted(name_of(class)));
+    let away = away(facts, class);
+    let fix = "Ask for less, delete claims and snapshots that nobody needs, or give a pool or a node more; it is tried again by itself.";
+    if !away.is_empty() {
+        what = format!("{what} {}.", away.join("; "));
+        return Cause::wrong(
+            "pool-away",
+            what,
+            format!(
+                "See to that first: `rockpool ctl doctor` on that node says more. If it is not enough: {}",
+                lower(fix)
+            ),
+        );
+    }
+    let hint = if facts.told_pools.is_none() && most_room == Bytes::ZERO {
+        " Whether a pool is away, and why, says `rockpool ctl pool list` in a controller's pod."
+    } else {
+        ""
+    };
+    Cause::wrong("no-room", what, format!("{fix}{hint}"))
+}
+
+fn lower(sentence: &str) -> String {
+    let mut letters = sentence.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
+}
+
+/// Pools and nodes that would count, and are away; a sentence each, without its end.
+fn away(facts: &Facts, class: &Value) -> Vec<String> {
+    let wanted = text(class, "/parameters/pool");
+    let is_meant =
+        |pool: &&Value| wanted.is_empty() || text(pool, "/name").is_empty() || pool["name"] == wanted;
+    let is_away = |pool: &&Value| pool["state"] != "here" || !text(pool, "/why").is_empty();
+    let pools = facts.told_pools.iter().flatten().filter(is_meant).filter(is_away).map(|pool| {
+        let nodes = super::facts::texts(pool, "/nodes");
+        let place = if nodes.is_empty() { "no node".to_owned() } else { format!("node {}", names(&nodes)) };
+        let name = if text(pool, "/name").is_empty() { text(pool, "/id") } else { text(pool, "/name") };
+        let why = match (text(pool, "/state"), text(pool, "/why")) {
+            ("here", why) => format!("is away: {}", said(why)),
+            ("twice", _) => "is announced by both: one of them has a copy".to_owned(),
+            (state, "") => format!("is {state}"),
+            (state, why) => format!("is {state}: {}", said(why)),
+        };
+        format!("Pool {} of {place} {why}", quoted(name))
+    });
+    let nodes = facts
+        .told_nodes
+        .iter()
+        .flatten()
+        .filter(|node| node["standing"] != "connected" && node["gone"] != true);
+    let nodes = nodes.map(|node| {
+        let since = node["away_seconds"].as_i64().filter(|seconds| *seconds > 0);
+        let since =
+            since.map_or_else(String::new, |seconds| format!(" for {}", super::judge::duration(seconds)));
+        format!("Node {} has not been connected to the controller{since}", text(node, "/id"))
+    });
+    pools.chain(nodes).take(5).collect()
+}
+
+/// Where there is room the pod may not run, and where it may run there is none.
+fn kept_apart(facts: &Facts, pod: &Value, asked: Bytes, spots: &[Spot]) -> Option<Cause> {
+    let (open, closed): (Vec<&Spot>, Vec<&Spot>) = spots.iter().partition(|spot| spot.refusals.is_empty());
+    if open.iter().any(|spot| spot.has(asked)) {
+        return None;
+    }
+    let excluded = |spot: &&Spot| format!("{} ({})", spot.name, spot.refusals.join(", "));
+    let roomy: Vec<String> = closed.iter().filter(|spot| spot.has(asked)).map(excluded).collect();
+    let title = facts.title();
+    let pod = name_of(pod);
+    if open.is_empty() {
+        let all: Vec<String> = closed.iter().map(excluded).collect();
+        let what = format!(
+            "Claim {title} waits for its pod {pod}, which may run on no node at all: {}. It is not for want of storage.",
+            names(&all)
+        );
+        return Some(Cause::wrong(
+            "pod-fits-nowhere",
+            what,
+            "Change the pod's selector, affinity or tolerations, or uncordon or mend a node; the claim follows by itself.",
+        ));
+    }
+    let poor: Vec<String> = open.iter().map(|spot| spot.told()).collect();
+    let what = format!(
+        "Claim {title} asks for {asked}; its pod {pod} may run only where that cannot be had ({}), and where it can, the pod may not run: {}.",
+        names(&poor),
+        names(&roomy)
+    );
+    Some(Cause::wrong(
+        "room-elsewhere",
+        what,
+        "Let the pod run there (selector, affinity, tolerations, cordon), ask for less, or make room where it may run; the scheduler tries again by itself.",
+    ))
+}
+
+/// No pod is waited for, and no node has enough.
+pub(super) fn nowhere(facts: &Facts) -> Option<Cause> {
+    let class = facts.class().filter(|_| !facts.waits_for_a_pod())?;
+    too_little(facts, class, facts.asked()?, &spots(facts, class, None))
+}
+
+/// The most that a node has for the class of the claim, for a sentence about a refusal.
+pub(super) fn rooms(facts: &Facts) -> Option<String> {
+    let class = facts.class()?;
+    let mut all = spots(facts, class, None);
+    all.retain(|spot| spot.room.is_some());
+    all.sort_by_key(|spot| std::cmp::Reverse(spot.room));
+    let told: Vec<String> = all.iter().map(Spot::told).collect();
+    (!told.is_empty()).then(|| names(&told))
+}

@@ -1,0 +1,215 @@
+//! What is wrong with the source of a claim that is to be a copy.
+//!
+//! Owns: snapshot, its content, the claim that is copied, and where their volume lies. Never: looks at who has room.
+
+use serde_json::Value;
+
+use super::facts::{Facts, List, Look, homes, name_of, quantity, text};
+use super::judge::{Cause, names, said};
+use crate::error::quoted;
+use crate::model::{Bytes, SnapshotId};
+
+/// What keeps the copy from being made; nothing for a claim without a source.
+pub(super) fn wrong(facts: &Facts) -> Vec<Cause> {
+    let Some((kind, name, namespace)) = facts.origin() else { return Vec::new() };
+    let whole = format!("{namespace}/{name}");
+    let found = match kind {
+        "VolumeSnapshot" => unready_snapshot(facts, &whole),
+        "PersistentVolumeClaim" => unready_claim(facts, &whole),
+        _ => return Vec::new(),
+    };
+    found.map_or_else(
+        || [smaller(facts, kind, &whole), other_mode(facts, kind, &whole)].into_iter().flatten().collect(),
+        |one| vec![one],
+    )
+}
+
+fn unready_snapshot(facts: &Facts, whole: &str) -> Option<Cause> {
+    let title = facts.title();
+    let of = format!("Claim {title} is to be restored from VolumeSnapshot {whole}");
+    let snapshot = match &facts.source.snapshot {
+        Look::Unseen => return None,
+        Look::Missing => {
+            let what = format!("{of}, which does not exist.");
+            return Some(Cause::wrong(
+                "source-missing",
+                what,
+                "Make the snapshot, or make the claim anew with another source: a source cannot be changed.",
+            ));
+        }
+        Look::There(snapshot) => snapshot,
+    };
+    let content = facts.source.content.there();
+    let driver = content.map_or("", |content| text(content, "/spec/driver"));
+    if !driver.is_empty() && driver != facts.driver {
+        let what = format!(
+            "{of}, which the driver {} has made: {} cannot read it.",
+            quoted(driver),
+            quoted(&facts.driver)
+        );
+        return Some(Cause::wrong(
+            "source-other-driver",
+            what,
+            "Make the claim anew with a class of that driver.",
+        ));
+    }
+    if !text(snapshot, "/metadata/deletionTimestamp").is_empty() {
+        let what = format!("{of}, which is being deleted.");
+        return Some(Cause::wrong("source-missing", what, "Make the claim anew with another snapshot."));
+    }
+    let bound = text(snapshot, "/status/boundVolumeSnapshotContentName");
+    if !bound.is_empty() && facts.source.content == Look::Missing {
+        let what =
+            format!("{of}, whose VolumeSnapshotContent {bound} is gone, and with it the way to its data.");
+        return Some(Cause::wrong("source-missing", what, "Make the claim anew with another snapshot."));
+    }
+    if snapshot["status"]["readyToUse"] == true {
+        return None;
+    }
+    let errors =
+        [Some(snapshot), content].into_iter().flatten().map(|object| text(object, "/status/error/message"));
+    match errors.into_iter().find(|error| !error.is_empty()) {
+        Some(error) => {
+            let what = format!("{of}, which cannot be made: {}.", said(error));
+            Some(Cause::wrong(
+                "source-not-ready",
+                what,
+                "Mend that, and the snapshotter tries again by itself; the claim follows.",
+            ))
+        }
+        None => {
+            let what = format!("{of}, which is not ready yet.");
+            Some(Cause::waits(
+                "source-not-ready",
+                what,
+                "The claim follows by itself; if that takes long, look at the snapshot-controller and at the container `snapshotter` of the controller's pods.",
+            ))
+        }
+    }
+}
+
+fn unready_claim(facts: &Facts, whole: &str) -> Option<Cause> {
+    let of = format!("Claim {} is to be a clone of claim {whole}", facts.title());
+    let claim = match &facts.source.claim {
+        Look::Unseen => return None,
+        Look::Missing => {
+            let what = format!("{of}, which does not exist.");
+            return Some(Cause::wrong(
+                "source-missing",
+                what,
+                "Make that claim, or make this one anew with another source: a source cannot be changed.",
+            ));
+        }
+        Look::There(claim) => claim,
+    };
+    if !text(claim, "/metadata/deletionTimestamp").is_empty() {
+        return Some(Cause::wrong(
+            "source-missing",
+            format!("{of}, which is being deleted."),
+            "Make the claim anew with another source.",
+        ));
+    }
+    let phase = text(claim, "/status/phase");
+    if phase != "Bound" {
+        let what = format!("{of}, which is {phase} itself, so there is nothing to copy yet.");
+        let fix = format!("See to that one first: rockpool ctl why {whole}. This one follows by itself.");
+        return Some(Cause::wrong("source-not-ready", what, fix));
+    }
+    let driver = facts.source.volume.there().map_or("", |volume| text(volume, "/spec/csi/driver"));
+    if facts.source.volume.there().is_some() && driver != facts.driver {
+        let what = format!("{of}, whose volume is not of {}.", quoted(&facts.driver));
+        return Some(Cause::wrong("source-other-driver", what, "Copy the data with a pod that mounts both."));
+    }
+    None
+}
+
+/// How large what it is a copy of is.
+fn size(facts: &Facts, kind: &str) -> Option<Bytes> {
+    if kind == "VolumeSnapshot" {
+        return quantity(text(facts.source.snapshot.there()?, "/status/restoreSize"));
+    }
+    let claim = facts.source.claim.there()?;
+    let sizes = ["/status/capacity/storage", "/spec/resources/requests/storage"];
+    sizes.iter().filter_map(|field| quantity(text(claim, field))).max()
+}
+
+fn smaller(facts: &Facts, kind: &str, whole: &str) -> Option<Cause> {
+    let (size, asked) = (size(facts, kind)?, facts.asked()?);
+    if asked >= size {
+        return None;
+    }
+    let what = format!(
+        "Claim {} asks for {asked}, and {kind} {whole}, of which it is to be a copy, has {size}: a copy cannot be smaller.",
+        facts.title()
+    );
+    Some(Cause::wrong(
+        "smaller-than-source",
+        what,
+        format!("Make it anew with {size} or more: a claim that is not bound cannot ask for another size."),
+    ))
+}
+
+fn other_mode(facts: &Facts, kind: &str, whole: &str) -> Option<Cause> {
+    let mode = |object: &Value, field: &str| match text(object, field) {
+        "" => "Filesystem".to_owned(),
+        mode => mode.to_owned(),
+    };
+    let have = if kind == "VolumeSnapshot" {
+        text(facts.source.content.there()?, "/spec/sourceVolumeMode").to_owned()
+    } else {
+        mode(facts.source.claim.there()?, "/spec/volumeMode")
+    };
+    let want = mode(facts.claim(), "/spec/volumeMode");
+    if have.is_empty() || have == want {
+        return None;
+    }
+    let what = format!(
+        "Claim {} asks for the volumeMode {want}, and {kind} {whole}, of which it is to be a copy, is {have}: a node never mounts what a workload may have made up, nor hands a filesystem out raw.",
+        facts.title()
+    );
+    Some(Cause::wrong("volume-mode", what, format!("Make it anew with volumeMode {have}.")))
+}
+
+/// The nodes where the source lies, as far as that is known.
+pub(super) fn lies_on(facts: &Facts) -> Vec<String> {
+    if let Some(volume) = facts.source.volume.there() {
+        return homes(volume).into_iter().map(str::to_owned).collect();
+    }
+    let content = facts.source.content.there().unwrap_or(&Value::Null);
+    let id: Option<SnapshotId> = text(content, "/status/snapshotHandle").parse().ok();
+    let pool = id.map(|id| id.pool().to_string());
+    pool.map(|pool| nodes_of_pool(&facts.told_pools, &pool)).unwrap_or_default()
+}
+
+fn nodes_of_pool(pools: &List, id: &str) -> Vec<String> {
+    let pool = pools.iter().flatten().find(|pool| pool["id"] == id);
+    let nodes = pool.and_then(|pool| pool["nodes"].as_array()).into_iter().flatten();
+    nodes.filter_map(|node| node.as_str().map(str::to_owned)).collect()
+}
+
+/// The source lies where the volume cannot be, and no copy of it can be had elsewhere.
+pub(super) fn elsewhere(facts: &Facts, message: &str) -> Option<Cause> {
+    let (kind, name, namespace) = facts.origin()?;
+    if !message.contains("volume_content_source lies on node") {
+        return None;
+    }
+    let lies = lies_on(facts);
+    let lies = if lies.is_empty() { "another node".to_owned() } else { format!("node {}", names(&lies)) };
+    let chosen = facts.selected_node().map_or_else(String::new, |node| format!(" ({node} at last)"));
+    let class = facts.class().map_or("", name_of);
+    let why = if facts.waits_for_a_pod() {
+        format!(
+            "its class {} lets the scheduler choose a node for the pod first, which knows nothing of sources, and it chose another{chosen}",
+            quoted(class)
+        )
+    } else {
+        "the volume may not be made there".to_owned()
+    };
+    let what = format!(
+        "Claim {} is to be a copy of {kind} {namespace}/{name}, which lies on {lies}; but {why}, where no copy can be made: {}.",
+        facts.title(),
+        said(message)
+    );
+    let fix = "Make it anew with a class of the same parameters and volumeBindingMode Immediate: the volume is made beside its source then, and the pod follows it; or pin the pod to that node.";
+    Some(Cause::wrong("source-elsewhere", what, fix))
+}

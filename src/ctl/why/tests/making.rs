@@ -1,0 +1,411 @@
+//! Claims that are in order, and have no volume yet.
+
+use super::*;
+
+/// What the scheduler says where all nodes lack room.
+const NO_ROOM: &str = "0/2 nodes are available: 2 node(s) did not have enough free storage. no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
+
+#[test]
+fn a_claim_that_waits_for_its_first_pod_is_in_order() {
+    let facts = cluster().with_events(&[of_claim(
+        "WaitForFirstConsumer",
+        "waiting for first consumer to be created before binding",
+    )]);
+    assert_says(
+        &facts,
+        State::Waits,
+        "no-consumer",
+        &["waits for a pod that uses it, as it must", "Nothing is wrong."],
+    );
+    // Also for who may not read pods.
+    let hidden = Facts { pods: None, ..facts };
+    assert_says(&hidden, State::Waits, "no-consumer", &["as it must"]);
+}
+
+#[test]
+fn where_no_node_has_room_the_numbers_are_told() {
+    let mut facts = cluster().with_pod(unscheduled("web-0", NO_ROOM));
+    facts.edit(|claim| claim["spec"]["resources"]["requests"]["storage"] = json!("100Gi"));
+    let told = [
+        "demo/data asks for 100 GiB of class `rockpool`, and the most that any node has is 40 GiB, on node n1 (n2: 20 GiB).",
+        "Ask for less",
+    ];
+    assert_wrong(&facts, "no-room", &told);
+    // Who may read neither pods nor nodes is told the same.
+    let events = [
+        of_claim("WaitForPodScheduled", "waiting for pod web-0 to be scheduled"),
+        event("Pod", "web-0", "FailedScheduling", NO_ROOM, 20),
+    ];
+    let hidden = Facts { pods: None, nodes: None, csi_nodes: None, ..facts.clone().with_events(&events) };
+    assert_wrong(&hidden, "no-room", &told);
+    // One that waits for no pod.
+    let facts = Facts { pods: Some(vec![]), ..facts }.at_once();
+    assert_wrong(&facts, "no-room", &["asks for 100 GiB of class `now`", "40 GiB, on node n1"]);
+    // What a volume can have, and not what there is in all.
+    let mut exact = cluster().at_once();
+    exact.edit(|claim| claim["spec"]["resources"]["requests"]["storage"] = json!("40Gi"));
+    assert_ne!(judge(&exact).0[0].code, "no-room");
+}
+
+#[test]
+fn where_nobody_counts_room_nobody_is_said_to_lack_it() {
+    let mut facts = cluster().at_once();
+    facts.csi_driver = Look::There(json!({ "spec": { "storageCapacity": false } }));
+    facts.capacities = Some(vec![]);
+    assert_ne!(judge(&facts).0[0].code, "no-capacity");
+}
+
+#[test]
+fn a_pool_that_is_away_is_told_with_its_reason() {
+    let mut facts = cluster().with_pod(unscheduled("web-0", NO_ROOM));
+    facts.capacities = Some(vec![room("rockpool", "n1", "0"), room("rockpool", "n2", "2Gi")]);
+    let pool = |name: &str, state: &str, node: &str, why: &str| json!({ "id": "aaaaaaaaaaaa", "name": name, "state": state, "nodes": [node], "why": why });
+    let why = "pool `fast`: its disk does not answer";
+    facts.told_nodes = Some(vec![]);
+    facts.told_pools = Some(vec![
+        pool("fast", "here", "n1", why),
+        pool("fast", "here", "n2", ""),
+        pool("slow", "away", "n2", ""),
+    ]);
+    let told = [
+        "the most that any node has is 2 GiB, on node n2 (n1: 0 B)",
+        "Pool `fast` of node n1 is away: “pool `fast`: its disk does not answer”.",
+        "See to that first",
+    ];
+    assert_wrong(&facts, "pool-away", &told);
+    assert!(!judge(&facts).text().contains("slow"), "the class names another pool");
+    // Its whole node is.
+    facts.told_pools = Some(vec![pool("fast", "away", "n1", "")]);
+    facts.told_nodes =
+        Some(vec![json!({ "id": "n1", "standing": "away", "away_seconds": 600, "gone": false })]);
+    assert_wrong(
+        &facts,
+        "pool-away",
+        &["Pool `fast` of node n1 is away; Node n1 has not been connected to the controller for 10 minutes."],
+    );
+    // Nobody was asked.
+    facts.capacities = Some(vec![room("rockpool", "n1", "0"), room("rockpool", "n2", "0")]);
+    (facts.told_nodes, facts.told_pools) = (None, None);
+    assert_wrong(
+        &facts,
+        "no-room",
+        &["no node has any room: n1: 0 B (n2: 0 B)", "`rockpool ctl pool list` in a controller's pod"],
+    );
+}
+
+#[test]
+fn a_pod_that_may_run_only_where_there_is_no_room_is_told_where_there_is() {
+    let words = "0/2 nodes are available: 1 node(s) did not have enough free storage, 1 node(s) didn't match Pod's node affinity/selector. no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
+    let mut pod = unscheduled("web-0", words);
+    pod["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": "n2" });
+    let mut facts = cluster().with_pod(pod);
+    facts.edit(|claim| claim["spec"]["resources"]["requests"]["storage"] = json!("30Gi"));
+    assert_wrong(
+        &facts,
+        "room-elsewhere",
+        &[
+            "asks for 30 GiB; its pod web-0 may run only where that cannot be had (n2: 20 GiB)",
+            "n1 (the pod's nodeSelector or affinity excludes it)",
+        ],
+    );
+    // The one node that it may run on has no driver.
+    facts.edit(|claim| claim["spec"]["resources"]["requests"]["storage"] = json!("1Gi"));
+    facts.csi_nodes = Some(vec![csi_node("n1", DRIVER), csi_node("n2", "other")]);
+    assert_wrong(&facts, "room-elsewhere", &["(n2: the driver is not registered)"]);
+}
+
+#[test]
+fn a_pod_that_fits_nowhere_has_no_need_of_storage() {
+    let words = "0/2 nodes are available: 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
+    let mut facts = cluster().with_pod(unscheduled("web-0", words));
+    let nodes = facts.nodes.as_mut().unwrap();
+    nodes[0]["spec"]["taints"] = json!([{ "key": "dedicated", "value": "db", "effect": "NoSchedule" }]);
+    nodes[1]["spec"]["unschedulable"] = json!(true);
+    assert_wrong(
+        &facts,
+        "pod-fits-nowhere",
+        &[
+            "may run on no node at all: n1 (the pod does not tolerate its taint dedicated:NoSchedule) and n2 (it is cordoned)",
+        ],
+    );
+}
+
+#[test]
+fn what_else_the_scheduler_lacks_is_repeated() {
+    let words = "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod.";
+    let facts = cluster().with_pod(unscheduled("web-0", words));
+    assert_wrong(
+        &facts,
+        "pod-unschedulable",
+        &["2 Insufficient cpu", "Room for 10 GiB is on n1 and n2, so it is not for want of storage"],
+    );
+    // It says so only in an Event.
+    let facts =
+        cluster().with_pod(pod("web-0")).with_events(&[event("Pod", "web-0", "FailedScheduling", words, 10)]);
+    assert_wrong(&facts, "pod-unschedulable", &["2 Insufficient cpu"]);
+    let mut gated = pod("web-0");
+    gated["spec"]["schedulingGates"] = json!([{ "name": "quota.example/hold" }]);
+    assert_says(&cluster().with_pod(gated), State::Waits, "gated", &["quota.example/hold"]);
+}
+
+#[test]
+fn a_pod_that_names_its_node_goes_past_the_scheduler() {
+    let facts = cluster().with_pod(placed("web-0", "n1", "Pending")).with_events(&[of_claim(
+        "WaitForFirstConsumer",
+        "waiting for first consumer to be created before binding",
+    )]);
+    assert_wrong(
+        &facts,
+        "node-name",
+        &["web-0 has been put on n1 past the scheduler, by spec.nodeName", "kubernetes.io/hostname"],
+    );
+}
+
+#[test]
+fn a_driver_that_is_missing_is_told_where() {
+    let facts = Facts { csi_driver: Look::Missing, ..cluster() };
+    assert_wrong(&facts, "driver-missing", &["there is no CSIDriver object: it is not installed"]);
+    let facts =
+        Facts { csi_nodes: Some(vec![csi_node("n1", "other"), csi_node("n2", "other")]), ..cluster() };
+    assert_wrong(&facts, "driver-on-no-node", &["registered on none of the 2 nodes", "node.kubeletDir"]);
+    let mut facts = cluster().with_events(&[of_claim(
+        "ProvisioningFailed",
+        "error generating accessibility requirements: no topology key found for node n2",
+    )]);
+    facts.csi_nodes = Some(vec![csi_node("n1", DRIVER), csi_node("n2", "other")]);
+    facts.edit(|claim| {
+        claim["metadata"]["annotations"] = json!({ "volume.kubernetes.io/selected-node": "n2" })
+    });
+    assert_wrong(
+        &facts,
+        "driver-not-on-node",
+        &["made on node n2, which the scheduler has chosen", "spec.nodeName=n2"],
+    );
+    facts.nodes.as_mut().unwrap()[1]["status"]["conditions"][0]["status"] = json!("Unknown");
+    assert_wrong(&facts, "driver-not-on-node", &["The node is not ready: mend that first."]);
+}
+
+#[test]
+fn what_the_driver_refused_is_repeated_and_its_code_explained() {
+    let refused = |message: &str| {
+        let started = event(
+            "PersistentVolumeClaim",
+            "data",
+            "Provisioning",
+            "External provisioner is provisioning volume for claim \"demo/data\"",
+            31,
+        );
+        cluster().at_once().with_events(&[started, of_claim("ProvisioningFailed", message)])
+    };
+    let facts = refused(
+        "Volume provisioning failed with infeasible error. Retries will be delayed. rpc error: code = InvalidArgument desc = parameters has the unknown key `size`: \
+         the known ones are `pool`, `allocation`, `placement`, `retainDeleted` and `csi.storage.k8s.io/*`",
+    );
+    assert_wrong(
+        &facts,
+        "provisioning-failed",
+        &[
+            "with InvalidArgument, 30 s ago: “parameters has the unknown key `size`",
+            "asking again does not help",
+            "delete and make the class anew",
+        ],
+    );
+    for (code, part) in [
+        ("Unavailable", "cannot be asked now"),
+        ("FailedPrecondition", "in a state that forbids it"),
+        ("OutOfRange", "no such volume can have"),
+        ("NotFound", "not there any more"),
+        ("AlreadyExists", "differs from what is asked for"),
+        ("Aborted", "at work on it right now"),
+        ("DeadlineExceeded", "no answer in time"),
+        ("Internal", "the host refused something"),
+        ("Unimplemented", "does not offer it"),
+        ("Unknown", "does not answer with"),
+    ] {
+        let facts = refused(&format!("rpc error: code = {code} desc = words of the driver"));
+        assert_wrong(&facts, "provisioning-failed", &[code, "“words of the driver”", part]);
+    }
+    let facts = refused(
+        "rpc error: code = ResourceExhausted desc = no node has room, nothing was made: node n1: pool `fast`: no room for 10 GiB more",
+    );
+    assert_wrong(
+        &facts,
+        "provisioning-failed",
+        &["no room for 10 GiB more", "It asks for 10 GiB; published is n1: 40 GiB and n2: 20 GiB."],
+    );
+    let facts = refused(
+        "failed to strip CSI Parameters of prefixed keys: found unknown parameter key \"csi.storage.k8s.io/x\" with reserved namespace csi.storage.k8s.io/",
+    );
+    assert_wrong(
+        &facts,
+        "provisioning-failed",
+        &["could not make its volume, 30 s ago: “failed to strip CSI Parameters"],
+    );
+    // It is over.
+    let made = event(
+        "PersistentVolumeClaim",
+        "data",
+        "ProvisioningSucceeded",
+        "Successfully provisioned volume pvc-1",
+        1,
+    );
+    assert_ne!(
+        judge(&refused("rpc error: code = Internal desc = x").with_events(&[made])).0[0].code,
+        "provisioning-failed"
+    );
+}
+
+#[test]
+fn an_earlier_claim_of_the_same_name_is_not_meant() {
+    let mut old = of_claim("ProvisioningFailed", "rpc error: code = Internal desc = x");
+    old["involvedObject"]["uid"] = json!("uid-of-yesterday");
+    assert_says(&cluster().with_events(&[old]), State::Waits, "no-consumer", &[]);
+}
+
+#[test]
+fn room_that_was_refused_is_told_with_the_numbers_and_the_refusal() {
+    let message = "rpc error: code = ResourceExhausted desc = no node has room, nothing was made: node n1: pool `fast`: no room for 100 GiB more";
+    let mut facts = cluster()
+        .with_pod(unscheduled("web-0", NO_ROOM))
+        .with_events(&[of_claim("ProvisioningFailed", message)]);
+    facts.edit(|claim| claim["spec"]["resources"]["requests"]["storage"] = json!("100Gi"));
+    assert_wrong(
+        &facts,
+        "no-room",
+        &["40 GiB, on node n1", "The driver's last answer, 30 s ago: “no node has room"],
+    );
+}
+
+#[test]
+fn a_source_on_another_node_than_the_scheduler_chose_wants_an_immediate_class() {
+    let message = "rpc error: code = ResourceExhausted desc = volume_content_source lies on node n1, and no node that accessibility_requirements allow can have a copy of it; \
+                   nothing was made: node n2: pool `fast`: no room for 10 GiB more";
+    let mut facts = cluster().with_pod(pod("web-0")).with_events(&[of_claim("ProvisioningFailed", message)]);
+    facts.edit(|claim| {
+        claim["spec"]["dataSource"] = json!({ "kind": "PersistentVolumeClaim", "name": "origin" });
+        claim["metadata"]["annotations"] = json!({ "volume.kubernetes.io/selected-node": "n2" });
+    });
+    let mut origin = claim("origin", "10Gi");
+    origin["status"] = json!({ "phase": "Bound", "capacity": { "storage": "10Gi" } });
+    facts.source.claim = Look::There(origin);
+    facts.source.volume = Look::There(volume("pvc-2", "n1"));
+    assert_wrong(
+        &facts,
+        "source-elsewhere",
+        &[
+            "a copy of PersistentVolumeClaim demo/origin, which lies on node n1",
+            "lets the scheduler choose a node for the pod first",
+            "(n2 at last)",
+            "volumeBindingMode Immediate",
+        ],
+    );
+    // The snapshot's claim is gone: its handle says the pool, and the controller where that is.
+    facts.edit(|claim| claim["spec"]["dataSource"] = json!({ "kind": "VolumeSnapshot", "name": "monday" }));
+    facts.source = Default::default();
+    facts.source.snapshot = Look::There(
+        json!({ "status": { "boundVolumeSnapshotContentName": "c", "readyToUse": true, "restoreSize": "10Gi" } }),
+    );
+    facts.source.content = Look::There(
+        json!({ "spec": { "driver": DRIVER }, "status": { "snapshotHandle": "s1.aaaaaaaaaaaa.0000000000000001" } }),
+    );
+    facts.told_pools = Some(vec![
+        json!({ "id": "aaaaaaaaaaaa", "name": "fast", "state": "here", "nodes": ["n1"], "why": "" }),
+    ]);
+    assert_wrong(&facts, "source-elsewhere", &["VolumeSnapshot demo/monday, which lies on node n1"]);
+}
+
+#[test]
+fn a_copy_that_comes_from_another_node_is_on_its_way() {
+    let message = "rpc error: code = Unavailable desc = volume name `pvc-1`: node n2 has received 3 GiB of 10 GiB; it goes on, ask again";
+    let facts = cluster().at_once().with_events(&[of_claim("ProvisioningFailed", message)]);
+    assert_says(&facts, State::Waits, "copying", &["3 GiB of 10 GiB", "Nothing is wrong."]);
+}
+
+#[test]
+fn where_no_capacity_was_published_that_is_said_and_whether_anybody_could() {
+    let facts = Facts { capacities: Some(vec![room("other", "n1", "40Gi")]), ..cluster() }
+        .with_pod(unscheduled("web-0", NO_ROOM));
+    assert_wrong(&facts, "no-capacity", &["there is no CSIStorageCapacity of it", "within a minute"]);
+    let facts = Facts { leases: Some(vec![]), controllers: Some(vec![]), ..facts };
+    assert_wrong(
+        &facts,
+        "no-capacity",
+        &["None has ever led: there is no Lease of it. There are no pods of the controller."],
+    );
+    let facts = Facts { pods: Some(vec![]), leases: None, controllers: None, ..facts }.at_once();
+    assert_wrong(&facts, "no-capacity", &["its class `now`"]);
+}
+
+#[test]
+fn a_provisioner_that_is_away_is_told_by_its_lease_and_its_pods() {
+    let external = "Waiting for a volume to be created either by the external provisioner 'csi.rockpool.dev' or manually by the system administrator. \
+                    If volume creation is delayed, please verify that the provisioner is running and correctly registered.";
+    let waiting = || cluster().at_once().with_events(&[of_claim("ExternalProvisioning", external)]);
+    let broken = json!({ "name": "provisioner", "ready": false, "state": { "waiting": { "reason": "CrashLoopBackOff" } } });
+    let facts = Facts {
+        leases: Some(vec![lease("2026-11-23T04:40:00Z")]),
+        controllers: Some(vec![controller(broken.clone())]),
+        ..waiting()
+    };
+    assert_wrong(
+        &facts,
+        "provisioner-away",
+        &[
+            "The one that led, rockpool-controller-0, has not renewed its Lease for 20 minutes.",
+            "pod rockpool-controller-0: container provisioner CrashLoopBackOff",
+        ],
+    );
+    let facts = Facts { leases: Some(vec![]), ..waiting() };
+    assert_wrong(&facts, "provisioner-away", &["None has ever led"]);
+    let mut given_back = lease(NOW);
+    given_back["spec"]["holderIdentity"] = json!("");
+    assert_wrong(
+        &Facts { leases: Some(vec![given_back]), ..waiting() },
+        "provisioner-away",
+        &["has been given back"],
+    );
+    // Leases may not be read.
+    let facts = Facts { leases: None, controllers: Some(vec![controller(broken)]), ..waiting() };
+    assert_wrong(&facts, "provisioner-away", &["No pod of the controller is ready"]);
+    // Neither shows anything.
+    assert_says(
+        &waiting(),
+        State::Unknown,
+        "provisioner-silent",
+        &["has waited for 10 minutes, and no provisioner has said"],
+    );
+    let mut new = waiting();
+    new.edit(|claim| claim["metadata"]["creationTimestamp"] = json!("2026-11-23T04:59:50Z"));
+    assert_says(&new, State::Waits, "new", &["was made 10 s ago"]);
+}
+
+#[test]
+fn a_volume_that_is_being_made_is_waited_for_and_what_is_not_known_is_not_guessed() {
+    let begun = |ago: u32| {
+        event(
+            "PersistentVolumeClaim",
+            "data",
+            "Provisioning",
+            "External provisioner is provisioning volume for claim \"demo/data\"",
+            ago,
+        )
+    };
+    assert_says(
+        &cluster().at_once().with_events(&[begun(10)]),
+        State::Waits,
+        "provisioning",
+        &["is being made, since 10 s"],
+    );
+    let facts = cluster().at_once().with_events(&[begun(600)]);
+    assert_says(
+        &facts,
+        State::Unknown,
+        "unknown",
+        &[
+            "nothing wrong was found",
+            "Provisioning of PersistentVolumeClaim data, 10 minutes ago: “External provisioner",
+        ],
+    );
+    let facts = Facts { events: None, ..cluster() }.with_pod(pod("web-0"));
+    assert_says(&facts, State::Unknown, "unknown", &["Events may not be read."]);
+}

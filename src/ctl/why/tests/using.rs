@@ -1,0 +1,213 @@
+//! Claims that have their volume: pods that do not get it, and growth.
+
+use super::*;
+
+#[test]
+fn a_claim_in_use_is_in_order() {
+    let facts = bound().with_pod(placed("web-0", "n1", "Running"));
+    let told = "Claim demo/data is Bound to volume pvc-1 (10 GiB) on node n1, and used by pod web-0 since 2026-11-23T04:51:00Z; nothing is wrong.";
+    assert_says(&facts, State::Well, "bound", &[told]);
+    assert_says(&bound(), State::Well, "bound", &["and no pod uses it now; nothing is wrong."]);
+    assert_says(&Facts { pods: None, ..bound() }, State::Well, "bound", &["may not be read here"]);
+}
+
+#[test]
+fn a_pod_whose_volume_is_on_a_closed_node_is_told_why_it_is_closed() {
+    let words = "0/2 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity, 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
+    let waiting = || bound().with_pod(unscheduled("web-0", words));
+    let mut facts = waiting();
+    facts.nodes.as_mut().unwrap()[0]["spec"]["unschedulable"] = json!(true);
+    assert_wrong(
+        &facts,
+        "node-closed",
+        &[
+            "volume pvc-1, which is on node n1 alone; and its pod web-0 cannot run there: it is cordoned.",
+            "Uncordon",
+        ],
+    );
+    let mut facts = waiting();
+    facts.nodes.as_mut().unwrap()[0]["status"]["conditions"][0]["status"] = json!("Unknown");
+    assert_wrong(&facts, "node-closed", &["it is not ready"]);
+    let mut facts = waiting();
+    facts.csi_nodes = Some(vec![csi_node("n2", DRIVER)]);
+    assert_wrong(&facts, "node-closed", &["the driver is not registered there"]);
+    let mut facts = waiting();
+    facts.pods.as_mut().unwrap()[0]["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": "n2" });
+    assert_wrong(&facts, "node-closed", &["nodeSelector or affinity excludes it"]);
+}
+
+#[test]
+fn a_pod_whose_volume_is_on_a_node_that_is_gone_is_told_the_ways_out() {
+    let words = "0/1 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+    let facts = Facts { nodes: Some(vec![node("n2")]), ..bound() }.with_pod(unscheduled("web-0", words));
+    assert_wrong(
+        &facts,
+        "node-gone",
+        &["on node n1 alone; that node no longer exists", "rockpool ctl pool moved"],
+    );
+}
+
+#[test]
+fn a_node_that_is_full_of_pods_is_told_in_the_schedulers_words() {
+    let words = "0/2 nodes are available: 1 Too many pods, 1 node(s) didn't match PersistentVolume's node affinity. no new claims to deallocate, preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling.";
+    let facts = bound().with_pod(unscheduled("web-0", words));
+    assert_wrong(
+        &facts,
+        "pod-unschedulable",
+        &[
+            "pvc-1, which is on node n1 alone; the scheduler has found no place for its pod web-0: “0/2 nodes are available: 1 Too many pods",
+        ],
+    );
+    assert_says(&bound().with_pod(pod("web-0")), State::Waits, "scheduling", &["has not said why"]);
+    let mut gated = pod("web-0");
+    gated["spec"]["schedulingGates"] = json!([{ "name": "quota.example/hold" }]);
+    assert_says(&bound().with_pod(gated), State::Waits, "gated", &["quota.example/hold"]);
+}
+
+#[test]
+fn a_pod_that_does_not_get_its_volume_is_told_in_the_drivers_words() {
+    let failed = |message: &str| {
+        let generic = event(
+            "Pod",
+            "web-0",
+            "FailedMount",
+            "MountVolume.SetUp failed for volume \"other\" : configmap \"x\" not found",
+            1,
+        );
+        bound()
+            .with_pod(placed("web-0", "n1", "Pending"))
+            .with_events(&[generic, event("Pod", "web-0", "FailedMount", message, 5)])
+    };
+    let message = "MountVolume.MountDevice failed for volume \"pvc-1\" : rpc error: code = FailedPrecondition desc = volume v1.aaaaaaaaaaaa.0000000000000001: its filesystem is not the one that was made";
+    assert_wrong(
+        &failed(message),
+        "mount-failed",
+        &[
+            "web-0 does not get it on node n1, 5 s ago: the driver refused with FailedPrecondition, “volume v1.aaaaaaaaaaaa",
+            "rockpool ctl doctor",
+        ],
+    );
+    let message = "MountVolume.MountDevice failed for volume \"pvc-1\" : kubernetes.io/csi: attacher.MountDevice failed to create newCsiDriverClient: driver name csi.rockpool.dev not found in the list of registered CSI drivers";
+    assert_wrong(
+        &failed(message),
+        "driver-not-on-node",
+        &["the driver is not registered there", "spec.nodeName=n1"],
+    );
+    let message = "Unable to attach or mount volumes: unmounted volumes=[data], unattached volumes=[], failed to process volumes=[]: timed out waiting for the condition";
+    assert_wrong(&failed(message), "mount-failed", &["timed out waiting for the condition"]);
+    let facts = bound().with_pod(placed("web-0", "n1", "Pending"));
+    assert_says(&facts, State::Waits, "starting", &["is starting on node n1"]);
+}
+
+#[test]
+fn a_pod_that_waits_for_its_image_or_its_node_does_not_wait_for_storage() {
+    let mut pod = placed("web-0", "n1", "Pending");
+    pod["status"]["containerStatuses"] =
+        json!([{ "name": "web", "state": { "waiting": { "reason": "ImagePullBackOff" } } }]);
+    assert_wrong(
+        &bound().with_pod(pod.clone()),
+        "not-storage",
+        &["waits for something else: ImagePullBackOff"],
+    );
+    pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] = json!("ContainerCreating");
+    assert_says(&bound().with_pod(pod.clone()), State::Waits, "starting", &[]);
+    let mut facts = bound().with_pod(pod);
+    facts.nodes.as_mut().unwrap()[0]["status"]["conditions"][0]["status"] = json!("Unknown");
+    assert_wrong(&facts, "node-closed", &["is on node n1, which is not ready"]);
+    facts.nodes = Some(vec![node("n2")]);
+    assert_wrong(&facts, "node-closed", &["which no longer exists"]);
+}
+
+#[test]
+fn of_several_pods_each_that_waits_is_told_and_none_that_runs_or_ends() {
+    let mut leaving = pod("old");
+    leaving["metadata"]["deletionTimestamp"] = json!(NOW);
+    let facts = bound()
+        .with_pod(placed("web-0", "n1", "Running"))
+        .with_pod(leaving)
+        .with_pod(unscheduled("web-1", "0/2 nodes are available: 2 node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod."));
+    assert_wrong(
+        &facts,
+        "pod-unschedulable",
+        &["web-1", "ReadWriteOncePod access mode already in-use by another pod"],
+    );
+    let verdict =
+        judge(&facts.with_pod(unscheduled("web-2", "0/2 nodes are available: 2 Insufficient cpu.")));
+    assert_eq!(verdict.0.len(), 2, "{}", verdict.text());
+}
+
+/// A claim of 10 GiB that asks for 20, in this state of growing.
+fn growing(status: &str, condition: Option<(&str, &str)>) -> Facts {
+    let mut facts = bound();
+    facts.edit(|claim| {
+        claim["spec"]["resources"]["requests"]["storage"] = json!("20Gi");
+        claim["status"]["allocatedResourceStatuses"] = json!({ "storage": status });
+        if let Some((kind, message)) = condition {
+            claim["status"]["conditions"] = json!([{ "type": kind, "status": "True", "message": message }]);
+        }
+    });
+    facts
+}
+
+#[test]
+fn growth_that_waits_for_a_node_is_told_from_growth_that_fails() {
+    let pending = || {
+        growing(
+            "NodeResizePending",
+            Some((
+                "FileSystemResizePending",
+                "Waiting for user to (re-)start a pod to finish file system resize of volume on node.",
+            )),
+        )
+    };
+    assert_says(
+        &pending(),
+        State::Waits,
+        "resize-pending",
+        &["has 10 GiB and asks for 20 GiB", "when a pod uses it"],
+    );
+    assert_says(
+        &pending().with_pod(placed("web-0", "n1", "Running")),
+        State::Waits,
+        "resize-pending",
+        &["Kubelet does that", "grows when the pod is started anew"],
+    );
+    let full = "failed to expand pvc with rpc error: code = ResourceExhausted desc = pool `fast`: no room for 10 GiB more";
+    for facts in [
+        growing("ControllerResizeInProgress", Some(("ControllerResizeError", full))),
+        growing("", None).with_events(&[of_claim("VolumeResizeFailed", full)]),
+    ] {
+        assert_wrong(
+            &facts,
+            "resize-no-room",
+            &[
+                "its pool has no room for that: “pool `fast`: no room for 10 GiB more”",
+                "set the claim's request lower",
+            ],
+        );
+    }
+    let refused = "failed to expand pvc with rpc error: code = OutOfRange desc = capacity_range.required_bytes 21474836480 is above the largest";
+    assert_wrong(
+        &growing("ControllerResizeInfeasible", Some(("ControllerResizeError", refused))),
+        "resize-failed",
+        &["refused with OutOfRange"],
+    );
+    assert_wrong(
+        &growing("NodeResizeInfeasible", None),
+        "resize-failed",
+        &["its state is NodeResizeInfeasible"],
+    );
+    let facts = growing("NodeResizeInProgress", None)
+        .with_events(&[of_claim("FileSystemResizeFailed", "NodeExpandVolume failed: no space left")]);
+    assert_wrong(&facts, "resize-failed", &["does not grow: “NodeExpandVolume failed"]);
+    assert_says(
+        &growing("ControllerResizeInProgress", None),
+        State::Waits,
+        "resizing",
+        &["the resizer is at work"],
+    );
+    // It failed once, and has grown since.
+    let mut done = bound().with_events(&[of_claim("VolumeResizeFailed", full)]);
+    done.edit(|claim| claim["status"]["capacity"]["storage"] = json!("10Gi"));
+    assert_says(&done, State::Well, "bound", &[]);
+}
