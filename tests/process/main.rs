@@ -43,6 +43,7 @@ mod start;
 mod tokens;
 mod transfer;
 mod wards;
+mod why;
 
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};

@@ -29,6 +29,8 @@ pub(crate) struct World {
     pub(crate) changes: Option<(usize, bool)>,
     /// Method and path of every request.
     pub(crate) asked: Vec<String>,
+    /// What may not be read: paths that end so are answered 403.
+    pub(crate) forbidden: Vec<&'static str>,
     version: u64,
     stopped: bool,
 }
@@ -227,6 +229,9 @@ impl World {
 
     fn answer(&mut self, method: &str, path: &str, accept: &str, body: Value) -> (u16, Value) {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        if self.forbidden.iter().any(|end| path.ends_with(end)) {
+            return (403, failure(403, "it is forbidden: the caller cannot read it"));
+        }
         if path.ends_with("/tokenreviews") {
             return (201, self.review(&body));
         }
@@ -271,7 +276,7 @@ impl World {
         }
     }
 
-    /// What lies right below a path, from `continue` on, `limit` at most.
+    /// What lies right below a path, or of that kind in any namespace, from `continue` on, `limit` at most.
     fn list(&self, path: &str, query: &str, only_metadata: bool) -> Value {
         let asked = |name: &str| {
             query
@@ -281,7 +286,14 @@ impl World {
         };
         let from = asked("continue").and_then(|text| text.parse().ok()).unwrap_or(0_usize);
         let limit = asked("limit").and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
-        let below = |at: &&String| at.strip_prefix(path).is_some_and(|rest| rest.rfind('/') == Some(0));
+        let (group, kind) = path.rsplit_once('/').unwrap_or_default();
+        let in_namespace = |folder: &str| {
+            let rest = folder.strip_prefix(group).and_then(|rest| rest.strip_prefix("/namespaces/"));
+            rest.and_then(|rest| rest.split_once('/')).is_some_and(|(_, of)| of == kind)
+        };
+        let below = |at: &&String| {
+            at.rsplit_once('/').is_some_and(|(folder, _)| folder == path || in_namespace(folder))
+        };
         let all: Vec<&String> = self.objects.keys().filter(below).collect();
         let shown = |at: &&String| {
             let object = &self.objects[*at];
