@@ -61,7 +61,7 @@
 //! - a phase: [`Phase`](model::Phase); the compiler leads to `engine::recover::settle`.
 //! - a system call: `os`, with a `SAFETY` line if it needs `unsafe`.
 //! - a metric: [`metrics`].
-//! - a flag: [`cli`], checked in [`config`]; one of `rockpool ctl`: `ctl::args`. A key of the pool file: `config::file`.
+//! - a flag: [`cli`], checked in [`config`]; one of `rockpool ctl`: `ctl::args`. A cause that `ctl why` tells: `ctl::why`. A key of the pool file: `config::file`.
 //! - a test: `tests/README.md` says which suite.
 //!
 //! # Words

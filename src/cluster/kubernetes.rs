@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::{Method, Request};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use prost_types::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -104,6 +105,14 @@ impl Kubernetes {
         self.client.default_namespace()
     }
 
+    /// What time it is for the API server, in seconds since 1970: what its objects say is compared with that, and not with a clock
+    /// that may be wrong. None where it does not say.
+    pub async fn clock(&self) -> Option<i64> {
+        let request = Request::builder().uri("/version").body(kube::client::Body::empty()).ok()?;
+        let answer = tokio::time::timeout(ANSWER, self.client.send(request)).await.ok()?.ok()?;
+        moment(answer.headers().get("date")?.to_str().ok()?)
+    }
+
     /// Reads what is at a path.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Answer<T> {
         self.ask(Method::GET, path, None, "application/json").await
@@ -158,6 +167,17 @@ impl Kubernetes {
     }
 }
 
+/// A date of HTTP, `Mon, 23 Nov 2026 05:00:00 GMT`.
+fn moment(date: &str) -> Option<i64> {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let words: Vec<&str> = date.split(' ').collect();
+    let [_, day, month, year, time, "GMT"] = words[..] else { return None };
+    let month = MONTHS.iter().position(|name| *name == month)? + 1;
+    let moment: Timestamp = format!("{year}-{month:02}-{day}T{time}Z").parse().ok()?;
+    Some(moment.seconds)
+}
+
 fn fault(error: kube::Error) -> Fault {
     let kube::Error::Api(status) = error else { return Fault::Away(chain(&error)) };
     let why = quoted(&status.message);
@@ -171,4 +191,20 @@ fn fault(error: kube::Error) -> Fault {
 
 fn unusable(which: &str, error: &dyn std::error::Error) -> Error {
     Error::Precondition(format!("the Kubernetes credentials {which} cannot be used: {}", chain(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_of_http_is_read_and_nothing_else() {
+        assert_eq!(moment("Mon, 23 Nov 2026 05:00:00 GMT"), Some(1_795_410_000));
+        assert_eq!(moment("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
+        for date in
+            ["", "2026-11-23T05:00:00Z", "Mon, 23 Nov 2026 05:00:00 CET", "Mon, 23 Nox 2026 05:00:00 GMT"]
+        {
+            assert_eq!(moment(date), None, "{date}");
+        }
+    }
 }

@@ -262,6 +262,25 @@ fn credentials_are_those_of_a_file_or_of_the_pod() {
 }
 
 #[test]
+fn ages_are_told_by_the_servers_clock_and_not_by_ones_own() {
+    let scene = Scene::new();
+    let mut waiting = claim("10Gi");
+    waiting["metadata"]["annotations"] = json!({ "volume.kubernetes.io/selected-node": "n1" });
+    scene.put("/api/v1/namespaces/demo/persistentvolumeclaims/data", waiting);
+    let lease = json!({
+        "metadata": { "name": "csi-rockpool-dev" },
+        "spec": { "holderIdentity": "rockpool-controller-0", "renewTime": "2001-01-01T00:00:00.000000Z" },
+    });
+    scene.put("/apis/coordination.k8s.io/v1/namespaces/rockpool-system/leases/csi-rockpool-dev", lease);
+    scene.api.world().date = "Mon, 01 Jan 2001 00:30:00 GMT";
+    let (code, out, _) = scene.why(&["demo/data"]);
+    assert!(code == 1 && out.contains("has not renewed its Lease for 30 minutes"), "{out}");
+    scene.api.world().date = "Mon, 01 Jan 2001 00:00:05 GMT";
+    let (_, out, _) = scene.why(&["demo/data"]);
+    assert!(!out.contains("Lease"), "{out}");
+}
+
+#[test]
 fn a_controller_says_which_pool_is_away() {
     let cluster = Cluster::new();
     keep_pool(&cluster.node);

@@ -29,6 +29,8 @@ pub(crate) struct World {
     pub(crate) changes: Option<(usize, bool)>,
     /// Method and path of every request.
     pub(crate) asked: Vec<String>,
+    /// What time it says it is, as HTTP does; empty where it does not.
+    pub(crate) date: &'static str,
     /// What may not be read: paths that end so are answered 403.
     pub(crate) forbidden: Vec<&'static str>,
     version: u64,
@@ -198,9 +200,11 @@ fn talk(stream: &TcpStream, world: &Mutex<World>) -> std::io::Result<()> {
             return Ok(());
         }
         let mut stream = stream;
+        let date = world.lock().unwrap().date;
+        let date = if date.is_empty() { String::new() } else { format!("date: {date}\r\n") };
         write!(
             stream,
-            "HTTP/1.1 {code} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{answer}",
+            "HTTP/1.1 {code} X\r\n{date}content-type: application/json\r\ncontent-length: {}\r\n\r\n{answer}",
             answer.len()
         )?;
     }

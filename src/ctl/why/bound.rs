@@ -123,7 +123,7 @@ fn unplaced(facts: &Facts, pod: &Value) -> Option<Cause> {
 /// Why a pod cannot run on the node of its volume.
 fn closed(facts: &Facts, node: &Value, pod: &Value) -> Option<String> {
     let mut why = refusals(node, pod);
-    if facts.has_driver(name_of(node)) == Some(false) {
+    if facts.lacks_driver(name_of(node)) {
         why.push("the driver is not registered there".to_owned());
     }
     (!why.is_empty()).then(|| why.join(", "))

@@ -2,6 +2,8 @@
 //!
 //! Owns: where in them things are written. Never: asks anybody, or says what is wrong.
 
+use std::collections::BTreeSet;
+
 use prost_types::Timestamp;
 use serde_json::Value;
 
@@ -29,7 +31,7 @@ pub(super) struct Facts {
     pub(super) name: String,
     /// Our own name.
     pub(super) driver: String,
-    /// Seconds since 1970.
+    /// Seconds since 1970, for the API server.
     pub(super) now: i64,
     pub(super) claim: Look,
     /// The namespace of the claim, looked at where there is no claim.
@@ -247,12 +249,16 @@ impl Facts {
         all.into_iter().find(|event| reasons.contains(&text(event, "/reason")))
     }
 
-    /// Whether the driver is registered on a node; none where that is not known.
-    pub(super) fn has_driver(&self, node: &str) -> Option<bool> {
-        self.csi_nodes.as_ref()?;
-        let node = named(&self.csi_nodes, node);
+    /// The nodes that the driver is registered on; none where that is not known.
+    pub(super) fn with_driver(&self) -> Option<BTreeSet<&str>> {
         let is_ours = |driver: &Value| driver["name"] == self.driver.as_str();
-        Some(node.is_some_and(|node| list(node, "/spec/drivers").any(is_ours)))
+        let nodes = self.csi_nodes.as_ref()?.iter();
+        Some(nodes.filter(|node| list(node, "/spec/drivers").any(is_ours)).map(name_of).collect())
+    }
+
+    /// Whether it is known that a node lacks the driver.
+    pub(super) fn lacks_driver(&self, node: &str) -> bool {
+        self.with_driver().is_some_and(|nodes| !nodes.contains(node))
     }
 }
 

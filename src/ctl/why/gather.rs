@@ -62,7 +62,8 @@ pub(super) async fn look(
         Err(Fault::Refused(404, _)) => Look::Missing,
         Err(fault) => return Err(Failure::Other(format!("failed to look at the claim: {fault}"))),
     };
-    let now = i64::try_from(Time::now().millis() / 1000).unwrap_or(i64::MAX);
+    let own = || i64::try_from(Time::now().millis() / 1000).unwrap_or(i64::MAX);
+    let now = api.clock().await.unwrap_or_else(own);
     let Asked { namespace, name, driver, release } = asked;
     let mut facts = Facts { namespace, name, driver, now, claim, ..Facts::default() };
     if facts.claim == Look::Missing {

@@ -2,6 +2,8 @@
 //!
 //! Owns: capacity as the scheduler compares it. Never: reads what the provisioner said.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::facts::{Facts, condition, list, name_of, quantity, text};
@@ -58,21 +60,54 @@ fn spots(facts: &Facts, class: &Value, pod: Option<&Value>) -> Vec<Spot> {
         };
         return published(facts, class).filter_map(spot).collect();
     };
+    let (rooms, with_driver) = (Rooms::of(facts, class), facts.with_driver());
     let spot = |node: &Value| {
-        let here = published(facts, class).filter(|one| is_selected(node, &one["nodeTopology"]));
-        let barred = match (facts.has_driver(name_of(node)), is_allowed(node, class)) {
-            (Some(false), _) => Some("the driver is not registered"),
-            (_, false) => Some("the class's allowedTopologies exclude it"),
-            (_, true) => None,
+        let name = name_of(node);
+        let barred = if with_driver.as_ref().is_some_and(|nodes| !nodes.contains(name)) {
+            Some("the driver is not registered")
+        } else if is_allowed(node, class) {
+            None
+        } else {
+            Some("the class's allowedTopologies exclude it")
         };
-        Spot {
-            name: name_of(node).to_owned(),
-            room: here.filter_map(room_of).max(),
-            barred,
-            refusals: pod.map(|pod| refusals(node, pod)).unwrap_or_default(),
-        }
+        let refusals = pod.map(|pod| refusals(node, pod)).unwrap_or_default();
+        Spot { name: name.to_owned(), room: rooms.at(node), barred, refusals }
     };
     nodes.iter().map(spot).collect()
+}
+
+/// What was published for a class, found by node: a cluster has thousands of both.
+struct Rooms<'a> {
+    by_name: BTreeMap<&'a str, Bytes>,
+    /// For those that are selected by anything else.
+    others: Vec<(&'a Value, Bytes)>,
+}
+
+impl<'a> Rooms<'a> {
+    fn of(facts: &'a Facts, class: &Value) -> Rooms<'a> {
+        let mut rooms = Rooms { by_name: BTreeMap::new(), others: Vec::new() };
+        for one in published(facts, class) {
+            let (selector, room) = (&one["nodeTopology"], room_of(one));
+            let labels = selector["matchLabels"].as_object().filter(|labels| labels.len() == 1);
+            let name = labels.and_then(|labels| labels.get(TOPOLOGY_KEY)?.as_str());
+            match (room, name.filter(|_| selector["matchExpressions"].is_null())) {
+                (Some(room), Some(name)) => {
+                    let most = rooms.by_name.entry(name).or_default();
+                    *most = room.max(*most);
+                }
+                (Some(room), None) if selector.is_object() => rooms.others.push((selector, room)),
+                (_, _) => {}
+            }
+        }
+        rooms
+    }
+
+    fn at(&self, node: &Value) -> Option<Bytes> {
+        let name = node["metadata"]["labels"][TOPOLOGY_KEY].as_str();
+        let by_name = name.and_then(|name| self.by_name.get(name).copied());
+        let others = self.others.iter().filter(|(selector, _)| is_selected(node, selector));
+        by_name.into_iter().chain(others.map(|(_, room)| *room)).max()
+    }
 }
 
 /// A class whose volumes wait for a pod, and no pod: as it must be.
@@ -137,32 +172,28 @@ pub(super) fn unplaced(facts: &Facts) -> Option<Cause> {
         {
             return Some(cause);
         }
-        let words = words?;
-        let roomy: Vec<&str> =
-            spots.iter().filter(|spot| spot.has(asked)).map(|spot| spot.name.as_str()).collect();
-        let what = format!(
-            "Claim {} waits for its pod, which the scheduler has found no node for: {}. Room for {asked} is on {}, so it is not for want of storage.",
-            facts.title(),
-            said(&words),
-            names(&roomy)
-        );
-        return Some(Cause::wrong(
-            "pod-unschedulable",
-            what,
-            "Mend what the scheduler names, and the claim follows by itself.",
-        ));
+        let roomy = spots.iter().filter(|spot| spot.has(asked)).map(|spot| spot.name.as_str());
+        return Some(stuck(facts, &words?, Some((asked, roomy.collect()))));
     }
-    let words = words?;
-    let what = format!(
+    Some(stuck(facts, &words?, None))
+}
+
+/// The scheduler's words, and where there is room all the same.
+fn stuck(facts: &Facts, words: &str, room: Option<(Bytes, Vec<&str>)>) -> Cause {
+    let mut what = format!(
         "Claim {} waits for its pod, which the scheduler has found no node for: {}.",
         facts.title(),
-        said(&words)
+        said(words)
     );
-    Some(Cause::wrong(
-        "pod-unschedulable",
-        what,
-        "Mend what the scheduler names, and the claim follows by itself.",
-    ))
+    if let Some((asked, roomy)) = room.filter(|(_, roomy)| !roomy.is_empty()) {
+        let why = if words.contains("enough free storage") {
+            "but not for all that the pod claims, or it was published a moment ago"
+        } else {
+            "so it is not for want of storage"
+        };
+        what = format!("{what} Room for {asked} is on {}, {why}.", names(&roomy));
+    }
+    Cause::wrong("pod-unschedulable", what, "Mend what the scheduler names, and the claim follows by itself.")
 }
 
 /// Whoever gives a pod its node leaves out the scheduler, who alone tells the provisioner where.

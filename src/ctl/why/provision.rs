@@ -30,19 +30,18 @@ pub(super) fn no_driver(facts: &Facts) -> Option<Cause> {
             "Install the chart, or name the driver with --driver-name if it has another name.",
         ));
     }
-    if let Some(node) = facts.selected_node().filter(|node| facts.has_driver(node) == Some(false)) {
+    if let Some(node) = facts.selected_node().filter(|node| facts.lacks_driver(node)) {
         let what = format!(
             "Claim {title} is to be made on node {node}, which the scheduler has chosen, and the driver {driver} is not registered there."
         );
         return Some(Cause::wrong("driver-not-on-node", what, node_pod(facts, node)));
     }
-    let nodes = facts.csi_nodes.as_ref()?;
-    if nodes.iter().any(|node| facts.has_driver(name_of(node)) == Some(true)) {
+    if facts.with_driver().is_none_or(|nodes| !nodes.is_empty()) {
         return None;
     }
     let what = format!(
         "Claim {title} waits for the driver {driver}, which is registered on none of the {} nodes.",
-        nodes.len()
+        facts.csi_nodes.iter().flatten().count()
     );
     let fix = "See that the node pods run (kubectl get pods -A -l app.kubernetes.io/component=node) and that node.kubeletDir of the chart is kubelet's directory.";
     Some(Cause::wrong("driver-on-no-node", what, fix))
@@ -131,16 +130,18 @@ pub(super) fn refused(facts: &Facts) -> Option<Cause> {
     if let Some(received) = on_its_way(facts, code, words) {
         return Some(received);
     }
-    if code == "ResourceExhausted" {
-        let better = || {
-            source::elsewhere(facts, words).or_else(|| {
-                let cause = place::unplaced(facts).or_else(|| place::nowhere(facts))?;
-                Some(Cause { what: format!("{} The driver's last answer{heard}.", cause.what), ..cause })
-            })
-        };
-        if let Some(cause) = better() {
-            return Some(cause);
-        }
+    if let Some(cause) = source::elsewhere(facts, words) {
+        return Some(cause);
+    }
+    // Where the scheduler is to choose again, what it lacks now counts more than what was refused before, but for what no node can do.
+    let better = match (is_its_turn(facts), code) {
+        (_, "InvalidArgument") => None,
+        (false, _) => place::unplaced(facts),
+        (true, "ResourceExhausted") => place::nowhere(facts),
+        (true, _) => None,
+    };
+    if let Some(cause) = better {
+        return Some(Cause { what: format!("{} The driver's last answer{heard}.", cause.what), ..cause });
     }
     if code.is_empty() {
         let what = format!("Claim {}: the provisioner could not make its volume{heard}.", facts.title());

@@ -7,6 +7,8 @@ mod before;
 mod making;
 mod using;
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::facts::{Facts, Look, moment};
@@ -172,6 +174,38 @@ impl Facts {
         self.edit(|claim| claim["spec"]["storageClassName"] = json!("now"));
         self
     }
+}
+
+#[test]
+fn every_code_is_told_in_the_docs_and_no_other() {
+    let sources = [
+        include_str!("bound.rs"),
+        include_str!("claim.rs"),
+        include_str!("judge.rs"),
+        include_str!("place.rs"),
+        include_str!("provision.rs"),
+        include_str!("source.rs"),
+    ];
+    let is_code = |word: &&str| {
+        word.len() > 2
+            && word.starts_with(|c: char| c.is_ascii_lowercase())
+            && word.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+    };
+    let after = |source: &'static str, start: &'static str| {
+        source
+            .split(start)
+            .skip(1)
+            .filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next())
+            .filter(is_code)
+    };
+    let starts = ["Cause::wrong(", "Cause::waits(", "Cause::well(", "code: "];
+    let codes: BTreeSet<&str> =
+        sources.iter().flat_map(|source| starts.iter().flat_map(|start| after(source, start))).collect();
+    let docs = include_str!("../../../docs/install.md").split("| code | meaning |").nth(1).unwrap();
+    let told = docs.lines().filter_map(|line| line.split('|').nth(1)).flat_map(|cell| cell.split('`'));
+    let told: BTreeSet<&str> = told.filter(is_code).collect();
+    assert_eq!(told, codes);
+    assert!(codes.len() > 40, "{codes:?}");
 }
 
 /// The verdict is this cause alone, and says all of that.

@@ -143,6 +143,9 @@ fn what_else_the_scheduler_lacks_is_repeated() {
     let facts =
         cluster().with_pod(pod("web-0")).with_events(&[event("Pod", "web-0", "FailedScheduling", words, 10)]);
     assert_wrong(&facts, "pod-unschedulable", &["2 Insufficient cpu"]);
+    // It has room for one claim of the pod, and not for all.
+    let facts = cluster().with_pod(unscheduled("web-0", NO_ROOM));
+    assert_wrong(&facts, "pod-unschedulable", &["on n1 and n2, but not for all that the pod claims"]);
     let mut gated = pod("web-0");
     gated["spec"]["schedulingGates"] = json!([{ "name": "quota.example/hold" }]);
     assert_says(&cluster().with_pod(gated), State::Waits, "gated", &["quota.example/hold"]);
@@ -274,6 +277,51 @@ fn room_that_was_refused_is_told_with_the_numbers_and_the_refusal() {
         "no-room",
         &["40 GiB, on node n1", "The driver's last answer, 30 s ago: “no node has room"],
     );
+}
+
+#[test]
+fn what_was_refused_before_the_scheduler_chooses_again_counts_less() {
+    let message = "rpc error: code = Unavailable desc = node n1 has not been connected for 8 s; nothing was done, ask again";
+    let words = "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod.";
+    let facts = cluster()
+        .with_pod(unscheduled("web-0", words))
+        .with_events(&[of_claim("ProvisioningFailed", message)]);
+    assert_wrong(
+        &facts,
+        "pod-unschedulable",
+        &[
+            "2 Insufficient cpu",
+            "The driver's last answer, 30 s ago: “node n1 has not been connected for 8 s",
+        ],
+    );
+}
+
+#[test]
+fn capacity_is_found_by_any_selector_that_takes_the_node_in() {
+    let mut facts = cluster().at_once();
+    let by_rule = |operator: &str| json!({ "matchExpressions": [{ "key": "kubernetes.io/hostname", "operator": operator, "values": ["n2"] }] });
+    let mut wide = room("now", "n1", "5Gi");
+    wide["nodeTopology"] = by_rule("In");
+    let mut nowhere = room("now", "n1", "500Gi");
+    nowhere["nodeTopology"] = Value::Null;
+    facts.capacities = Some(vec![
+        wide,
+        nowhere,
+        room("other", "n1", "500Gi"),
+        room("now", "n1", "3Gi"),
+        room("now", "n1", "4Gi"),
+    ]);
+    assert_wrong(&facts, "no-room", &["5 GiB, on node n2 (n1: 4 GiB)"]);
+}
+
+#[test]
+fn a_node_that_the_class_excludes_is_no_place_whatever_its_room() {
+    let mut facts = cluster().at_once();
+    let term =
+        json!({ "matchLabelExpressions": [{ "key": "topology.csi.rockpool.dev/node", "values": ["n2"] }] });
+    facts.classes.as_mut().unwrap()[1]["allowedTopologies"] = json!([term]);
+    facts.edit(|claim| claim["spec"]["resources"]["requests"]["storage"] = json!("30Gi"));
+    assert_wrong(&facts, "no-room", &["20 GiB, on node n2 (n1: the class's allowedTopologies exclude it)"]);
 }
 
 #[test]
