@@ -14,6 +14,7 @@ mod gather;
 mod judge;
 mod place;
 mod provision;
+mod room;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -40,7 +41,7 @@ pub(super) struct Why {
     #[arg(value_name = "PVC")]
     claim: String,
 
-    /// Its namespace; without it that of your kubeconfig's context.
+    /// Its namespace; without it that of your kubeconfig's context, or of the pod.
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
 

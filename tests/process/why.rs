@@ -302,7 +302,7 @@ fn a_controller_says_which_pool_is_away() {
     node.ends();
     eventually("it is away", || state() == "away");
     let (code, out, _) = scene.why(&["demo/data", "--admin-endpoint", &admin]);
-    let told = "Pool `kept` of node node-1 is away; Node node-1 has not been connected to the controller";
+    let told = "Pool `kept` of node node-1 is away. Node node-1 has not been connected to the controller";
     assert!(code == 1 && out.contains(told), "{out}");
     // One that does not answer is only left out.
     let (code, out, err) = scene.why(&["demo/data", "--admin-endpoint", "/nowhere/admin.sock"]);

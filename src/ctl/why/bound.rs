@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use super::facts::{Facts, condition, homes, list, name_of, named, quantity, text};
-use super::fit::refusals;
+use super::fit::{is_ready, refusals};
 use super::judge::{Cause, ago, names, said};
 use super::{place, provision};
 
@@ -73,51 +73,49 @@ fn of_pod(facts: &Facts, pod: &Value) -> Option<Cause> {
 
 /// The pod has no node: it may run only where its volume is.
 fn unplaced(facts: &Facts, pod: &Value) -> Option<Cause> {
-    let (start, pod_name) = (start(facts), name_of(pod));
+    let (start, pod_name, homes) = (start(facts), name_of(pod), nodes(facts));
     let gates: Vec<&str> = list(pod, "/spec/schedulingGates").map(|gate| text(gate, "/name")).collect();
     if !gates.is_empty() {
         let what =
             format!("{start}; its pod {pod_name} is held back by its scheduling gates: {}.", names(&gates));
         return Some(Cause::waits("gated", what, "Whoever set them lets it go."));
     }
-    let homes = nodes(facts);
-    if facts.nodes.is_some() && !homes.is_empty() {
-        let found: Vec<&Value> = homes.iter().filter_map(|node| named(&facts.nodes, node)).collect();
-        if found.is_empty() {
-            return Some(gone(facts, pod_name, &homes));
-        }
-        let closed: Vec<String> = found.iter().filter_map(|node| closed(facts, node, pod)).collect();
-        if closed.len() == found.len() {
-            let what = format!(
-                "{start}, which is on node {} alone; and its pod {pod_name} cannot run there: {}.",
-                names(&homes),
-                names(&closed)
-            );
-            let fix = "Uncordon or mend the node, or change the pod's selector, affinity or tolerations; the volume itself does not move.";
-            return Some(Cause::wrong("node-closed", what, fix));
-        }
+    if let Some(cause) = nowhere_else(facts, pod, &homes) {
+        return Some(cause);
     }
-    let words = place::scheduler_said(facts, Some(pod));
     let only =
         if homes.is_empty() { String::new() } else { format!(", which is on node {} alone", names(&homes)) };
-    Some(match words {
-        Some(words) => {
-            let what = format!(
-                "{start}{only}; the scheduler has found no place for its pod {pod_name}: {}.",
-                said(&words)
-            );
-            Cause::wrong(
-                "pod-unschedulable",
-                what,
-                "Make room for the pod on that node: of what the scheduler says only the part about that one counts.",
-            )
-        }
-        None => Cause::waits(
-            "scheduling",
-            format!("{start}; its pod {pod_name} waits for the scheduler, which has not said why."),
-            "Ask again in a moment.",
-        ),
-    })
+    let Some(words) = place::scheduler_said(facts, Some(pod)) else {
+        let what = format!("{start}; its pod {pod_name} waits for the scheduler, which has not said why.");
+        return Some(Cause::waits("scheduling", what, "Ask again in a moment."));
+    };
+    let what =
+        format!("{start}{only}; the scheduler has found no place for its pod {pod_name}: {}.", said(&words));
+    let fix =
+        "Make room for the pod on that node: of what the scheduler says only the part about that one counts.";
+    Some(Cause::wrong("pod-unschedulable", what, fix))
+}
+
+/// The pod cannot run on the node of its volume, and so nowhere.
+fn nowhere_else(facts: &Facts, pod: &Value, homes: &[&str]) -> Option<Cause> {
+    facts.nodes.as_ref().filter(|_| !homes.is_empty())?;
+    let found: Vec<&Value> = homes.iter().filter_map(|node| named(&facts.nodes, node)).collect();
+    if found.is_empty() {
+        return Some(gone(facts, name_of(pod), homes));
+    }
+    let closed: Vec<String> = found.iter().filter_map(|node| closed(facts, node, pod)).collect();
+    if closed.len() < found.len() {
+        return None;
+    }
+    let what = format!(
+        "{}, which is on node {} alone; and its pod {} cannot run there: {}.",
+        start(facts),
+        names(homes),
+        name_of(pod),
+        names(&closed)
+    );
+    let fix = "Uncordon or mend the node, or change the pod's selector, affinity or tolerations; the volume itself does not move.";
+    Some(Cause::wrong("node-closed", what, fix))
 }
 
 /// Why a pod cannot run on the node of its volume.
@@ -142,58 +140,47 @@ fn gone(facts: &Facts, pod: &str, homes: &[&str]) -> Cause {
 
 /// The pod has a node, and does not start.
 fn unmounted(facts: &Facts, pod: &Value, node: &str) -> Option<Cause> {
-    let (start, pod_name) = (start(facts), name_of(pod));
+    let start = format!("{}; its pod {}", start(facts), name_of(pod));
     let object = named(&facts.nodes, node);
-    if facts.nodes.is_some() && object.is_none_or(|node| !super::fit::is_ready(node)) {
+    if facts.nodes.is_some() && object.is_none_or(|node| !is_ready(node)) {
         let state = if object.is_some() { "is not ready" } else { "no longer exists" };
-        let what = format!("{start}; its pod {pod_name} is on node {node}, which {state}.");
-        return Some(Cause::wrong(
-            "node-closed",
-            what,
-            "Mend the node or bring it back; the volume itself does not move.",
-        ));
+        let what = format!("{start} is on node {node}, which {state}.");
+        let fix = "Mend the node or bring it back; the volume itself does not move.";
+        return Some(Cause::wrong("node-closed", what, fix));
     }
     if let Some(event) = unmounted_event(facts, pod) {
-        let message = text(event, "/message");
-        let heard = ago(event, facts.now);
-        let what = format!("{start}; its pod {pod_name} does not get it on node {node}{heard}");
-        if message.contains("not found in the list of registered CSI drivers") {
-            let what = format!("{what}: the driver is not registered there ({}).", said(message));
-            return Some(Cause::wrong("driver-not-on-node", what, provision::node_pod(facts, node)));
-        }
-        let doctor = format!(
-            "`rockpool ctl doctor` in the driver's pod on node {node} says more, and so does its log; kubelet tries again by itself."
-        );
-        return Some(match provision::grpc(message) {
-            Some((code, words)) => {
-                let (meaning, _) = provision::meaning(code);
-                let what = format!(
-                    "{what}: the driver refused with {code}, {}. That code says that {meaning}.",
-                    said(words)
-                );
-                Cause::wrong("mount-failed", what, doctor)
-            }
-            None => Cause::wrong("mount-failed", format!("{what}: {}.", said(message)), doctor),
-        });
+        let what = format!("{start} does not get it on node {node}{}", ago(event, facts.now));
+        return Some(refused(facts, node, &what, text(event, "/message")));
     }
-    let waits = ["/status/initContainerStatuses", "/status/containerStatuses"]
-        .iter()
-        .flat_map(|field| list(pod, field));
-    let waits: Vec<&str> =
-        waits.map(|one| text(one, "/state/waiting/reason")).filter(|why| !why.is_empty()).collect();
-    let starting = |why: &&str| ["ContainerCreating", "PodInitializing"].contains(why);
-    if let Some(why) = waits.iter().find(|why| !starting(why)) {
-        let what = format!("{start}; its pod {pod_name} on node {node} waits for something else: {why}.");
-        return Some(Cause::wrong(
-            "not-storage",
-            what,
-            format!("See kubectl describe pod -n {} {pod_name}.", facts.namespace),
-        ));
+    let containers = ["/status/initContainerStatuses", "/status/containerStatuses"];
+    let containers = containers.iter().flat_map(|field| list(pod, field));
+    let mut waits = containers.map(|one| text(one, "/state/waiting/reason"));
+    if let Some(why) = waits.find(|why| !["", "ContainerCreating", "PodInitializing"].contains(why)) {
+        let what = format!("{start} on node {node} waits for something else: {why}.");
+        let fix = format!("See kubectl describe pod -n {} {}.", facts.namespace, name_of(pod));
+        return Some(Cause::wrong("not-storage", what, fix));
     }
-    let what = format!(
-        "{start}; its pod {pod_name} is starting on node {node}, and nobody has said that anything fails."
-    );
+    let what = format!("{start} is starting on node {node}, and nobody has said that anything fails.");
     Some(Cause::waits("starting", what, "Ask again in a moment."))
+}
+
+/// What kubelet says, which is mostly what the driver has said.
+fn refused(facts: &Facts, node: &str, what: &str, message: &str) -> Cause {
+    if message.contains("not found in the list of registered CSI drivers") {
+        let what = format!("{what}: the driver is not registered there ({}).", said(message));
+        return Cause::wrong("driver-not-on-node", what, provision::node_pod(facts, node));
+    }
+    let what = match provision::grpc(message) {
+        Some((code, words)) => {
+            let (meaning, _) = provision::meaning(code);
+            format!("{what}: the driver refused with {code}, {}. That code says that {meaning}.", said(words))
+        }
+        None => format!("{what}: {}.", said(message)),
+    };
+    let fix = format!(
+        "`rockpool ctl doctor` in the driver's pod on node {node} says more, and so does its log; kubelet tries again by itself."
+    );
+    Cause::wrong("mount-failed", what, fix)
 }
 
 /// The newest that is not about another volume of the pod.
@@ -213,50 +200,47 @@ fn growth(facts: &Facts) -> Option<Cause> {
         return None;
     }
     let start = format!("Claim {} has {has} and asks for {asked}", facts.title());
+    if let Some(message) = growth_failed(facts) {
+        return Some(ungrown(&start, message));
+    }
     let status = text(claim, "/status/allocatedResourceStatuses/storage");
-    let failed = facts.newest(&[
+    if status.ends_with("Infeasible") {
+        let what = format!("{start}; its state is {status}, and nobody says why any more.");
+        return Some(Cause::wrong("resize-failed", what, LESS));
+    }
+    let is_pending = ["NodeResizePending", "NodeResizeInProgress"].contains(&status);
+    if !is_pending && condition(claim, "FileSystemResizePending").is_none() {
+        let fix = "If it stays so for minutes, look at the container `resizer` of the controller's pods.";
+        let what = format!("{start}; the resizer is at work, or about to be.");
+        return Some(Cause::waits("resizing", what, fix));
+    }
+    let is_used = facts.users().iter().any(|pod| pod["status"]["phase"] == "Running");
+    let fix = match (&facts.pods, is_used) {
+        (Some(_), true) => {
+            "Kubelet does that within a minute or two; an ext4 that its node cannot grow while it is used grows when the pod is started anew."
+        }
+        (Some(_), false) => "That happens when a pod uses it.",
+        (None, _) => "That happens where a pod uses it, within a minute or two.",
+    };
+    let what = format!(
+        "{start}: the volume is large enough, and its filesystem has yet to grow on its node. Nothing is wrong."
+    );
+    Some(Cause::waits("resize-pending", what, fix))
+}
+
+/// What the resizer or kubelet say, where they have not grown it since.
+fn growth_failed(facts: &Facts) -> Option<&str> {
+    let errors = ["ControllerResizeError", "NodeResizeError"].iter();
+    let mut errors =
+        errors.filter_map(|kind| condition(facts.claim(), kind)).map(|one| text(one, "/message"));
+    let ends = [
         "VolumeResizeFailed",
         "FileSystemResizeFailed",
         "VolumeResizeSuccessful",
         "FileSystemResizeSuccessful",
-    ]);
-    let failed = failed
-        .filter(|event| text(event, "/reason").ends_with("Failed"))
-        .map(|event| text(event, "/message"));
-    let errors =
-        ["ControllerResizeError", "NodeResizeError"].iter().filter_map(|kind| condition(claim, kind));
-    let error = errors.map(|error| text(error, "/message")).find(|error| !error.is_empty());
-    if let Some(message) = error.or(failed) {
-        return Some(ungrown(&start, message));
-    }
-    if status.ends_with("Infeasible") {
-        return Some(Cause::wrong(
-            "resize-failed",
-            format!("{start}; its state is {status}, and nobody says why any more."),
-            LESS,
-        ));
-    }
-    if ["NodeResizePending", "NodeResizeInProgress"].contains(&status)
-        || condition(claim, "FileSystemResizePending").is_some()
-    {
-        let is_used = facts.users().iter().any(|pod| pod["status"]["phase"] == "Running");
-        let fix = match (&facts.pods, is_used) {
-            (Some(_), true) => {
-                "Kubelet does that within a minute or two; an ext4 that its node cannot grow while it is used grows when the pod is started anew."
-            }
-            (Some(_), false) => "That happens when a pod uses it.",
-            (None, _) => "That happens where a pod uses it, within a minute or two.",
-        };
-        return Some(Cause::waits(
-            "resize-pending",
-            format!(
-                "{start}: the volume is large enough, and its filesystem has yet to grow on its node. Nothing is wrong."
-            ),
-            fix,
-        ));
-    }
-    let fix = "If it stays so for minutes, look at the container `resizer` of the controller's pods.";
-    Some(Cause::waits("resizing", format!("{start}; the resizer is at work, or about to be."), fix))
+    ];
+    let failed = || facts.newest(&ends).filter(|event| text(event, "/reason").ends_with("Failed"));
+    errors.find(|error| !error.is_empty()).or_else(|| failed().map(|event| text(event, "/message")))
 }
 
 /// What helps where a volume cannot grow.
@@ -274,11 +258,8 @@ fn ungrown(start: &str, message: &str) -> Cause {
                 "{start}; the driver refused with {code}: {}. That code says that {meaning}.",
                 said(words)
             );
-            Cause::wrong(
-                "resize-failed",
-                what,
-                "Mend what it names, and it is tried again by itself; or set the claim's request lower, to no less than it has.",
-            )
+            let fix = "Mend what it names, and it is tried again by itself; or set the claim's request lower, to no less than it has.";
+            Cause::wrong("resize-failed", what, fix)
         }
         None => Cause::wrong(
             "resize-failed",

@@ -173,39 +173,13 @@ pub(super) fn lost(facts: &Facts) -> Option<Cause> {
 pub(super) fn foreign(facts: &Facts) -> Option<Cause> {
     let title = facts.title();
     if let Some(volume) = facts.volume.there() {
-        let driver = text(volume, "/spec/csi/driver");
-        if driver == facts.driver {
-            return None;
-        }
-        let driver = if driver.is_empty() {
-            "no CSI driver".to_owned()
-        } else {
-            format!("the driver {}", quoted(driver))
-        };
-        let what = format!(
-            "Claim {title} has the volume {}, which is of {driver}, not of {}.",
-            name_of(volume),
-            quoted(&facts.driver)
-        );
-        return Some(Cause {
-            code: "other-driver",
-            state: State::Unknown,
-            what,
-            fix: "Ask that one why; --driver-name says which is ours.".to_owned(),
-        });
+        return foreign_volume(facts, volume);
     }
     let class = facts.class()?;
     let provisioner = text(class, "/provisioner");
     if provisioner == facts.driver {
         return None;
     }
-    let ours: Vec<&str> = facts
-        .classes
-        .iter()
-        .flatten()
-        .filter(|class| text(class, "/provisioner") == facts.driver)
-        .map(name_of)
-        .collect();
     let by = if facts.class_name().is_none() {
         "names no StorageClass, and the default one"
     } else {
@@ -217,69 +191,77 @@ pub(super) fn foreign(facts: &Facts) -> Option<Cause> {
         quoted(provisioner),
         quoted(&facts.driver)
     );
-    let classes = if ours.is_empty() {
-        "of which there is none yet".to_owned()
-    } else {
-        format!("here {}", names(&ours))
-    };
     let fix = format!(
-        "Ask that provisioner why, or make the claim anew with a class of ours, {classes}: the class of a claim cannot be changed."
+        "Ask that provisioner why; or make the claim anew with a class of ours, as the class of a claim cannot be changed. {}",
+        ours(facts)
     );
     Some(Cause::wrong("other-driver", what, fix))
 }
 
+fn foreign_volume(facts: &Facts, volume: &Value) -> Option<Cause> {
+    let driver = text(volume, "/spec/csi/driver");
+    if driver == facts.driver {
+        return None;
+    }
+    let driver =
+        if driver.is_empty() { "no CSI driver".to_owned() } else { format!("the driver {}", quoted(driver)) };
+    let what = format!(
+        "Claim {} has the volume {}, which is of {driver}, not of {}.",
+        facts.title(),
+        name_of(volume),
+        quoted(&facts.driver)
+    );
+    let fix = "Ask that one why; --driver-name says which is ours.".to_owned();
+    Some(Cause { code: "other-driver", state: State::Unknown, what, fix })
+}
+
+/// The classes of the driver, in a sentence.
+fn ours(facts: &Facts) -> String {
+    let classes = facts.classes.iter().flatten();
+    let ours: Vec<&str> =
+        classes.filter(|class| text(class, "/provisioner") == facts.driver).map(name_of).collect();
+    if ours.is_empty() {
+        return format!(
+            "There is no class of {} yet: the chart's storageClasses makes one.",
+            quoted(&facts.driver)
+        );
+    }
+    format!("Classes of ours: {}.", names(&ours))
+}
+
 /// No class serves it, or it wants a volume that is there already.
 pub(super) fn unserved(facts: &Facts) -> Option<Cause> {
-    let (title, claim) = (facts.title(), facts.claim());
-    let volume = text(claim, "/spec/volumeName");
+    let volume = text(facts.claim(), "/spec/volumeName");
     if !volume.is_empty() {
         return Some(bespoken(facts, volume));
     }
-    facts.classes.as_ref()?;
-    let ours: Vec<&str> = facts
-        .classes
-        .iter()
-        .flatten()
-        .filter(|class| text(class, "/provisioner") == facts.driver)
-        .map(name_of)
-        .collect();
-    let choose = if ours.is_empty() {
-        format!("There is no class of {} yet: the chart's storageClasses makes one.", quoted(&facts.driver))
-    } else {
-        format!("Classes of ours: {}.", names(&ours))
-    };
-    match (facts.class_name(), facts.class()) {
-        (_, Some(_)) => None,
-        (Some(""), None) => {
+    facts.classes.as_ref().filter(|_| facts.class().is_none())?;
+    let (title, ours) = (facts.title(), ours(facts));
+    Some(match facts.class_name() {
+        Some("") => {
             let what = format!(
                 "Claim {title} has an empty storageClassName, which says that nothing is to be made for it: it waits for a PersistentVolume that somebody writes."
             );
-            Some(Cause::wrong(
-                "no-class",
-                what,
-                format!("Write one, or make the claim anew with a class. {choose}"),
-            ))
+            let fix = format!("Write one, or make the claim anew with a class. {ours}");
+            Cause::wrong("no-class", what, fix)
         }
-        (Some(name), None) => {
+        Some(name) => {
             let what =
                 format!("Claim {title} is of the StorageClass {}, which does not exist.", quoted(name));
-            Some(Cause::wrong(
-                "class-missing",
-                what,
-                format!(
-                    "Make a class of that name, and it goes on by itself; or make the claim anew with another. {choose}"
-                ),
-            ))
+            let fix = format!(
+                "Make a class of that name, and it goes on by itself; or make the claim anew with another. {ours}"
+            );
+            Cause::wrong("class-missing", what, fix)
         }
-        (None, None) => {
+        None => {
             let what =
                 format!("Claim {title} names no StorageClass, and no class is marked as the default one.");
             let fix = format!(
-                "Mark one with the annotation storageclass.kubernetes.io/is-default-class=true, and the claim takes it by itself; or make the claim anew with a class. {choose}"
+                "Mark one with the annotation storageclass.kubernetes.io/is-default-class=true, and the claim takes it by itself; or make the claim anew with a class. {ours}"
             );
-            Some(Cause::wrong("no-class", what, fix))
+            Cause::wrong("no-class", what, fix)
         }
-    }
+    })
 }
 
 /// It names the volume that it wants.
@@ -298,16 +280,7 @@ fn bespoken(facts: &Facts, volume: &str) -> Cause {
         let fix = "Write that PersistentVolume, or make the claim anew without volumeName.";
         return Cause::wrong("volume-name", format!("{start}, and {there}."), fix);
     };
-    let of = |field: &str| text(object, &format!("/spec/claimRef/{field}"));
-    let is_other = !of("name").is_empty()
-        && (of("namespace"), of("name")) != (facts.namespace.as_str(), facts.name.as_str());
-    let uid = of("uid");
-    if is_other || !uid.is_empty() && uid != text(facts.claim(), "/metadata/uid") {
-        let whose = if is_other {
-            format!("claim {}/{}", of("namespace"), of("name"))
-        } else {
-            "an earlier claim of this name".to_owned()
-        };
+    if let Some(whose) = taken(facts, object) {
         let what = format!(
             "{start}; but that volume is bound to {whose}, and is {}.",
             text(object, "/status/phase")
@@ -317,19 +290,27 @@ fn bespoken(facts: &Facts, volume: &str) -> Cause {
         );
         return Cause::wrong("volume-name", what, fix);
     }
-    match facts.newest(&["VolumeMismatch", "FailedBinding"]) {
-        Some(event) => {
-            let what = format!(
-                "{start}; Kubernetes does not bind them{}: {}.",
-                ago(event, facts.now),
-                said(text(event, "/message"))
-            );
-            Cause::wrong("volume-name", what, "Class, size, access modes and volumeMode of both have to fit.")
-        }
-        None => {
-            Cause::waits("volume-name", format!("{start}; the volume is there and about to be bound."), "")
-        }
+    let Some(event) = facts.newest(&["VolumeMismatch", "FailedBinding"]) else {
+        return Cause::waits(
+            "volume-name",
+            format!("{start}; the volume is there and about to be bound."),
+            "",
+        );
+    };
+    let heard = format!("{}: {}", ago(event, facts.now), said(text(event, "/message")));
+    let what = format!("{start}; Kubernetes does not bind them{heard}.");
+    Cause::wrong("volume-name", what, "Class, size, access modes and volumeMode of both have to fit.")
+}
+
+/// The other claim that a volume is bound to.
+fn taken(facts: &Facts, volume: &Value) -> Option<String> {
+    let of = |field: &str| text(volume, &format!("/spec/claimRef/{field}"));
+    let ours = (facts.namespace.as_str(), facts.name.as_str());
+    if !of("name").is_empty() && (of("namespace"), of("name")) != ours {
+        return Some(format!("claim {}/{}", of("namespace"), of("name")));
     }
+    let is_earlier = !of("uid").is_empty() && of("uid") != text(facts.claim(), "/metadata/uid");
+    is_earlier.then(|| "an earlier claim of this name".to_owned())
 }
 
 /// What it asks for and can never get here.

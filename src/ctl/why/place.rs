@@ -1,114 +1,18 @@
 //! Where the volume of a claim could be: which node has the driver and room, and which of them the pod may run on.
 //!
-//! Owns: capacity as the scheduler compares it. Never: reads what the provisioner said.
+//! Owns: what the scheduler lacks, and what it said. Never: reads what the provisioner said.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
 
 use serde_json::Value;
 
-use super::facts::{Facts, condition, list, name_of, quantity, text};
-use super::fit::{is_allowed, is_selected, refusals};
+use super::facts::{Facts, condition, list, name_of, newest_first, text, texts};
 use super::gather::has_word;
-use super::judge::{Cause, names, said};
+use super::judge::{Cause, duration, names, said};
+use super::provision;
+use super::room::{Spot, published, spots};
 use crate::error::quoted;
-use crate::model::{Bytes, TOPOLOGY_KEY};
-
-/// A node, as a place for the volume.
-struct Spot {
-    name: String,
-    /// The most that one volume can have; none where nothing was published.
-    room: Option<Bytes>,
-    /// Why there can be none, whatever the room.
-    barred: Option<&'static str>,
-    /// Why the pod cannot run there.
-    refusals: Vec<String>,
-}
-
-impl Spot {
-    fn has(&self, asked: Bytes) -> bool {
-        self.barred.is_none() && self.room.is_some_and(|room| room >= asked)
-    }
-
-    /// The node and what it has, as a phrase.
-    fn told(&self) -> String {
-        match (self.barred, self.room) {
-            (Some(why), _) => format!("{}: {why}", self.name),
-            (None, Some(room)) => format!("{}: {room}", self.name),
-            (None, None) => format!("{}: no capacity published", self.name),
-        }
-    }
-}
-
-/// The most that one volume can have, as the scheduler reads it.
-fn room_of(capacity: &Value) -> Option<Bytes> {
-    let most = text(capacity, "/maximumVolumeSize");
-    quantity(if most.is_empty() { text(capacity, "/capacity") } else { most })
-}
-
-/// What was published for the class of the claim.
-fn published<'a>(facts: &'a Facts, class: &Value) -> impl Iterator<Item = &'a Value> + use<'a> {
-    let class = name_of(class).to_owned();
-    facts.capacities.iter().flatten().filter(move |one| one["storageClassName"] == class.as_str())
-}
-
-/// All nodes; where they may not be read, those that capacity was published for.
-fn spots(facts: &Facts, class: &Value, pod: Option<&Value>) -> Vec<Spot> {
-    let Some(nodes) = &facts.nodes else {
-        let spot = |one: &Value| {
-            let name = one["nodeTopology"]["matchLabels"][TOPOLOGY_KEY].as_str()?.to_owned();
-            Some(Spot { name, room: room_of(one), barred: None, refusals: Vec::new() })
-        };
-        return published(facts, class).filter_map(spot).collect();
-    };
-    let (rooms, with_driver) = (Rooms::of(facts, class), facts.with_driver());
-    let spot = |node: &Value| {
-        let name = name_of(node);
-        let barred = if with_driver.as_ref().is_some_and(|nodes| !nodes.contains(name)) {
-            Some("the driver is not registered")
-        } else if is_allowed(node, class) {
-            None
-        } else {
-            Some("the class's allowedTopologies exclude it")
-        };
-        let refusals = pod.map(|pod| refusals(node, pod)).unwrap_or_default();
-        Spot { name: name.to_owned(), room: rooms.at(node), barred, refusals }
-    };
-    nodes.iter().map(spot).collect()
-}
-
-/// What was published for a class, found by node: a cluster has thousands of both.
-struct Rooms<'a> {
-    by_name: BTreeMap<&'a str, Bytes>,
-    /// For those that are selected by anything else.
-    others: Vec<(&'a Value, Bytes)>,
-}
-
-impl<'a> Rooms<'a> {
-    fn of(facts: &'a Facts, class: &Value) -> Rooms<'a> {
-        let mut rooms = Rooms { by_name: BTreeMap::new(), others: Vec::new() };
-        for one in published(facts, class) {
-            let (selector, room) = (&one["nodeTopology"], room_of(one));
-            let labels = selector["matchLabels"].as_object().filter(|labels| labels.len() == 1);
-            let name = labels.and_then(|labels| labels.get(TOPOLOGY_KEY)?.as_str());
-            match (room, name.filter(|_| selector["matchExpressions"].is_null())) {
-                (Some(room), Some(name)) => {
-                    let most = rooms.by_name.entry(name).or_default();
-                    *most = room.max(*most);
-                }
-                (Some(room), None) if selector.is_object() => rooms.others.push((selector, room)),
-                (_, _) => {}
-            }
-        }
-        rooms
-    }
-
-    fn at(&self, node: &Value) -> Option<Bytes> {
-        let name = node["metadata"]["labels"][TOPOLOGY_KEY].as_str();
-        let by_name = name.and_then(|name| self.by_name.get(name).copied());
-        let others = self.others.iter().filter(|(selector, _)| is_selected(node, selector));
-        by_name.into_iter().chain(others.map(|(_, room)| *room)).max()
-    }
-}
+use crate::model::Bytes;
 
 /// A class whose volumes wait for a pod, and no pod: as it must be.
 pub(super) fn no_consumer(facts: &Facts) -> Option<Cause> {
@@ -227,7 +131,7 @@ pub(super) fn scheduler_said(facts: &Facts, pod: Option<&Value>) -> Option<Strin
                     && has_word(waits, text(event, "/involvedObject/name"))
             };
             let mut all: Vec<&Value> = facts.events.iter().flatten().filter(is_meant).collect();
-            super::facts::newest_first(&mut all);
+            newest_first(&mut all);
             all.first().copied()
         }
     };
@@ -252,7 +156,7 @@ fn unpublished(facts: &Facts, class: &Value) -> Cause {
         facts.title(),
         quoted(name_of(class))
     );
-    let absent = super::provision::absence(facts);
+    let absent = provision::absence(facts);
     let fix = "The provisioner publishes it within a minute after the class is made or the driver is installed. If it does not, see that a container `provisioner` of the controller's pods runs, and what it logs.";
     Cause::wrong("no-capacity", absent.map_or(what.clone(), |absent| format!("{what} {absent}")), fix)
 }
@@ -260,39 +164,21 @@ fn unpublished(facts: &Facts, class: &Value) -> Cause {
 fn no_room(facts: &Facts, class: &Value, asked: Bytes, spots: &[Spot]) -> Cause {
     let mut spots: Vec<&Spot> =
         spots.iter().filter(|spot| spot.room.is_some() || spot.barred.is_some()).collect();
-    spots.sort_by(|one, next| {
-        (next.barred.is_none(), next.room)
-            .cmp(&(one.barred.is_none(), one.room))
-            .then(one.name.cmp(&next.name))
-    });
-    let most = spots.first().filter(|spot| spot.barred.is_none());
-    let most_room = most.and_then(|spot| spot.room).unwrap_or_default();
-    let others: Vec<String> =
-        spots.iter().skip(usize::from(most.is_some())).map(|spot| spot.told()).collect();
-    let others = if others.is_empty() { String::new() } else { format!(" ({})", names(&others)) };
-    let what = match most {
-        Some(spot) if most_room > Bytes::ZERO => {
-            format!("the most that any node has is {most_room}, on node {}{others}", spot.name)
-        }
-        Some(spot) => format!("no node has any room: {}{others}", spot.told()),
-        None => format!("no node can have it{others}"),
-    };
+    spots.sort_by_key(|spot| (spot.barred.is_some(), Reverse(spot.room), spot.name.clone()));
+    let (most, rooms) = most(&spots);
     let mut what =
-        format!("Claim {} asks for {asked} of class {}, and {what}.", facts.title(), quoted(name_of(class)));
+        format!("Claim {} asks for {asked} of class {}, and {rooms}.", facts.title(), quoted(name_of(class)));
     let away = away(facts, class);
     let fix = "Ask for less, delete claims and snapshots that nobody needs, or give a pool or a node more; it is tried again by itself.";
     if !away.is_empty() {
-        what = format!("{what} {}.", away.join("; "));
-        return Cause::wrong(
-            "pool-away",
-            what,
-            format!(
-                "See to that first: `rockpool ctl doctor` on that node says more. If it is not enough: {}",
-                lower(fix)
-            ),
+        what = format!("{what} {}", away.join(" "));
+        let fix = format!(
+            "See to that first: `rockpool ctl doctor` on that node says more. If it is not enough: {}",
+            lower(fix)
         );
+        return Cause::wrong("pool-away", what, fix);
     }
-    let hint = if facts.told_pools.is_none() && most_room == Bytes::ZERO {
+    let hint = if facts.told_pools.is_none() && most == Bytes::ZERO {
         " Whether a pool is away, and why, says `rockpool ctl pool list` in a controller's pod."
     } else {
         ""
@@ -300,19 +186,39 @@ fn no_room(facts: &Facts, class: &Value, asked: Bytes, spots: &[Spot]) -> Cause 
     Cause::wrong("no-room", what, format!("{fix}{hint}"))
 }
 
+/// The most that there is, and who has how much, as a phrase; the first has most.
+fn most(spots: &[&Spot]) -> (Bytes, String) {
+    let first = spots.first().filter(|spot| spot.barred.is_none());
+    let others: Vec<String> =
+        spots.iter().skip(usize::from(first.is_some())).map(|spot| spot.told()).collect();
+    let others = if others.is_empty() { String::new() } else { format!(" ({})", names(&others)) };
+    let room = first.and_then(|spot| spot.room).unwrap_or_default();
+    let told = match first {
+        Some(spot) if room > Bytes::ZERO => {
+            format!("the most that any node has is {room}, on node {}{others}", spot.name)
+        }
+        Some(spot) => format!("no node has any room: {}{others}", spot.told()),
+        None => format!("no node can have it{others}"),
+    };
+    (room, told)
+}
+
 fn lower(sentence: &str) -> String {
     let mut letters = sentence.chars();
     letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
 
-/// Pools and nodes that would count, and are away; a sentence each, without its end.
+/// Pools and nodes that would count, and are away; a sentence each. What was declared lost does not come back.
 fn away(facts: &Facts, class: &Value) -> Vec<String> {
     let wanted = text(class, "/parameters/pool");
     let is_meant =
         |pool: &&Value| wanted.is_empty() || text(pool, "/name").is_empty() || pool["name"] == wanted;
-    let is_away = |pool: &&Value| pool["state"] != "here" || !text(pool, "/why").is_empty();
+    let is_away = |pool: &&Value| match text(pool, "/state") {
+        "here" => !text(pool, "/why").is_empty(),
+        state => state != "lost",
+    };
     let pools = facts.told_pools.iter().flatten().filter(is_meant).filter(is_away).map(|pool| {
-        let nodes = super::facts::texts(pool, "/nodes");
+        let nodes = texts(pool, "/nodes");
         let place = if nodes.is_empty() { "no node".to_owned() } else { format!("node {}", names(&nodes)) };
         let name = if text(pool, "/name").is_empty() { text(pool, "/id") } else { text(pool, "/name") };
         let why = match (text(pool, "/state"), text(pool, "/why")) {
@@ -321,7 +227,7 @@ fn away(facts: &Facts, class: &Value) -> Vec<String> {
             (state, "") => format!("is {state}"),
             (state, why) => format!("is {state}: {}", said(why)),
         };
-        format!("Pool {} of {place} {why}", quoted(name))
+        format!("Pool {} of {place} {why}.", quoted(name))
     });
     let nodes = facts
         .told_nodes
@@ -330,9 +236,8 @@ fn away(facts: &Facts, class: &Value) -> Vec<String> {
         .filter(|node| node["standing"] != "connected" && node["gone"] != true);
     let nodes = nodes.map(|node| {
         let since = node["away_seconds"].as_i64().filter(|seconds| *seconds > 0);
-        let since =
-            since.map_or_else(String::new, |seconds| format!(" for {}", super::judge::duration(seconds)));
-        format!("Node {} has not been connected to the controller{since}", text(node, "/id"))
+        let since = since.map_or_else(String::new, |seconds| format!(" for {}", duration(seconds)));
+        format!("Node {} has not been connected to the controller{since}.", text(node, "/id"))
     });
     pools.chain(nodes).take(5).collect()
 }
@@ -383,7 +288,7 @@ pub(super) fn rooms(facts: &Facts) -> Option<String> {
     let class = facts.class()?;
     let mut all = spots(facts, class, None);
     all.retain(|spot| spot.room.is_some());
-    all.sort_by_key(|spot| std::cmp::Reverse(spot.room));
+    all.sort_by_key(|spot| Reverse(spot.room));
     let told: Vec<String> = all.iter().map(Spot::told).collect();
     (!told.is_empty()).then(|| names(&told))
 }

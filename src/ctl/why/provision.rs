@@ -67,55 +67,71 @@ pub(super) fn grpc(message: &str) -> Option<(&str, &str)> {
     rest.split_once(" desc = ")
 }
 
+/// Codes, what they mean here, and what is to be done.
+const CODES: [(&str, &str, &str); 11] = [
+    (
+        "ResourceExhausted",
+        "no node or pool that may have it has room",
+        "Ask for less, delete claims and snapshots that nobody needs, or make the pool larger; it is tried again by itself.",
+    ),
+    (
+        "InvalidArgument",
+        "the claim or its class asks for something that the driver does not know or cannot do, and asking again does not help",
+        "Correct what it names: parameters of a class cannot be changed, so delete and make the class anew, or the claim with another one.",
+    ),
+    (
+        "OutOfRange",
+        "the size is one that no such volume can have",
+        "Make the claim anew with a size that the message allows.",
+    ),
+    (
+        "FailedPrecondition",
+        "the pool or the node is in a state that forbids it, or cannot do it at all",
+        "Mend what it names, or choose a class whose pool can do it; it is tried again by itself.",
+    ),
+    (
+        "NotFound",
+        "what it names, like its source or its volume, is not there any more",
+        "Make the claim anew, with a source that exists.",
+    ),
+    (
+        "AlreadyExists",
+        "there is a volume of this name that differs from what is asked for",
+        "Look at it with `rockpool ctl volume list`; a claim made anew gets a name of its own.",
+    ),
+    (
+        "Unavailable",
+        "a node or a pool that is needed cannot be asked now; it is asked again by itself",
+        "If it stays so, look at `rockpool ctl nodes` and `rockpool ctl pool list` in a controller's pod, and at `rockpool ctl doctor` on the node.",
+    ),
+    (
+        "Aborted",
+        "somebody is at work on it right now; it is asked again by itself",
+        "If it stays so for minutes, look at the log of the node.",
+    ),
+    (
+        "DeadlineExceeded",
+        "there was no answer in time; it is asked again by itself",
+        "If it stays so, a disk or a node hangs: `rockpool ctl nodes` in a controller's pod, `rockpool ctl doctor` on the node.",
+    ),
+    (
+        "Internal",
+        "the host refused something, or a program failed",
+        "`rockpool ctl doctor` on the node and its log say more; it is tried again by itself.",
+    ),
+    ("Unimplemented", "this driver does not offer it", "Do without it, or upgrade the driver."),
+];
+
 /// What a code means here, and what is to be done.
 pub(super) fn meaning(code: &str) -> (&'static str, &'static str) {
-    match code {
-        "ResourceExhausted" => (
-            "no node or pool that may have it has room",
-            "Ask for less, delete claims and snapshots that nobody needs, or make the pool larger; it is tried again by itself.",
-        ),
-        "InvalidArgument" => (
-            "the claim or its class asks for something that the driver does not know or cannot do, and asking again does not help",
-            "Correct what it names: parameters of a class cannot be changed, so delete and make the class anew, or the claim with another one.",
-        ),
-        "OutOfRange" => (
-            "the size is one that no such volume can have",
-            "Make the claim anew with a size that the message allows.",
-        ),
-        "FailedPrecondition" => (
-            "the pool or the node is in a state that forbids it, or cannot do it at all",
-            "Mend what it names, or choose a class whose pool can do it; it is tried again by itself.",
-        ),
-        "NotFound" => (
-            "what it names, like its source or its volume, is not there any more",
-            "Make the claim anew, with a source that exists.",
-        ),
-        "AlreadyExists" => (
-            "there is a volume of this name that differs from what is asked for",
-            "Look at it with `rockpool ctl volume list`; a claim made anew gets a name of its own.",
-        ),
-        "Unavailable" => (
-            "a node or a pool that is needed cannot be asked now; it is asked again by itself",
-            "If it stays so, look at `rockpool ctl nodes` and `rockpool ctl pool list` in a controller's pod, and at `rockpool ctl doctor` on the node.",
-        ),
-        "Aborted" => (
-            "somebody is at work on it right now; it is asked again by itself",
-            "If it stays so for minutes, look at the log of the node.",
-        ),
-        "DeadlineExceeded" => (
-            "there was no answer in time; it is asked again by itself",
-            "If it stays so, a disk or a node hangs: `rockpool ctl nodes` in a controller's pod, `rockpool ctl doctor` on the node.",
-        ),
-        "Internal" => (
-            "the host refused something, or a program failed",
-            "`rockpool ctl doctor` on the node and its log say more; it is tried again by itself.",
-        ),
-        "Unimplemented" => ("this driver does not offer it", "Do without it, or upgrade the driver."),
-        _ => (
+    let known = CODES.iter().find(|(name, ..)| *name == code);
+    known.map_or(
+        (
             "it failed in a way that this driver does not answer with",
             "Look at the log of the container `provisioner` in the controller's pods.",
         ),
-    }
+        |(_, meaning, fix)| (*meaning, *fix),
+    )
 }
 
 /// The provisioner has tried, and failed.
@@ -127,11 +143,9 @@ pub(super) fn refused(facts: &Facts) -> Option<Cause> {
     let message = text(event, "/message");
     let (code, words) = grpc(message).unwrap_or(("", message));
     let heard = format!("{}: {}", ago(event, facts.now), said(words));
-    if let Some(received) = on_its_way(facts, code, words) {
-        return Some(received);
-    }
-    if let Some(cause) = source::elsewhere(facts, words) {
-        return Some(cause);
+    let copied = on_its_way(facts, code, words).or_else(|| source::elsewhere(facts, words));
+    if copied.is_some() {
+        return copied;
     }
     // Where the scheduler is to choose again, what it lacks now counts more than what was refused before, but for what no node can do.
     let better = match (is_its_turn(facts), code) {
@@ -143,13 +157,15 @@ pub(super) fn refused(facts: &Facts) -> Option<Cause> {
     if let Some(cause) = better {
         return Some(Cause { what: format!("{} The driver's last answer{heard}.", cause.what), ..cause });
     }
+    Some(explained(facts, code, &heard))
+}
+
+/// What was answered, and what its code says.
+fn explained(facts: &Facts, code: &str, heard: &str) -> Cause {
+    let title = facts.title();
     if code.is_empty() {
-        let what = format!("Claim {}: the provisioner could not make its volume{heard}.", facts.title());
-        return Some(Cause::wrong(
-            "provisioning-failed",
-            what,
-            "Mend what it names; it tries again by itself.",
-        ));
+        let what = format!("Claim {title}: the provisioner could not make its volume{heard}.");
+        return Cause::wrong("provisioning-failed", what, "Mend what it names; it tries again by itself.");
     }
     let (meaning, fix) = meaning(code);
     let rooms = place::rooms(facts).filter(|_| code == "ResourceExhausted");
@@ -158,10 +174,9 @@ pub(super) fn refused(facts: &Facts) -> Option<Cause> {
         (_, _) => String::new(),
     };
     let what = format!(
-        "Claim {}: the driver refused to make its volume with {code}{heard}. That code says that {meaning}.{rooms}",
-        facts.title()
+        "Claim {title}: the driver refused to make its volume with {code}{heard}. That code says that {meaning}.{rooms}"
     );
-    Some(Cause::wrong("provisioning-failed", what, fix))
+    Cause::wrong("provisioning-failed", what, fix)
 }
 
 /// A copy that comes from another node is answered with how much of it is there.

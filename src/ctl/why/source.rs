@@ -24,90 +24,60 @@ pub(super) fn wrong(facts: &Facts) -> Vec<Cause> {
     )
 }
 
+/// What does not exist, or is about to.
+fn missing(what: String) -> Option<Cause> {
+    let fix = "Make the claim anew with another source: that of a claim cannot be changed.";
+    Some(Cause::wrong("source-missing", what, fix))
+}
+
 fn unready_snapshot(facts: &Facts, whole: &str) -> Option<Cause> {
-    let title = facts.title();
-    let of = format!("Claim {title} is to be restored from VolumeSnapshot {whole}");
+    let of = format!("Claim {} is to be restored from VolumeSnapshot {whole}", facts.title());
     let snapshot = match &facts.source.snapshot {
         Look::Unseen => return None,
-        Look::Missing => {
-            let what = format!("{of}, which does not exist.");
-            return Some(Cause::wrong(
-                "source-missing",
-                what,
-                "Make the snapshot, or make the claim anew with another source: a source cannot be changed.",
-            ));
-        }
+        Look::Missing => return missing(format!("{of}, which does not exist.")),
         Look::There(snapshot) => snapshot,
     };
-    let content = facts.source.content.there();
-    let driver = content.map_or("", |content| text(content, "/spec/driver"));
+    let driver = text(facts.source.content.there().unwrap_or(&Value::Null), "/spec/driver");
     if !driver.is_empty() && driver != facts.driver {
-        let what = format!(
-            "{of}, which the driver {} has made: {} cannot read it.",
-            quoted(driver),
-            quoted(&facts.driver)
-        );
-        return Some(Cause::wrong(
-            "source-other-driver",
-            what,
-            "Make the claim anew with a class of that driver.",
-        ));
+        let (theirs, ours) = (quoted(driver), quoted(&facts.driver));
+        let what = format!("{of}, which the driver {theirs} has made: {ours} cannot read it.");
+        let fix = "Make the claim anew with a class of that driver.";
+        return Some(Cause::wrong("source-other-driver", what, fix));
     }
     if !text(snapshot, "/metadata/deletionTimestamp").is_empty() {
-        let what = format!("{of}, which is being deleted.");
-        return Some(Cause::wrong("source-missing", what, "Make the claim anew with another snapshot."));
+        return missing(format!("{of}, which is being deleted."));
     }
     let bound = text(snapshot, "/status/boundVolumeSnapshotContentName");
     if !bound.is_empty() && facts.source.content == Look::Missing {
-        let what =
-            format!("{of}, whose VolumeSnapshotContent {bound} is gone, and with it the way to its data.");
-        return Some(Cause::wrong("source-missing", what, "Make the claim anew with another snapshot."));
+        return missing(format!(
+            "{of}, whose VolumeSnapshotContent {bound} is gone, and with it the way to its data."
+        ));
     }
-    if snapshot["status"]["readyToUse"] == true {
-        return None;
+    if snapshot["status"]["readyToUse"] == true { None } else { Some(unfinished(facts, snapshot, &of)) }
+}
+
+/// It is not ready: it fails, or takes its time.
+fn unfinished(facts: &Facts, snapshot: &Value, of: &str) -> Cause {
+    let objects = [Some(snapshot), facts.source.content.there()].into_iter().flatten();
+    let mut errors = objects.map(|object| text(object, "/status/error/message"));
+    if let Some(error) = errors.find(|error| !error.is_empty()) {
+        let what = format!("{of}, which cannot be made: {}.", said(error));
+        let fix = "Mend that, and the snapshotter tries again by itself; the claim follows.";
+        return Cause::wrong("source-not-ready", what, fix);
     }
-    let errors =
-        [Some(snapshot), content].into_iter().flatten().map(|object| text(object, "/status/error/message"));
-    match errors.into_iter().find(|error| !error.is_empty()) {
-        Some(error) => {
-            let what = format!("{of}, which cannot be made: {}.", said(error));
-            Some(Cause::wrong(
-                "source-not-ready",
-                what,
-                "Mend that, and the snapshotter tries again by itself; the claim follows.",
-            ))
-        }
-        None => {
-            let what = format!("{of}, which is not ready yet.");
-            Some(Cause::waits(
-                "source-not-ready",
-                what,
-                "The claim follows by itself; if that takes long, look at the snapshot-controller and at the container `snapshotter` of the controller's pods.",
-            ))
-        }
-    }
+    let fix = "The claim follows by itself; if that takes long, look at the snapshot-controller and at the container `snapshotter` of the controller's pods.";
+    Cause::waits("source-not-ready", format!("{of}, which is not ready yet."), fix)
 }
 
 fn unready_claim(facts: &Facts, whole: &str) -> Option<Cause> {
     let of = format!("Claim {} is to be a clone of claim {whole}", facts.title());
     let claim = match &facts.source.claim {
         Look::Unseen => return None,
-        Look::Missing => {
-            let what = format!("{of}, which does not exist.");
-            return Some(Cause::wrong(
-                "source-missing",
-                what,
-                "Make that claim, or make this one anew with another source: a source cannot be changed.",
-            ));
-        }
+        Look::Missing => return missing(format!("{of}, which does not exist.")),
         Look::There(claim) => claim,
     };
     if !text(claim, "/metadata/deletionTimestamp").is_empty() {
-        return Some(Cause::wrong(
-            "source-missing",
-            format!("{of}, which is being deleted."),
-            "Make the claim anew with another source.",
-        ));
+        return missing(format!("{of}, which is being deleted."));
     }
     let phase = text(claim, "/status/phase");
     if phase != "Bound" {

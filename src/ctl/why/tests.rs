@@ -5,6 +5,7 @@
 
 mod before;
 mod making;
+mod refused;
 mod using;
 
 use std::collections::BTreeSet;

@@ -125,7 +125,7 @@ fn a_class_of_another_provisioner_is_its_business() {
         "other-driver",
         &[
             "StorageClass `cloud`, whose provisioner is `ebs.csi.aws.com`, not `csi.rockpool.dev`",
-            "here rockpool and now",
+            "Classes of ours: rockpool and now.",
         ],
     );
     let mut facts = bound();
