@@ -26,7 +26,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use self::facts::Facts;
-use self::gather::{Asked, is_name};
+use self::gather::{Asked, Release, is_name};
 use self::judge::{State, Verdict};
 use super::answer::{self, Answer, Table};
 use super::failure::{Failure, Outcome};
@@ -53,8 +53,8 @@ pub(super) struct Why {
     #[arg(long, env = "ROCKPOOL_DRIVER_NAME", value_name = "NAME", default_value = "csi.rockpool.dev")]
     driver_name: String,
 
-    /// The namespace that the driver is installed in; without it all are looked at.
-    #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
+    /// The namespace that the driver is installed in; without it all are looked at, or that of the pod.
+    #[arg(long, value_name = "NAMESPACE")]
     driver_namespace: Option<String>,
 }
 
@@ -71,8 +71,9 @@ pub(super) async fn run(wanted: &Why, controller: Option<&Endpoint>, timeout: Du
             return Err(Failure::Usage(format!("{field} {}: {want}", quoted(value))));
         }
     }
-    let driver = wanted.driver_name.clone();
-    let asked = Asked { namespace, name, driver, release: wanted.driver_namespace.clone() };
+    let own = || std::env::var("POD_NAMESPACE").ok().filter(|namespace| is_name(namespace));
+    let release = wanted.driver_namespace.clone().map_or_else(|| Release::Anywhere(own()), Release::In);
+    let asked = Asked { namespace, name, driver: wanted.driver_name.clone(), release };
     let facts = gather::look(&api, asked, controller.map(|endpoint| (endpoint, timeout))).await?;
     Ok(said(&facts, &judge::judge(&facts)))
 }

@@ -190,6 +190,29 @@ fn what_may_not_be_read_is_left_out_and_said() {
 }
 
 #[test]
+fn the_drivers_own_objects_are_looked_for_where_they_may_be_read() {
+    let scene = Scene::new();
+    scene.put_pod();
+    scene.api.world().forbidden = vec!["/apis/storage.k8s.io/v1/csistoragecapacities"];
+    let told = "the most that any node has is 40 GiB, on node n1";
+    let (_, out, err) = scene.why(&["demo/data"]);
+    assert!(!out.contains(told) && err.contains("not looked at: CSIStorageCapacities"), "{out}{err}");
+    let (_, out, err) = scene.why(&["demo/data", "--driver-namespace", "rockpool-system"]);
+    assert!(out.contains(told) && err.is_empty(), "{out}{err}");
+    // As in a controller's pod, which may read those of its own namespace alone.
+    let why = |command: &mut Command, own: &str| {
+        let config = scene.place.path("kubeconfig");
+        said(command.env("POD_NAMESPACE", own).args(["why", "demo/data", "--kubeconfig"]).arg(config))
+    };
+    let (_, out, err) = why(&mut scene.command(), "rockpool-system");
+    assert!(out.contains(told) && err.is_empty(), "{out}{err}");
+    // Any other pod has such a variable, too: what it names comes last.
+    scene.api.world().forbidden.clear();
+    let (_, out, err) = why(&mut scene.command(), "tools");
+    assert!(out.contains(told) && err.is_empty(), "{out}{err}");
+}
+
+#[test]
 fn what_is_not_there_is_told_with_what_may_be_meant() {
     let scene = Scene::new();
     let (code, out, _) = scene.why(&["demo/dat"]);

@@ -28,8 +28,17 @@ pub(super) struct Asked {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) driver: String,
-    /// Where the driver is installed; none for anywhere.
-    pub(super) release: Option<String>,
+    /// Where the driver is installed.
+    pub(super) release: Release,
+}
+
+/// Where the driver's own objects are looked for.
+#[derive(Debug)]
+pub(super) enum Release {
+    /// In this namespace.
+    In(String),
+    /// In all; where that is forbidden, in the pod's own, if this is a pod.
+    Anywhere(Option<String>),
 }
 
 /// Whether it can be the name of an object: what comes from outside must not become another path.
@@ -38,6 +47,14 @@ pub(super) fn is_name(text: &str) -> bool {
     let inner = |c: u8| c.is_ascii_alphanumeric();
     let ends = text.bytes().next().is_some_and(inner) && text.bytes().last().is_some_and(inner);
     text.len() <= 253 && ends && text.bytes().all(is_part)
+}
+
+/// A kind of objects.
+struct Kind {
+    group: &'static str,
+    name: &'static str,
+    /// What a person calls them.
+    what: &'static str,
 }
 
 /// Reads one thing after another.
@@ -71,7 +88,7 @@ pub(super) async fn look(
     } else {
         reader.around(&mut facts).await?;
         if text(facts.claim(), "/status/phase") != "Bound" {
-            reader.of_driver(&mut facts, release.as_deref()).await?;
+            reader.of_driver(&mut facts, &release).await?;
         }
         reader.events(&mut facts).await?;
         if let Some((endpoint, timeout)) = controller {
@@ -125,27 +142,43 @@ impl Reader<'_> {
     }
 
     /// What makes volumes, and where it could.
-    async fn of_driver(&mut self, facts: &mut Facts, release: Option<&str>) -> Outcome<()> {
+    async fn of_driver(&mut self, facts: &mut Facts, release: &Release) -> Outcome<()> {
         let driver = facts.driver.clone();
         facts.csi_driver = self.one(&format!("{STORAGE}/csidrivers/{driver}"), "the CSIDriver").await?;
+        let kind = Kind { group: STORAGE, name: "csistoragecapacities", what: "CSIStorageCapacities" };
         let selector = format!("&labelSelector=csi.storage.k8s.io/drivername={driver}");
-        let path = place(STORAGE, release, "csistoragecapacities");
-        facts.capacities = self.list(&path, &selector, "CSIStorageCapacities", Some).await?;
+        facts.capacities = self.own(release, &kind, &selector, |_| true).await?;
         // As the provisioner makes a name of a lease of it.
         let lease: String = driver.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let kind =
+            Kind { group: "/apis/coordination.k8s.io/v1", name: "leases", what: "the provisioner's Lease" };
         let selector = format!("&fieldSelector=metadata.name={lease}");
-        let path = place("/apis/coordination.k8s.io/v1", release, "leases");
-        let ours = move |object: Value| (name_of(&object) == lease).then_some(object);
-        facts.leases = self.list(&path, &selector, "the provisioner's Lease", ours).await?;
+        facts.leases = self.own(release, &kind, &selector, |object| name_of(object) == lease).await?;
+        let kind = Kind { group: "/api/v1", name: "pods", what: "the controllers' pods" };
         let selector =
             "&labelSelector=app.kubernetes.io/name=rockpool,app.kubernetes.io/component=controller";
-        let is_controller = |pod: Value| {
-            (pod["metadata"]["labels"]["app.kubernetes.io/component"] == "controller").then_some(pod)
-        };
-        let path = place("/api/v1", release, "pods");
-        facts.controllers = self.list(&path, selector, "the controllers' pods", is_controller).await?;
+        let is_controller =
+            |pod: &Value| pod["metadata"]["labels"]["app.kubernetes.io/component"] == "controller";
+        facts.controllers = self.own(release, &kind, selector, is_controller).await?;
         facts.source = self.source(facts).await?;
         Ok(())
+    }
+
+    /// Objects of the driver, wherever it may be installed.
+    async fn own(
+        &mut self,
+        release: &Release,
+        kind: &Kind,
+        selector: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Outcome<List> {
+        let keep = |object: Value| wanted(&object).then_some(object);
+        let first = if let Release::In(namespace) = release { Some(namespace.as_str()) } else { None };
+        let before = self.left_out.len();
+        let found = self.list(&place(kind.group, first, kind.name), selector, kind.what, keep).await?;
+        let (None, Release::Anywhere(Some(own))) = (&found, release) else { return Ok(found) };
+        self.left_out.truncate(before);
+        self.list(&place(kind.group, Some(own), kind.name), selector, kind.what, keep).await
     }
 
     /// What the claim is to be a copy of.

@@ -198,7 +198,7 @@ fn on_its_way(facts: &Facts, code: &str, words: &str) -> Option<Cause> {
 
 /// Whether it is the provisioner's turn: nobody else has yet to choose a node.
 fn is_its_turn(facts: &Facts) -> bool {
-    !facts.waits_for_a_pod() || facts.selected_node().is_some()
+    facts.selected_node().is_some() || facts.class().is_some() && !facts.waits_for_a_pod()
 }
 
 /// It is the provisioner's turn, and there is none.

@@ -303,6 +303,9 @@ fn a_volume_that_is_being_made_is_waited_for_and_what_is_not_known_is_not_guesse
             "Provisioning of PersistentVolumeClaim data, 10 minutes ago: “External provisioner",
         ],
     );
+    // Whose turn it is cannot be told where classes may not be read.
+    let facts = Facts { classes: None, leases: Some(vec![]), ..cluster() };
+    assert_says(&facts, State::Unknown, "unknown", &["There are no Events."]);
     let facts = Facts { events: None, ..cluster() }.with_pod(pod("web-0"));
     assert_says(&facts, State::Unknown, "unknown", &["Events may not be read."]);
 }
