@@ -181,6 +181,8 @@ fn shown(pool: PoolView, unread: bool, rooms: &[Room]) -> wire::Pool {
         rooms: rooms.iter().map(shown_room).collect(),
         gone: pool.gone,
         names: Vec::new(),
+        read_only: pool.read_only.unwrap_or_default(),
+        quarantined_records: pool.quarantined,
     }
 }
 
@@ -193,5 +195,31 @@ fn shown_room(room: &Room) -> wire::Room {
         allocation: room.allocation.name().to_owned(),
         available_bytes: room.capacity.available.as_i64(),
         minimum_bytes: room.capacity.minimum.as_i64(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{EngineConfig, Files, PoolConfig};
+    use crate::model::{Bytes, Retention};
+    use crate::pool::{Kind, Quota, Setup};
+
+    #[test]
+    fn why_a_pool_cannot_be_changed_and_what_of_it_cannot_be_read_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let (name, path) = ("fast".to_owned(), directory.path().to_owned());
+        let size = Some(Bytes::GIB);
+        let setup = Setup { name, kind: Kind::Sim, path, file: None, device: None, quota: Quota::None, size };
+        let pools = vec![PoolConfig { setup, overcommit: 1.0, reserve: 0.0, retain: Retention::NONE }];
+        let (kubelet_root, state_dir) = (directory.path().to_owned(), directory.path().join("state"));
+        let engine =
+            Engine::open(EngineConfig { pools, kubelet_root, state_dir, files: Files::Apart }).unwrap();
+        let view = engine.pools().remove(0);
+        let well = shown(view.clone(), false, &[]);
+        assert_eq!((well.read_only.as_str(), well.quarantined_records), ("", 0));
+        let ill = PoolView { read_only: Some("an I/O error".to_owned()), quarantined: 2, ..view };
+        let ill = shown(ill, false, &[]);
+        assert_eq!((ill.read_only.as_str(), ill.quarantined_records), ("an I/O error", 2));
     }
 }

@@ -246,6 +246,8 @@ pub struct PoolView {
     pub gone: bool,
     /// Why it cannot be changed, though it can be read.
     pub read_only: Option<String>,
+    /// How many of its records cannot be read.
+    pub quarantined: u64,
     /// What records promise.
     pub promised: Bytes,
     /// What may be promised in all.
@@ -443,6 +445,7 @@ impl Engine {
             away: slot.trouble().map(|error| crate::error::chain(&error)),
             gone: slot.is_gone() && id.is_some_and(|id| self.store.has_read(id)),
             read_only: slot.refusal(),
+            quarantined: id.map_or(0, |id| self.store.quarantined_in(id)),
             promised: id.map_or(Bytes::ZERO, |id| self.store.promised(id)),
             budget: slot.known().map_or(Bytes::ZERO, |known| known.budget),
             retained: id.map_or(Bytes::ZERO, |id| self.store.retained_bytes(id)),

@@ -484,6 +484,13 @@ impl Store {
         self.lock().quarantined.iter().map(|(id, bad)| (*id, bad.clone())).collect()
     }
 
+    /// How many records of a pool are quarantined.
+    pub fn quarantined_in(&self, pool: PoolId) -> u64 {
+        let index = self.lock();
+        let count = index.quarantined.keys().filter(|id| id.pool() == pool).count();
+        u64::try_from(count).unwrap_or(u64::MAX)
+    }
+
     /// Takes note of what the copy beside its object says of a quarantined record.
     pub(crate) fn keep(&self, id: ObjectId, copy: Record) {
         let mut index = self.lock();

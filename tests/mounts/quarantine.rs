@@ -63,6 +63,7 @@ fn a_damaged_record_keeps_its_name_and_is_rebuilt_from_its_image() {
     assert!(unavailable(rig.engine().stage(&rig.stage_of("a", &volume, EXT4))).contains("quarantined"));
     assert_eq!(fs::read(record(&rig, volume.id)).unwrap(), damaged, "left as it is");
     assert_eq!(rig.engine().pools()[0].promised, promised, "its bytes are still there");
+    assert_eq!(rig.engine().pools()[0].quarantined, 1);
     let found = rig.engine().quarantine();
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].0, found[0].1.copy.is_some()), (ObjectId::Volume(volume.id), true));

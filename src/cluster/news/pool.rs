@@ -19,6 +19,10 @@ pub struct Pool {
     pub unread: bool,
     /// The names that it holds, where its disk is surely not at this node any more.
     pub gone: Option<Arc<HashSet<u64>>>,
+    /// Why it cannot be changed, though it can be read.
+    pub read_only: Option<String>,
+    /// How many of its records cannot be read.
+    pub quarantined: u64,
     /// Whether another node announces it too, so that neither is asked about it.
     pub twice: bool,
     /// What its records promise.
@@ -57,6 +61,8 @@ impl From<wire::Pool> for Pool {
             away: (!pool.away.is_empty()).then_some(pool.away),
             unread: pool.unread,
             gone: pool.gone.then(|| Arc::new(pool.names.into_iter().collect())),
+            read_only: (!pool.read_only.is_empty()).then_some(pool.read_only),
+            quarantined: pool.quarantined_records,
             twice: false,
             promised: bytes(pool.promised_bytes),
             budget: bytes(pool.budget_bytes),
