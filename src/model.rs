@@ -9,6 +9,7 @@ mod features;
 mod id;
 mod name_hash;
 mod node;
+mod patience;
 mod piece;
 pub mod record;
 mod request;
@@ -27,6 +28,7 @@ pub use self::features::{Features, Offer};
 pub use self::id::{FsUuid, GroupId, ObjectId, PoolId, SnapshotId, VolumeId};
 pub use self::name_hash::{Named, name_hash};
 pub use self::node::NodeId;
+pub use self::patience::{REPORT_NODE_GONE_AFTER, report_node_gone_after};
 pub use self::piece::{BLOCK, LONGEST as LONGEST_PIECE, Piece, WINDOW};
 pub use self::record::Record;
 pub use self::request::{

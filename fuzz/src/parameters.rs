@@ -89,6 +89,7 @@ fn class(map: &Map) -> Option<Class<'_>> {
         "allocation" => ["sparse", "reserved"].contains(&value.as_str()),
         "placement" => ["spread", "pack"].contains(&value.as_str()),
         RETAIN_DELETED => value.parse::<Retention>().is_ok(),
+        "reportNodeGoneAfter" => value.parse::<Retention>().is_ok_and(|time| time.seconds() > 0),
         FSTYPE => ["", "ext4", "xfs"].contains(&value.as_str()),
         other => other.starts_with(KUBERNETES),
     };

@@ -1,12 +1,15 @@
 //! Parameters of classes and contexts of volumes: the free-form maps of the wire.
 //!
-//! Owns: the keys that mean something to us. A StorageClass may say `pool`, `allocation`, `placement`, `retainDeleted` and
-//! `csi.storage.k8s.io/fstype`, a snapshot class `retainDeleted`; what the sidecars add under `csi.storage.k8s.io/` is accepted; anything else is refused by name, because a parameter that is
+//! Owns: the keys that mean something to us. A StorageClass may say `pool`, `allocation`, `placement`, `retainDeleted`,
+//! `reportNodeGoneAfter` and `csi.storage.k8s.io/fstype`, a snapshot class `retainDeleted`; what the sidecars add under `csi.storage.k8s.io/` is accepted; anything else is refused by name, because a parameter that is
 //! silently ignored is a promise silently broken. A volume context carries `pool` and, where a pool cannot limit sizes, `size`.
 //! Never: prints a value of a context, which may hold a token.
 
 use crate::error::{Error, Result, quoted};
-use crate::model::{Allocation, Asked, Claim, Filesystem, Parameters, Placement, RETAIN_DELETED, Retention};
+use crate::model::{
+    Allocation, Asked, Claim, Filesystem, Parameters, Placement, REPORT_NODE_GONE_AFTER, RETAIN_DELETED,
+    Retention, report_node_gone_after,
+};
 
 use super::capability::filesystem;
 use super::parse::map;
@@ -49,7 +52,7 @@ pub(super) struct Class {
     pub(super) fs: Option<Filesystem>,
     /// Who claims the volume.
     pub(super) claim: Option<Claim>,
-    /// What a retry is compared with: everything but the claim's metadata and the placement.
+    /// What a retry is compared with: everything but the claim's metadata, the placement and what is reported.
     pub(super) recorded: Parameters,
 }
 
@@ -79,16 +82,22 @@ impl Class {
                 CLAIM_NAMESPACE => claim.namespace.clone_from(value),
                 // Kept with the parameters; a delete reads it there.
                 RETAIN_DELETED => drop(Retention::of_class(parameters)?),
+                // For controllers, which read it in the class.
+                REPORT_NODE_GONE_AFTER => drop(report_node_gone_after(parameters)?),
                 other if other.starts_with(KUBERNETES) || planted!("unknown-parameter") => {}
                 other => {
                     return Err(unknown_key(
                         "parameters",
                         other,
-                        "`pool`, `allocation`, `placement`, `retainDeleted` and `csi.storage.k8s.io/*`",
+                        "`pool`, `allocation`, `placement`, `retainDeleted`, `reportNodeGoneAfter` and `csi.storage.k8s.io/*`",
                     ));
                 }
             }
-            if !matches!(key.as_str(), CLAIM_NAME | CLAIM_NAMESPACE | VOLUME_NAME | PLACEMENT) {
+            let is_of_volume = !matches!(
+                key.as_str(),
+                CLAIM_NAME | CLAIM_NAMESPACE | VOLUME_NAME | PLACEMENT | REPORT_NODE_GONE_AFTER
+            );
+            if is_of_volume {
                 class.recorded.insert(key.clone(), value.clone());
             }
         }
@@ -222,6 +231,14 @@ mod tests {
             class.recorded.keys().collect::<Vec<_>>(),
             ["allocation", "csi.storage.k8s.io/anything", FSTYPE, "pool"]
         );
+    }
+
+    #[test]
+    fn how_long_a_node_may_be_gone_is_checked_and_is_no_property_of_a_volume() {
+        let class = Class::parse(&parameters(&[("pool", "fast"), (REPORT_NODE_GONE_AFTER, "1h")])).unwrap();
+        assert_eq!(class.recorded, parameters(&[("pool", "fast")]));
+        let error = Class::parse(&parameters(&[(REPORT_NODE_GONE_AFTER, "0")])).unwrap_err().to_string();
+        assert!(error.contains("parameters[reportNodeGoneAfter] `0`") && error.contains("10m"), "{error}");
     }
 
     #[test]

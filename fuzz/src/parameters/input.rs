@@ -75,7 +75,7 @@ enum Value<'a> {
     Any(&'a str),
 }
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "pool",
     "allocation",
     "retainDeleted",
@@ -88,6 +88,7 @@ const KEYS: [&str; 12] = [
     "storage.kubernetes.io/csiProvisionerIdentity",
     "size",
     "placement",
+    "reportNodeGoneAfter",
 ];
 const VALUES: [&str; 14] = [
     "fast",
