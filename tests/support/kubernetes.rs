@@ -1,7 +1,7 @@
 //! As much of a Kubernetes API server as the program asks for: objects under their paths, token reviews, and every way in which a
 //! server can fail.
 //!
-//! Owns: optimistic locking, finalizers, lists of metadata alone, as the real one does them. Never: knows what is asked for why.
+//! Owns: optimistic locking, finalizers, lists of metadata alone, watches with bookmarks and their end, as the real one does them. Never: knows what is asked for why.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -33,6 +33,16 @@ pub(crate) struct World {
     pub(crate) date: &'static str,
     /// What may not be read: paths that end so are answered 403.
     pub(crate) forbidden: Vec<&'static str>,
+    /// What changed, for watches: at which version, how, and what.
+    changed: Vec<(u64, &'static str, String, Value)>,
+    /// Versions up to this one are forgotten: a watch from there is over.
+    forgotten: u64,
+    /// Whether a watch from there is refused, and not begun and then ended.
+    refuses_expired: bool,
+    /// So many objects whose path has this in it are not made.
+    refused_posts: Option<(String, usize)>,
+    /// Watches that were begun before as many ends as this are ended.
+    ended: u64,
     version: u64,
     stopped: bool,
 }
@@ -128,8 +138,8 @@ impl Api {
     /// Takes a node away, for good.
     pub(crate) fn remove_node(&self, name: &str) {
         let mut world = self.world();
-        world.objects.remove(&format!("/api/v1/nodes/{name}"));
-        world.objects.remove(&format!("/apis/storage.k8s.io/v1/csinodes/{name}"));
+        world.remove(&format!("/api/v1/nodes/{name}"));
+        world.remove(&format!("/apis/storage.k8s.io/v1/csinodes/{name}"));
     }
 }
 
@@ -188,9 +198,17 @@ fn talk(stream: &TcpStream, world: &Mutex<World>) -> std::io::Result<()> {
             }
         }
         let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        let is_watch = method == "GET" && asked(path, "watch").is_some();
+        let is_refused = is_watch && world.lock().unwrap().is_expired(path);
+        if is_watch && !is_refused && mood != Mood::Ill {
+            return watch(stream, world, path);
+        }
         let (code, answer) = match mood {
             Mood::Ill => (500, failure(500, "the storage is not there").to_string()),
             Mood::Other => (200, "<html>please log in</html>".to_owned()),
+            Mood::Well | Mood::Slow(_) if is_refused => {
+                (410, failure(410, "too old resource version").to_string())
+            }
             Mood::Well | Mood::Away | Mood::Slow(_) | Mood::Deaf => {
                 let (code, answer) = world.lock().unwrap().answer(method, path, &accept, body);
                 (code, answer.to_string())
@@ -199,15 +217,77 @@ fn talk(stream: &TcpStream, world: &Mutex<World>) -> std::io::Result<()> {
         if last || mood == Mood::Deaf && is_change {
             return Ok(());
         }
-        let mut stream = stream;
         let date = world.lock().unwrap().date;
         let date = if date.is_empty() { String::new() } else { format!("date: {date}\r\n") };
+        let mut stream = stream;
         write!(
             stream,
             "HTTP/1.1 {code} X\r\n{date}content-type: application/json\r\ncontent-length: {}\r\n\r\n{answer}",
             answer.len()
         )?;
     }
+}
+
+/// What a request asks for under a name.
+fn asked<'a>(path: &'a str, name: &str) -> Option<&'a str> {
+    let pairs = path.split_once('?').map_or("", |(_, query)| query).split('&');
+    pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
+}
+
+/// Tells what changes in a collection, until it is ended, the server is away, or what is asked for is forgotten.
+fn watch(mut stream: &TcpStream, world: &Mutex<World>, path: &str) -> std::io::Result<()> {
+    let mut from: u64 = asked(path, "resourceVersion").and_then(|text| text.parse().ok()).unwrap_or_default();
+    let all = path.split('?').next().unwrap();
+    let begun = world.lock().unwrap().ended;
+    write!(stream, "HTTP/1.1 200 X\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")?;
+    for turn in 1.. {
+        let mut told = String::new();
+        {
+            let world = world.lock().unwrap();
+            if world.stopped || world.mood == Mood::Away {
+                return Ok(());
+            }
+            if world.ended > begun {
+                return stream.write_all(b"0\r\n\r\n");
+            }
+            let mut tell = |kind: &str, object: &Value| {
+                told += &format!("{}\n", json!({ "type": kind, "object": object }))
+            };
+            if from < world.forgotten {
+                tell("ERROR", &failure(410, "too old resource version"));
+            }
+            for (version, kind, at, object) in &world.changed {
+                if *version > from && is_below(all, at) {
+                    tell(kind, object);
+                }
+            }
+            from = from.max(world.version);
+            // As often as the real one in a minute.
+            if turn % 20 == 0 {
+                tell(
+                    "BOOKMARK",
+                    &json!({ "kind": "X", "apiVersion": "v1", "metadata": { "resourceVersion": from.to_string() } }),
+                );
+            }
+        }
+        if !told.is_empty() {
+            write!(stream, "{:x}\r\n{told}\r\n", told.len())?;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// Whether an object's path is one of a collection, or of that in any namespace.
+fn is_below(all: &str, at: &str) -> bool {
+    let is_right_below = |rest: &str| rest.rfind('/') == Some(0);
+    if at.strip_prefix(all).is_some_and(is_right_below) {
+        return true;
+    }
+    let Some((group, kind)) = all.rsplit_once('/') else { return false };
+    let rest = at.strip_prefix(group).and_then(|rest| rest.strip_prefix("/namespaces/"));
+    rest.and_then(|rest| rest.split_once('/'))
+        .is_some_and(|(_, rest)| rest.strip_prefix(kind).is_some_and(is_right_below))
 }
 
 fn failure(code: u16, why: &str) -> Value {
@@ -225,14 +305,55 @@ impl World {
         let is_leaving = !object["metadata"]["deletionTimestamp"].is_null();
         let is_held = object["metadata"]["finalizers"].as_array().is_some_and(|held| !held.is_empty());
         if is_leaving && !is_held {
-            self.objects.remove(path);
+            self.remove(path);
         } else {
+            let kind = if self.objects.contains_key(path) { "MODIFIED" } else { "ADDED" };
+            self.changed.push((self.version, kind, path.to_owned(), object.clone()));
             self.objects.insert(path.to_owned(), object);
         }
     }
 
-    fn answer(&mut self, method: &str, path: &str, accept: &str, body: Value) -> (u16, Value) {
-        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    /// Takes an object away, for good.
+    pub(crate) fn remove(&mut self, path: &str) {
+        if let Some(mut object) = self.objects.remove(path) {
+            self.version += 1;
+            object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+            self.changed.push((self.version, "DELETED", path.to_owned(), object));
+        }
+    }
+
+    /// Ends all watches, which may go on where they were.
+    pub(crate) fn end_watches(&mut self) {
+        self.ended += 1;
+    }
+
+    /// From now on a watch of what is forgotten is refused as such.
+    pub(crate) fn refuse_expired(&mut self) {
+        self.refuses_expired = true;
+    }
+
+    /// The next so many objects whose path has this in it are not made: it may not be done.
+    pub(crate) fn refuse_posts(&mut self, part: &str, times: usize) {
+        self.refused_posts = Some((part.to_owned(), times));
+    }
+
+    /// Ends all watches, and forgets what they would go on from.
+    pub(crate) fn forget(&mut self) {
+        self.changed.clear();
+        self.version += 1;
+        self.forgotten = self.version;
+        self.ended += 1;
+    }
+
+    fn is_expired(&self, path: &str) -> bool {
+        let from = asked(path, "resourceVersion").and_then(|text| text.parse().ok()).unwrap_or(0_u64);
+        self.refuses_expired && from < self.forgotten
+    }
+
+    /// The answer to a request.
+    pub(crate) fn answer(&mut self, method: &str, path: &str, accept: &str, body: Value) -> (u16, Value) {
+        let whole = path;
+        let path = path.split('?').next().unwrap();
         if self.forbidden.iter().any(|end| path.ends_with(end)) {
             return (403, failure(403, "it is forbidden: the caller cannot read it"));
         }
@@ -240,6 +361,12 @@ impl World {
             return (201, self.review(&body));
         }
         let there = self.objects.get(path).cloned();
+        if let Some((part, times)) = &mut self.refused_posts
+            && (method, path.contains(part.as_str()), *times > 0) == ("POST", true, true)
+        {
+            *times -= 1;
+            return (403, failure(403, "it may not be made"));
+        }
         match (method, there) {
             ("POST", _) => {
                 let name = body["metadata"]["name"].as_str().unwrap_or_default();
@@ -252,7 +379,7 @@ impl World {
             }
             ("GET", Some(object)) => (200, object),
             ("GET", None) if path.rsplit('/').next().is_some_and(|last| last.ends_with('s')) => {
-                (200, self.list(path, query, accept.contains("PartialObjectMetadataList")))
+                (200, self.list(whole, accept.contains("PartialObjectMetadataList")))
             }
             ("PUT", Some(before)) => {
                 let expected = &body["metadata"]["resourceVersion"];
@@ -280,25 +407,12 @@ impl World {
         }
     }
 
-    /// What lies right below a path, or of that kind in any namespace, from `continue` on, `limit` at most.
-    fn list(&self, path: &str, query: &str, only_metadata: bool) -> Value {
-        let asked = |name: &str| {
-            query
-                .split('&')
-                .find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name))
-                .map(|pair| pair.1)
-        };
-        let from = asked("continue").and_then(|text| text.parse().ok()).unwrap_or(0_usize);
-        let limit = asked("limit").and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
-        let (group, kind) = path.rsplit_once('/').unwrap_or_default();
-        let in_namespace = |folder: &str| {
-            let rest = folder.strip_prefix(group).and_then(|rest| rest.strip_prefix("/namespaces/"));
-            rest.and_then(|rest| rest.split_once('/')).is_some_and(|(_, of)| of == kind)
-        };
-        let below = |at: &&String| {
-            at.rsplit_once('/').is_some_and(|(folder, _)| folder == path || in_namespace(folder))
-        };
-        let all: Vec<&String> = self.objects.keys().filter(below).collect();
+    /// What lies right below a path, from `continue` on, `limit` at most.
+    fn list(&self, path: &str, only_metadata: bool) -> Value {
+        let from = asked(path, "continue").and_then(|text| text.parse().ok()).unwrap_or(0_usize);
+        let limit = asked(path, "limit").and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
+        let collection = path.split('?').next().unwrap();
+        let all: Vec<&String> = self.objects.keys().filter(|at| is_below(collection, at)).collect();
         let shown = |at: &&String| {
             let object = &self.objects[*at];
             if only_metadata { json!({ "metadata": object["metadata"] }) } else { object.clone() }
