@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
+use crate::cluster::audit::{self, Audit};
 use crate::cluster::auth::Tokens;
 use crate::cluster::kubernetes::Kubernetes;
 use crate::cluster::link::controller::Desk;
@@ -24,7 +25,7 @@ use crate::cluster::operators::Operators;
 use crate::cluster::roster::{Roster, Source};
 use crate::cluster::router::{Ground, Patience, Router};
 use crate::config::{Admin, Endpoint};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 use crate::metrics::of_controller;
 use crate::model::Features;
 use crate::node;
@@ -76,6 +77,8 @@ pub struct InKubernetes {
     pub configmap: Option<String>,
     /// After which the pools of a deleted node are lost.
     pub grace: Duration,
+    /// What is compared and told there.
+    pub audit: audit::Terms,
 }
 
 /// One for the sidecars, one for a handshake that takes long.
@@ -106,11 +109,13 @@ pub fn run(config: Controller) -> Result<()> {
             .map_err(|error| Error::host(format!("failed to listen on {}", config.listen), error))?;
         let listen = listener.local_addr().unwrap_or(config.listen);
         let roster = Arc::clone(&ground.roster);
-        let router = Router::new(ground, config.driver.clone(), config.features, Patience::default());
+        let api = ground.kubernetes.clone();
+        let router = Router::new(ground, config.driver.clone(), config.features.clone(), Patience::default());
+        let audit = audited(&config, api, &router);
         let admin = node::admin(&config.admin)?;
         let socket = Socket::bind(config.endpoint.path())?;
         if let Some(http) = http {
-            let metrics = of_controller(Arc::clone(&desk), Arc::clone(router.known()));
+            let metrics = of_controller(Arc::clone(&desk), Arc::clone(router.known()), audit.clone());
             http.serve(Pages { endpoint: config.endpoint.clone(), metrics, unready: Box::new(|| None) })?;
         }
         // They end with the process.
@@ -119,6 +124,13 @@ pub fn run(config: Controller) -> Result<()> {
         beside.spawn(router.clone().follow());
         beside.spawn(router.clone().tend());
         beside.spawn(roster.follow());
+        if let Some(audit) = audit.clone() {
+            beside.spawn(async move {
+                if let Err(error) = audit.follow().await {
+                    tracing::error!(error = chain(&error), "nothing is compared and told in Kubernetes");
+                }
+            });
+        }
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             driver = config.driver,
@@ -134,6 +146,9 @@ pub fn run(config: Controller) -> Result<()> {
             serve(socket, Routes::new(operators.cluster()), Width::NODE, stop.wanted()).await
         };
         let served = tokio::try_join!(csi, operators).map(drop);
+        if let Some(audit) = audit {
+            audit.part().await;
+        }
         beside.abort_all();
         desk.part();
         served
@@ -149,7 +164,7 @@ async fn found(config: &Controller, keys: Keys<ServerConfig>) -> Result<(Arc<Des
     let (desk, source, keeper, kubernetes): (_, _, Option<Box<dyn Keeper>>, _) = match &config.around {
         Around::Kubernetes(within) => {
             let api = Kubernetes::of_environment().await?;
-            let InKubernetes { namespace, account, configmap, grace } = within;
+            let InKubernetes { namespace, account, configmap, grace, audit: _ } = within;
             let tokens = Tokens::new(api.clone(), config.driver.clone(), namespace, account);
             let source = Source::Kubernetes(api.clone(), config.driver.clone());
             let keeper = configmap.as_ref().map(|name| ConfigMap::new(api.clone(), namespace, name));
@@ -173,6 +188,12 @@ async fn found(config: &Controller, keys: Keys<ServerConfig>) -> Result<(Arc<Des
         kubernetes,
     };
     Ok((Arc::new(desk), ground))
+}
+
+/// What compares and tells, where there is a Kubernetes to tell.
+fn audited(config: &Controller, api: Option<Kubernetes>, router: &Router) -> Option<Arc<Audit>> {
+    let Around::Kubernetes(within) = &config.around else { return None };
+    Some(Arc::new(Audit::new(api?, router.clone(), &config.driver, within.audit.clone())))
 }
 
 /// All of CSI but what concerns one node.

@@ -23,7 +23,7 @@
 //! | layer | owns | must never see |
 //! |---|---|---|
 //! | `main` [`cli`] [`config`] [`node`] [`controller`] [`ctl`] [`serve`] [`kubelet`] [`metrics`] | processes, sockets, flags, the command line | – |
-//! | [`cluster`] | many nodes as one: the connections between nodes and controllers, what a controller knows of its nodes, and which of them answers a call | engine, pool, os |
+//! | [`cluster`] | many nodes as one: the connections between nodes and controllers, what a controller knows of its nodes, which of them answers a call, and what is compared and told in Kubernetes ([`cluster::audit`]) | engine, pool, os |
 //! | [`csi`] | the wire: field checks, page tokens, which gRPC code an error gets; [`csi::checked`] reads a request in the same words on a node and on a controller, so it sees no engine; `csi::admin` is what CSI cannot say, on a socket of its own | pool kinds, programs, mounts |
 //! | [`engine`] | the life of a volume: records, claims, verbs, stage and publish, recovery | tonic, prost, programs |
 //! | [`pool`] | where bytes live; one module a kind, one contract for all | tonic, prost, the engine, other kinds |
@@ -57,6 +57,7 @@
 //!   handler in [`csi`], and the capability that advertises it in `csi::offers`.
 //! - a call that CSI does not have: `proto/admin.proto`, a handler in `csi::admin`, a noun of [`ctl`]. What nodes tell controllers: `proto/news.proto`, `csi::news`; how a volume gets from one to another: `cluster::transfer`.
 //! - a StorageClass parameter: `csi::class`, then [`CreateVolume`](model::CreateVolume).
+//! - an Event in Kubernetes: a `Reason` in `cluster::audit::finding`; `judge` or `compare` says when it is one.
 //! - an error: a variant of [`Error`](error::Error); the compiler names the match in `csi::status` that must place it.
 //! - a phase: [`Phase`](model::Phase); the compiler leads to `engine::recover::settle`.
 //! - a system call: `os`, with a `SAFETY` line if it needs `unsafe`.

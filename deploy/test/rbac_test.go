@@ -15,16 +15,17 @@ import (
 const allowed = `
 cluster /events create,list,patch,update,watch                                  P R S C
 cluster /nodes get,list,watch                                                   P C
-cluster /persistentvolumeclaims get,list,update,watch                           P R
+cluster /persistentvolumeclaims get,list,update,watch                           P R C
 cluster /persistentvolumeclaims/status patch                                    R
 cluster /persistentvolumes create,delete,get,list,patch,watch                   P R C
 cluster authentication.k8s.io/tokenreviews create                               C
+cluster events.k8s.io/events create,get,patch                                   C
 cluster storage.k8s.io/csinodes get,list,watch                                  P C
-cluster storage.k8s.io/storageclasses get,list,watch                            P
+cluster storage.k8s.io/storageclasses get,list,watch                            P C
 cluster storage.k8s.io/volumeattributesclasses get,list,watch                   R
 namespace /configmaps[rockpool-state] get,update                                C
 namespace /pods get                                                             P
-namespace coordination.k8s.io/leases create,delete,get,list,update,watch        L
+namespace coordination.k8s.io/leases create,delete,get,list,update,watch        L C
 namespace storage.k8s.io/csistoragecapacities create,delete,get,list,patch,update,watch  P
 `
 

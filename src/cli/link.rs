@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::cluster::audit;
 use crate::cluster::link::{ControllerFiles, NodeFiles, Pair, Proof};
 use crate::controller::{Around, InKubernetes};
 use crate::error::{Error, Result};
@@ -105,6 +106,31 @@ pub(super) struct ClusterFlags {
     #[arg(long, env = "ROCKPOOL_DELETED_NODE_GRACE", value_name = "SECONDS", default_value_t = 600)]
     deleted_node_grace: u64,
 
+    /// The name of this controller's pod, which its Lease and its Events bear; without it a name that nobody else has.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    kubernetes_pod: Option<String>,
+
+    /// Every so many seconds one controller of all compares the volumes with the PersistentVolumes, and reports what differs.
+    #[arg(
+        long,
+        env = "ROCKPOOL_AUDIT_INTERVAL",
+        value_name = "SECONDS",
+        default_value_t = 600,
+        value_parser = clap::value_parser!(u64).range(1..=86_400)
+    )]
+    audit_interval: u64,
+
+    /// After this many seconds a node that is deleted or not ready is reported on the claims whose volumes lie on it; the parameter
+    /// reportNodeGoneAfter of a StorageClass goes before.
+    #[arg(
+        long,
+        env = "ROCKPOOL_NODE_GONE_AFTER",
+        value_name = "SECONDS",
+        default_value_t = 600,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    node_gone_after: u64,
+
     /// Outside of Kubernetes: a file that says which nodes there are, an id a line; read again when it changes.
     #[arg(long, env = "ROCKPOOL_NODES", value_name = "FILE")]
     nodes: Option<PathBuf>,
@@ -134,9 +160,17 @@ impl ClusterFlags {
             let value = value.clone().filter(|value| !value.is_empty());
             value.ok_or_else(|| Error::Invalid(format!("{flag} is missing: --kubernetes needs it")))
         };
+        let namespace = wanted(&self.kubernetes_namespace, "--kubernetes-namespace")?;
+        let pod = self.kubernetes_pod.clone().filter(|name| !name.is_empty());
         Ok(Around::Kubernetes(InKubernetes {
             account: wanted(&self.node_service_account, "--node-service-account")?,
-            namespace: wanted(&self.kubernetes_namespace, "--kubernetes-namespace")?,
+            audit: audit::Terms {
+                namespace: namespace.clone(),
+                pod: pod.unwrap_or_else(audit::nameless),
+                interval: Duration::from_secs(self.audit_interval),
+                gone_after: Duration::from_secs(self.node_gone_after),
+            },
+            namespace,
             configmap: self.state_configmap.clone(),
             grace: Duration::from_secs(self.deleted_node_grace),
         }))

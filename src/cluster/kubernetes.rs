@@ -1,9 +1,10 @@
 //! The Kubernetes API: how it is asked, and what its silence means.
 //!
 //! Owns: the client, with the credentials of a kubeconfig or of the pod, and the two ways in which a request fails. Never: lets
-//! the library parse an answer: what it cannot read it prints, and the answer to a review repeats the token.
+//! the library parse an answer that could hold a secret: what it cannot read it prints, and the answer to a review repeats the token.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request};
@@ -20,10 +21,14 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// For an answer; a list of ten thousand objects included.
 const ANSWER: Duration = Duration::from_secs(20);
 
+/// On a watch, where a minute may pass between two words.
+const SILENCE: Duration = Duration::from_secs(120);
+
 /// The API of one cluster.
 #[derive(Clone)]
 pub struct Kubernetes {
     client: Client,
+    config: Arc<Config>,
 }
 
 /// Why there is no answer.
@@ -96,8 +101,25 @@ impl Kubernetes {
         config.reset_reader_on_write = true;
         // Whoever asks asks again, and says meanwhile what is wrong.
         config.default_retry = false;
-        let client = Client::try_from(config).map_err(|error| unusable("given", &error))?;
-        Ok(Kubernetes { client })
+        let client = Client::try_from(config.clone()).map_err(|error| unusable("given", &error))?;
+        Ok(Kubernetes { client, config: Arc::new(config) })
+    }
+
+    /// One in memory.
+    #[cfg(test)]
+    pub(in crate::cluster) fn of_test(client: Client) -> Kubernetes {
+        let config = Config::new(http::Uri::from_static("http://memory.test"));
+        Kubernetes { client, config: Arc::new(config) }
+    }
+
+    /// What watches go through: the same, but patient. The library parses what comes there, so it must be nothing that repeats a secret.
+    ///
+    /// # Errors
+    /// `Precondition` where the credentials cannot be used.
+    pub(in crate::cluster) fn watching(&self) -> crate::error::Result<Client> {
+        let mut config = Config::clone(&self.config);
+        config.read_timeout = Some(SILENCE);
+        Client::try_from(config).map_err(|error| unusable("given", &error))
     }
 
     /// The namespace that is meant where none is named: of the kubeconfig's context, or the pod's.

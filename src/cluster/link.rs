@@ -152,7 +152,7 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 }
 
 /// Random bytes; zeros where the host has none, in which case TLS fails before they matter.
-fn random<const N: usize>() -> [u8; N] {
+pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     let _ = provider().secure_random.fill(&mut bytes);
     bytes

@@ -38,6 +38,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use self::tried::Tried;
+pub(in crate::cluster) use self::upkeep::nodes_of;
 use super::kubernetes::Kubernetes;
 use super::link::Links;
 use super::lost::Lost;

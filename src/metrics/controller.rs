@@ -4,10 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::registry::Registry;
 
 use super::{Gauges, registry};
+use crate::cluster::audit::{Audit, Figures};
 use crate::cluster::link::controller::{Desk, REASONS};
 use crate::cluster::news::{Known, Standing};
 
@@ -15,6 +18,8 @@ use crate::cluster::news::{Known, Standing};
 struct Sources {
     desk: Arc<Desk>,
     known: Arc<Known>,
+    /// What compares and tells in Kubernetes; none: there is none.
+    audit: Option<Arc<Audit>>,
 }
 
 impl fmt::Debug for Sources {
@@ -24,10 +29,32 @@ impl fmt::Debug for Sources {
 }
 
 /// What a controller shows.
-pub(crate) fn of_controller(desk: Arc<Desk>, known: Arc<Known>) -> Registry {
+pub(crate) fn of_controller(desk: Arc<Desk>, known: Arc<Known>, audit: Option<Arc<Audit>>) -> Registry {
     let mut registry = registry();
-    registry.register_collector(Box::new(Sources { desk, known }));
+    registry.register_collector(Box::new(Sources { desk, known, audit }));
     registry
+}
+
+/// What the audit found. Where another controller leads, that one shows it.
+fn audited(figures: &Figures, gauges: &mut Gauges<'_, '_>) -> fmt::Result {
+    let help = "Whether this controller leads: one of all compares volumes with Kubernetes and writes Events";
+    gauges.one("leader", help, figures.leads.into())?;
+    if figures.leads {
+        gauges.one("nodes_gone", "Nodes with volumes that are gone for too long", figures.nodes_gone)?;
+    }
+    if let Some((volumes, persistent)) = figures.lone.filter(|_| figures.leads) {
+        let help = "Volumes to which no PersistentVolume leads";
+        gauges.one("volumes_without_persistentvolume", help, volumes)?;
+        let help = "PersistentVolumes that lead to a volume which its pool does not have";
+        gauges.one("persistentvolumes_without_volume", help, persistent)?;
+    }
+    let help = "Failures of watches of the Kubernetes API";
+    gauges.counted("watch_failures", help, "resource", figures.failures)?;
+    let help = "Kubernetes Events that were written";
+    gauges.counted("events", help, "reason", figures.told.iter().copied())?;
+    let help = "Kubernetes Events that were left out, since there were too many; the Event of their node sums them up";
+    let metric = gauges.encoder.encode_descriptor("events_dropped", help, None, MetricType::Counter)?;
+    ConstCounter::new(figures.dropped).encode(metric)
 }
 
 impl Collector for Sources {
@@ -49,6 +76,7 @@ impl Collector for Sources {
         let help = "Pools that another node announces too, counted at each: a disk was copied";
         gauges.one("pools_twice", help, u64::try_from(twice).unwrap_or(u64::MAX))?;
         let help = "Names that are taken on several nodes: one of the volumes of each is an orphan";
-        gauges.one("names_twice", help, self.known.names_twice())
+        gauges.one("names_twice", help, self.known.names_twice())?;
+        self.audit.as_ref().map_or(Ok(()), |audit| audited(&audit.figures(), &mut gauges))
     }
 }

@@ -49,6 +49,7 @@ pub fn start(format: LogFormat, level: LogLevel) {
     let filter = Targets::new()
         .with_target("rockpool", level)
         .with_target("kube_client", LevelFilter::OFF)
+        .with_target("kube_runtime", LevelFilter::OFF)
         .with_default(level.min(LevelFilter::WARN));
     // As JSON whatever the log is: who puts them into a bug report has to tell names from other words.
     let kept = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(|| &RECENT);

@@ -6,6 +6,7 @@
     reason = "a test makes its own files, runs the program, and fails by panicking"
 )]
 
+mod audit;
 mod authority;
 mod bundle;
 mod canaries;

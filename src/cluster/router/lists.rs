@@ -4,7 +4,7 @@
 //! token is an id as on a node: it needs no memory, and is good on every controller and after every restart. Never: leaves a
 //! pool out: who collects garbage takes for deleted what is not listed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Display;
 use std::future::Future;
 use std::str::FromStr;
@@ -32,6 +32,8 @@ const LARGEST: usize = 3 << 20;
 /// So many pools are asked at once, and so many before it is known how much is in one.
 const AHEAD: usize = 16;
 const FIRST: usize = 4;
+/// So many volumes of one pool are listed at once.
+const PART: usize = 1_000;
 
 /// What stands in a list.
 trait Entry: prost::Message + Send + 'static {
@@ -178,6 +180,30 @@ impl Router {
         };
         let (entries, next_token) = self.walk(List::Snapshots, page, fetch).await?;
         Ok(csi::ListSnapshotsResponse { entries, next_token }.into())
+    }
+
+    /// Every volume of one pool that its node lists: none is left out that somebody may use.
+    ///
+    /// # Errors
+    /// Where the node cannot be asked.
+    pub(in crate::cluster) async fn volumes_in(
+        &self,
+        pool: PoolId,
+    ) -> std::result::Result<BTreeSet<VolumeId>, Status> {
+        let fetch = |router: Router, Ask { node, starting_token, max_entries }| async move {
+            let request = csi::ListVolumesRequest { max_entries, starting_token };
+            let call = |line| async move { controller(line).list_volumes(request).await };
+            let part = router.forward(&node, Instant::now() + router.0.patience.answer, call).await?;
+            Ok((part.entries, part.next_token))
+        };
+        let (mut found, mut after) = (BTreeSet::new(), VolumeId::first(pool));
+        loop {
+            let part = self.of_pool(List::Volumes, pool, after, PART, fetch).await?;
+            let ids: Vec<VolumeId> = part.iter().filter_map(Entry::id).collect();
+            found.extend(&ids);
+            let Some(last) = ids.last().filter(|_| part.len() >= PART) else { return Ok(found) };
+            after = *last;
+        }
     }
 
     /// One page over all pools, and the token of the next.

@@ -219,7 +219,7 @@ async fn places(api: &Kubernetes, driver: &str) -> Answer<BTreeMap<PoolId, BTree
             let handle = spec["csi"]["volumeHandle"].as_str().filter(|_| spec["csi"]["driver"] == driver);
             let pool = handle.and_then(|handle| handle.parse::<VolumeId>().ok()).map(|id| id.pool());
             if let Some(pool) = pool {
-                found.entry(pool).or_default().extend(nodes_of(spec));
+                found.entry(pool).or_default().extend(nodes_of(&spec["nodeAffinity"]));
             }
         }
         if page.metadata.next.is_empty() {
@@ -230,8 +230,8 @@ async fn places(api: &Kubernetes, driver: &str) -> Answer<BTreeMap<PoolId, BTree
 }
 
 /// The nodes that a PersistentVolume's affinity names.
-fn nodes_of(spec: &Value) -> Vec<NodeId> {
-    let terms = spec["nodeAffinity"]["required"]["nodeSelectorTerms"].as_array().into_iter().flatten();
+pub(in crate::cluster) fn nodes_of(affinity: &Value) -> Vec<NodeId> {
+    let terms = affinity["required"]["nodeSelectorTerms"].as_array().into_iter().flatten();
     let rules = terms.flat_map(|term| term["matchExpressions"].as_array().into_iter().flatten());
     let ours = rules.filter(|rule| rule["key"] == TOPOLOGY_KEY && rule["operator"] == "In");
     let names = ours.flat_map(|rule| rule["values"].as_array().into_iter().flatten());

@@ -1,0 +1,195 @@
+//! What Kubernetes says, kept up to date by watches: list once, page by page, and then hear what changes.
+//!
+//! Owns: which objects are kept, and whether what is kept can be believed now. Never: ends: where the API server is away, restarts or
+//! has forgotten how far a watch was, it is tried on, with a growing pause, and meanwhile the objects stay as they were.
+
+use std::fmt::Debug;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kube::runtime::WatchStreamExt;
+use kube::runtime::reflector::store::{Writer, store};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher::{self, Config, Event, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+use tokio_stream::StreamExt;
+
+use super::kinds::{CsiNode, Node, PersistentVolume, PersistentVolumeClaim, StorageClass};
+use crate::cluster::link::jittered;
+use crate::error::chain;
+
+/// The server ends a watch after so many seconds, and it goes on with another: a dead connection is noticed by then.
+const WATCH: u32 = 110;
+/// So long after an error nothing is believed: a watch that fails again fails again within this time, since the longest pause between
+/// two attempts is a minute. One that has begun well and hears nothing says nothing.
+pub(super) const QUIET: Duration = Duration::from_secs(75);
+/// Before a watch begins anew that the server has forgotten.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The kinds that are watched, as the metric calls them.
+pub(super) const RESOURCES: [&str; 5] =
+    ["persistentvolumes", "persistentvolumeclaims", "nodes", "csinodes", "storageclasses"];
+
+/// The objects that matter to a driver.
+pub(super) struct Stores {
+    pub(super) volumes: Shelf<PersistentVolume>,
+    pub(super) claims: Shelf<PersistentVolumeClaim>,
+    pub(super) nodes: Shelf<Node>,
+    pub(super) csi_nodes: Shelf<CsiNode>,
+    pub(super) classes: Shelf<StorageClass>,
+}
+
+/// Those of one kind.
+pub(super) struct Shelf<K: Resource<DynamicType = ()> + Clone + 'static> {
+    store: Store<K>,
+    writer: Mutex<Option<Writer<K>>>,
+    health: Health,
+}
+
+/// How a watch fares.
+struct Health {
+    /// As `QUIET`.
+    quiet: Duration,
+    failures: AtomicU64,
+    /// Whether there was a whole list once.
+    listed: AtomicBool,
+    /// The last failure, and what was said of it.
+    trouble: Mutex<Option<(Instant, String)>>,
+}
+
+impl Stores {
+    /// Nothing is known until they follow, nor for so long after a failure.
+    pub(super) fn new(quiet: Duration) -> Stores {
+        Stores {
+            volumes: Shelf::new(quiet),
+            claims: Shelf::new(quiet),
+            nodes: Shelf::new(quiet),
+            csi_nodes: Shelf::new(quiet),
+            classes: Shelf::new(quiet),
+        }
+    }
+
+    /// Watches what concerns a driver, until the future is dropped. Once.
+    pub(super) async fn follow(&self, client: &Client, driver: &str) {
+        let ours = |provisioner: &Option<String>| provisioner.as_ref().is_none_or(|it| it == driver);
+        tokio::join!(
+            self.volumes.follow(client, |volume| volume.driver == driver),
+            self.claims.follow(client, |claim| ours(&claim.provisioner)),
+            self.nodes.follow(client, |_| true),
+            self.csi_nodes.follow(client, |_| true),
+            self.classes.follow(client, |class| class.provisioner == driver),
+        );
+    }
+
+    /// How often each watch has failed, in the order of `RESOURCES`.
+    pub(super) fn failures(&self) -> [u64; 5] {
+        [
+            &self.volumes.health,
+            &self.claims.health,
+            &self.nodes.health,
+            &self.csi_nodes.health,
+            &self.classes.health,
+        ]
+        .map(|health| health.failures.load(Ordering::Relaxed))
+    }
+}
+
+impl<K> Shelf<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    fn new(quiet: Duration) -> Shelf<K> {
+        let (store, writer) = store();
+        let (failures, listed) = (AtomicU64::new(0), AtomicBool::new(false));
+        let health = Health { quiet, failures, listed, trouble: Mutex::new(None) };
+        Shelf { store, writer: Mutex::new(Some(writer)), health }
+    }
+
+    /// What is there; nothing while that is not known for certain.
+    pub(super) fn all(&self) -> Option<Vec<Arc<K>>> {
+        self.health.is_well(Instant::now()).then(|| self.store.state())
+    }
+
+    /// What was known last, whether it can be believed or not.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> Vec<Arc<K>> {
+        self.store.state()
+    }
+
+    /// The one of this name, as it was last heard of.
+    pub(super) fn named(&self, name: &str) -> Option<Arc<K>> {
+        self.store.get(&ObjectRef::new(name))
+    }
+
+    async fn follow(&self, client: &Client, is_kept: impl Fn(&K) -> bool) {
+        let Some(mut writer) = lock(&self.writer).take() else { return };
+        let (api, plural): (Api<K>, _) = (Api::all(client.clone()), K::plural(&()));
+        loop {
+            let config = Config::default().timeout(WATCH);
+            let mut events = pin!(watcher(api.clone(), config).default_backoff());
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(Event::InitApply(object)) if !is_kept(&object) => {}
+                    Ok(Event::Apply(object)) if !is_kept(&object) => {
+                        writer.apply_watcher_event(&Event::Delete(object));
+                    }
+                    Ok(event) => {
+                        self.health.hear(matches!(event, Event::InitDone));
+                        writer.apply_watcher_event(&event);
+                    }
+                    Err(error) => {
+                        self.health.fail(&plural, &error);
+                        // As an answer, not as an event: the library would ask for the same again and again.
+                        if is_expired(&error) {
+                            break;
+                        }
+                    }
+                }
+            }
+            tokio::time::sleep(jittered(PAUSE)).await;
+        }
+    }
+}
+
+impl Health {
+    fn hear(&self, is_whole: bool) {
+        if is_whole {
+            self.listed.store(true, Ordering::Relaxed);
+        }
+        *lock(&self.trouble) = None;
+    }
+
+    /// Counts it, and says it once while it goes on.
+    fn fail(&self, plural: &str, error: &watcher::Error) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        let (now, error) = (Instant::now(), chain(error));
+        let mut trouble = lock(&self.trouble);
+        let is_said = trouble.as_ref().is_some_and(|(at, said)| *said == error && now - *at < self.quiet);
+        if !is_said {
+            tracing::warn!(
+                resource = plural,
+                error,
+                "a watch failed; what was known holds, and it is tried on"
+            );
+        }
+        *trouble = Some((now, error));
+    }
+
+    fn is_well(&self, now: Instant) -> bool {
+        let is_quiet = lock(&self.trouble).as_ref().is_none_or(|(at, _)| now - *at >= self.quiet);
+        is_quiet && self.listed.load(Ordering::Relaxed)
+    }
+}
+
+/// Whether the server has forgotten how far the watch was.
+fn is_expired(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
