@@ -14,7 +14,7 @@ use super::kinds::{CsiNode, Named, Node, PersistentVolume, PersistentVolumeClaim
 use super::stores::Stores;
 use crate::cluster::news::{Pool, Seen, Standing};
 use crate::error::quoted;
-use crate::model::NodeId;
+use crate::model::{NodeId, PoolId};
 
 /// What Kubernetes says, all of it as of now.
 pub(super) struct Scene {
@@ -135,44 +135,63 @@ impl Judge {
         uid: impl Fn(&NodeId) -> Option<String>,
         now: Instant,
     ) -> Vec<Finding> {
-        let mut now_unwell = BTreeMap::new();
-        for seen in seen.iter().filter(|seen| seen.standing == Standing::Told) {
-            for (name, pool) in seen.pools.iter() {
-                for (reason, why) in unwell(pool) {
-                    now_unwell.insert((seen.node.clone(), name.clone(), reason), why);
-                }
+        let ill = ill(seen);
+        let mut found = self.healed(seen, &ill, now);
+        for ((node, name, reason), why) in ill {
+            let since = *self.unwell.entry((node.clone(), name.clone(), reason)).or_insert(now);
+            if now.duration_since(since) >= self.terms.unwell {
+                found.push(((node, name), reason, why));
             }
         }
-        let told: BTreeMap<&NodeId, &Seen> = seen
-            .iter()
-            .filter(|seen| seen.standing == Standing::Told)
-            .map(|seen| (&seen.node, seen))
-            .collect();
+        let shown =
+            |(at, reason, why): (At, Reason, String)| of_pool(&at, reason, &why, uid(&at.0).as_deref());
+        found.into_iter().map(shown).collect()
+    }
+
+    /// The pools that were unwell for long enough to be told, and are well. What is over is forgotten.
+    fn healed(&mut self, seen: &[Seen], ill: &Ill, now: Instant) -> Vec<(At, Reason, String)> {
+        let told: BTreeMap<&NodeId, &Seen> = told(seen).map(|seen| (&seen.node, seen)).collect();
         let mut healed = BTreeSet::new();
         self.unwell.retain(|key @ (node, name, _), since| {
             // Who does not tell says nothing, and a pool that was taken out of the file is not well.
             let Some(seen) = told.get(node) else { return true };
-            let stays = now_unwell.contains_key(key);
-            let is_known = now.duration_since(*since) >= self.terms.unwell;
-            if !stays && is_known && seen.pools.contains_key(name) {
+            let is_well = seen.pools.get(name).is_some_and(|pool| unwell(pool).is_empty());
+            if is_well && now.duration_since(*since) >= self.terms.unwell {
                 healed.insert((node.clone(), name.clone()));
             }
-            stays
+            ill.contains_key(key)
         });
-        healed.retain(|(node, name)| !now_unwell.keys().any(|(of, pool, _)| of == node && pool == name));
-        let mut found = Vec::new();
-        for ((node, name, reason), why) in now_unwell {
-            let since = *self.unwell.entry((node.clone(), name.clone(), reason)).or_insert(now);
-            if now.duration_since(since) >= self.terms.unwell {
-                found.push(of_pool(&node, &name, reason, &why, uid(&node).as_deref()));
+        let well = |at| (at, Reason::PoolHealthy, "it can be used again".to_owned());
+        healed.into_iter().map(well).collect()
+    }
+}
+
+/// A pool by its node and its name there.
+type At = (NodeId, String);
+/// What is wrong with which pool, and why.
+type Ill = BTreeMap<(NodeId, String, Reason), String>;
+
+fn told(seen: &[Seen]) -> impl Iterator<Item = &Seen> {
+    seen.iter().filter(|seen| seen.standing == Standing::Told)
+}
+
+/// All that is wrong now. A pool that is gone from a node, and that another has, has moved: nothing is wrong with that.
+fn ill(seen: &[Seen]) -> Ill {
+    let has = |pool: &&Pool| pool.gone.is_none() && pool.away.is_none();
+    let here: BTreeSet<PoolId> =
+        told(seen).flat_map(|seen| seen.pools.values()).filter(has).filter_map(|pool| pool.id).collect();
+    let mut ill = Ill::new();
+    for seen in told(seen) {
+        for (name, pool) in seen.pools.iter() {
+            let has_moved =
+                pool.gone.is_some() && !pool.twice && pool.id.is_some_and(|id| here.contains(&id));
+            if !has_moved {
+                let wrong = unwell(pool).into_iter();
+                ill.extend(wrong.map(|(reason, why)| ((seen.node.clone(), name.clone(), reason), why)));
             }
         }
-        let well = healed.iter().map(|(node, name)| {
-            of_pool(node, name, Reason::PoolHealthy, "it can be used again", uid(node).as_deref())
-        });
-        found.extend(well);
-        found
     }
+    ill
 }
 
 /// What is wrong with a pool, and why: the worst of what keeps it from being used, and records that cannot be read.
@@ -201,7 +220,7 @@ fn unwell(pool: &Pool) -> Vec<(Reason, String)> {
     wrong
 }
 
-fn of_pool(node: &NodeId, name: &str, reason: Reason, why: &str, uid: Option<&str>) -> Finding {
+fn of_pool((node, name): &At, reason: Reason, why: &str, uid: Option<&str>) -> Finding {
     Finding {
         reason,
         subject: format!("{node}/{name}"),

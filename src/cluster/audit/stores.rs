@@ -138,7 +138,10 @@ where
                         writer.apply_watcher_event(&Event::Delete(object));
                     }
                     Ok(event) => {
-                        self.health.hear(matches!(event, Event::InitDone));
+                        // That a list is asked for says nothing yet.
+                        if !matches!(event, Event::Init) {
+                            self.health.hear(matches!(event, Event::InitDone));
+                        }
                         writer.apply_watcher_event(&event);
                     }
                     Err(error) => {

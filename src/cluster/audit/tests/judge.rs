@@ -274,6 +274,19 @@ fn a_pool_that_is_unwell_in_another_way_or_taken_out_of_the_file_is_not_well_aga
 }
 
 #[test]
+fn a_pool_whose_disk_has_moved_to_another_node_is_no_finding_on_the_old_one() {
+    let gone = wire::Pool { gone: true, away: "x".to_owned(), ..pool() };
+    let old = seen("n1", Standing::Told, &[("fast", gone)]);
+    let new = seen("n2", Standing::Told, &[("fast", pool())]);
+    let (mut judge, now) = (judge(), Instant::now());
+    let mut look = |seen: &[Seen], minute: u32| names(&judge.pools(seen, |_| None, now + minute * MINUTE));
+    look(std::slice::from_ref(&old), 0);
+    assert_eq!(look(std::slice::from_ref(&old), 1), ["PoolGone Node/n1"]);
+    assert!(look(&[old.clone(), new], 2).is_empty(), "and nobody says that it is well there");
+    assert!(look(&[old], 3).is_empty(), "from here on it counts anew");
+}
+
+#[test]
 fn the_volumes_of_the_scene_are_read_as_they_are_sent() {
     assert_eq!(read(persistent("one", &volume_id(A, 1), "n1")).nodes[..], [id("n1")]);
 }

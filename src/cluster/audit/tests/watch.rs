@@ -134,6 +134,25 @@ async fn a_server_that_restarts_is_missed_and_found_again() {
 }
 
 #[tokio::test]
+async fn while_a_list_is_asked_for_anew_and_not_answered_nothing_is_believed() {
+    let watched = Watched::new().await;
+    watched.put(1);
+    watched.knows(&[1]).await;
+    watched.api.world().forget();
+    soon("it is listed anew", || (watched.asked("limit=500") > 1).then_some(())).await;
+    soon("it is believed", || watched.stores.volumes.all()).await;
+    // From now on answers take longer than the test looks, and are none.
+    watched.api.be(Mood::Ill);
+    watched.api.world().forget();
+    soon("it fails", || (watched.stores.failures()[0] > 1).then_some(())).await;
+    watched.api.be(Mood::Slow(Duration::from_secs(5)));
+    for _ in 0..250 {
+        assert!(watched.stores.volumes.all().is_none(), "the list was not answered");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_watch_that_ends_goes_on_where_it_was() {
     let watched = Watched::new().await;
     watched.put(1);
