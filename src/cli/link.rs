@@ -160,10 +160,11 @@ impl ClusterFlags {
             let value = value.clone().filter(|value| !value.is_empty());
             value.ok_or_else(|| Error::Invalid(format!("{flag} is missing: --kubernetes needs it")))
         };
+        let account = wanted(&self.node_service_account, "--node-service-account")?;
         let namespace = wanted(&self.kubernetes_namespace, "--kubernetes-namespace")?;
         let pod = self.kubernetes_pod.clone().filter(|name| !name.is_empty());
         Ok(Around::Kubernetes(InKubernetes {
-            account: wanted(&self.node_service_account, "--node-service-account")?,
+            account,
             audit: audit::Terms {
                 namespace: namespace.clone(),
                 pod: pod.unwrap_or_else(audit::nameless),
