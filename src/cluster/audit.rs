@@ -32,7 +32,6 @@ use self::compare::{Compared, Comparison, Listed, Sides};
 use self::events::{Reporter, There};
 use self::finding::{Finding, REASONS, Reason};
 use self::judge::{Judge, Scene};
-use self::kinds::Named;
 use self::lead::Lead;
 use self::queue::{Queue, Rate};
 use self::stores::{QUIET, RESOURCES, Stores};
@@ -314,7 +313,7 @@ impl Audit {
     }
 
     fn uid(&self, node: &NodeId) -> Option<String> {
-        self.stores.nodes.named(node.as_str()).map(|node| node.uid().to_owned())
+        self.stores.nodes.named(node.as_str()).map(|node| node.uid.to_string())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::finding::{Finding, Object, Reason, count, some};
-use super::kinds::{Named, PersistentVolume, PersistentVolumeClaim};
+use super::kinds::{PersistentVolume, PersistentVolumeClaim};
 use crate::error::quoted;
 use crate::model::{NodeId, PoolId, VolumeId};
 
@@ -67,7 +67,8 @@ impl Comparison {
     }
 
     fn volumes(&mut self, sides: &Sides, now: Instant, compared: &mut Compared) {
-        let led_to: HashSet<VolumeId> = sides.after.iter().filter_map(|volume| volume.volume()).collect();
+        let led_to: HashSet<VolumeId> =
+            sides.after.iter().filter_map(|volume| volume.volume.clone().ok()).collect();
         let lone = |id: &VolumeId| !led_to.contains(id);
         // What lies in a pool that was not listed stays under suspicion.
         self.volumes.retain(|id, _| match sides.pools.get(&id.pool()) {
@@ -91,18 +92,18 @@ impl Comparison {
 
     fn persistent(&mut self, sides: &Sides, now: Instant, compared: &mut Compared) {
         // One that is new, or that is being deleted, may be ahead of its volume or behind it.
-        let before: HashSet<&str> = sides.before.iter().map(|volume| volume.uid()).collect();
-        let steady = sides.after.iter().filter(|it| before.contains(it.uid()) && !it.is_leaving);
-        let claims: HashSet<&str> = sides.claims.iter().map(|claim| claim.uid()).collect();
+        let before: HashSet<&str> = sides.before.iter().map(|volume| &*volume.uid).collect();
+        let steady = sides.after.iter().filter(|it| before.contains(&*it.uid) && !it.is_leaving);
+        let claims: HashSet<&str> = sides.claims.iter().map(|claim| &*claim.uid).collect();
         let mut suspects = BTreeMap::new();
         for volume in steady {
-            let since = self.persistent.get(volume.uid()).copied();
+            let since = self.persistent.get(&*volume.uid).copied();
             match is_lone(volume, &sides.pools) {
                 Some(false) => {}
-                None => suspects.extend(since.map(|since| (volume.uid().to_owned(), since))),
+                None => suspects.extend(since.map(|since| (volume.uid.to_string(), since))),
                 Some(true) => {
                     let since = since.unwrap_or(now);
-                    suspects.insert(volume.uid().to_owned(), since);
+                    suspects.insert(volume.uid.to_string(), since);
                     if now - since >= self.settle {
                         compared.persistent += 1;
                         compared.findings.push(of_volume(volume, &claims));
@@ -118,8 +119,8 @@ impl Comparison {
 
 /// Whether a PersistentVolume leads nowhere; none where that is not known, since its pool was not listed.
 fn is_lone(volume: &PersistentVolume, pools: &BTreeMap<PoolId, Listed>) -> Option<bool> {
-    let Some(id) = volume.volume() else { return Some(true) };
-    Some(!pools.get(&id.pool())?.volumes.contains(&id))
+    let Ok(id) = &volume.volume else { return Some(true) };
+    Some(!pools.get(&id.pool())?.volumes.contains(id))
 }
 
 fn of_pool(pool: &Listed, found: &[String]) -> Finding {
@@ -138,15 +139,15 @@ fn of_pool(pool: &Listed, found: &[String]) -> Finding {
 
 /// On the claim, and where there is none, on the PersistentVolume.
 fn of_volume(volume: &PersistentVolume, claims: &HashSet<&str>) -> Finding {
-    let claim = volume.claim.as_ref().filter(|claim| claims.contains(claim.uid.as_str()));
-    let what = match volume.volume() {
-        Some(id) => format!("volume {id}, which pool {} does not have", id.pool()),
-        None => format!("{}, which is no id of a volume of this driver", quoted(&volume.handle)),
+    let claim = volume.claim.as_ref().filter(|claim| claims.contains(&*claim.uid));
+    let what = match &volume.volume {
+        Ok(id) => format!("volume {id}, which pool {} does not have", id.pool()),
+        Err(handle) => format!("{}, which is no id of a volume of this driver", quoted(handle)),
     };
     Finding {
         reason: Reason::PersistentVolumeWithoutVolume,
-        subject: volume.uid().to_owned(),
+        subject: volume.uid.to_string(),
         about: claim.map_or_else(|| Object::volume(volume), Object::claim),
-        note: format!("PersistentVolume {} leads to {what}: no pod can use it", quoted(volume.name())),
+        note: format!("PersistentVolume {} leads to {what}: no pod can use it", quoted(&volume.name)),
     }
 }

@@ -3,7 +3,7 @@
 //! Owns: the words of an Event. Never: a word that changes while the matter does not, like for how long: the same must look the same, to
 //! be told once.
 
-use super::kinds::{Named, PersistentVolume, Reference};
+use super::kinds::{PersistentVolume, Reference};
 use crate::model::NodeId;
 
 /// Why there is an Event, as operators filter by it.
@@ -82,14 +82,14 @@ impl Object {
     pub(super) fn claim(claim: &Reference) -> Object {
         Object {
             kind: "PersistentVolumeClaim",
-            namespace: Some(claim.namespace.clone()),
-            name: claim.name.clone(),
-            uid: claim.uid.clone(),
+            namespace: Some(claim.namespace.to_string()),
+            name: claim.name.to_string(),
+            uid: claim.uid.to_string(),
         }
     }
 
     pub(super) fn volume(volume: &PersistentVolume) -> Object {
-        let (name, uid) = (volume.name().to_owned(), volume.uid().to_owned());
+        let (name, uid) = (volume.name.to_string(), volume.uid.to_string());
         Object { kind: "PersistentVolume", namespace: None, name, uid }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::finding::{Finding, Object, Reason, count};
-use super::kinds::{CsiNode, Named, Node, PersistentVolume, PersistentVolumeClaim, StorageClass};
+use super::kinds::{CsiNode, Node, PersistentVolume, PersistentVolumeClaim, StorageClass};
 use super::stores::Stores;
 use crate::cluster::news::{Pool, Seen, Standing};
 use crate::error::quoted;
@@ -243,15 +243,15 @@ struct View<'a> {
 impl<'a> View<'a> {
     fn new(scene: &'a Scene, seen: &'a [Seen], terms: &'a Terms) -> View<'a> {
         let has_driver = |node: &&Arc<CsiNode>| node.drivers.contains(&terms.driver);
-        let of_class = |class: &'a Arc<StorageClass>| Some((class.name(), class.gone_after?));
+        let of_class = |class: &'a Arc<StorageClass>| Some((&*class.name, class.gone_after?));
         let connected = seen.iter().filter(|seen| seen.standing != Standing::Away);
         View {
             terms,
             // What is being deleted needs nobody's care.
             volumes: scene.volumes.iter().map(AsRef::as_ref).filter(|volume| !volume.is_leaving).collect(),
-            claims: scene.claims.iter().map(|claim| claim.uid()).collect(),
-            nodes: scene.nodes.iter().map(|node| (node.name(), node.as_ref())).collect(),
-            registered: scene.csi_nodes.iter().filter(has_driver).map(|node| node.name()).collect(),
+            claims: scene.claims.iter().map(|claim| &*claim.uid).collect(),
+            nodes: scene.nodes.iter().map(|node| (&*node.name, node.as_ref())).collect(),
+            registered: scene.csi_nodes.iter().filter(has_driver).map(|node| &*node.name).collect(),
             classes: scene.classes.iter().filter_map(of_class).collect(),
             connected: connected.map(|seen| &seen.node).collect(),
         }
@@ -280,7 +280,7 @@ impl<'a> View<'a> {
     }
 
     fn gone_after(&self, volume: &PersistentVolume) -> Duration {
-        self.classes.get(volume.class.as_str()).copied().unwrap_or(self.terms.gone_after)
+        self.classes.get(&*volume.class).copied().unwrap_or(self.terms.gone_after)
     }
 
     fn of_node(&self, node: &NodeId, trouble: Trouble, volumes: usize) -> Finding {
@@ -288,7 +288,7 @@ impl<'a> View<'a> {
         Finding {
             reason: trouble.reason(),
             subject: node.to_string(),
-            about: Object::node(node, self.nodes.get(node.as_str()).map(|node| node.uid())),
+            about: Object::node(node, self.nodes.get(node.as_str()).map(|node| &*node.uid)),
             note: format!(
                 "Node {node} {}, and {volumes} of {} lie on it alone: {}",
                 trouble.words(),
@@ -300,10 +300,10 @@ impl<'a> View<'a> {
 
     /// On the claim, where that is still there.
     fn of_claim(&self, node: &NodeId, trouble: Trouble, volume: &PersistentVolume) -> Option<Finding> {
-        let claim = volume.claim.as_ref().filter(|claim| self.claims.contains(claim.uid.as_str()))?;
+        let claim = volume.claim.as_ref().filter(|claim| self.claims.contains(&*claim.uid))?;
         Some(Finding {
             reason: trouble.reason(),
-            subject: format!("{node}/{}", volume.name()),
+            subject: format!("{node}/{}", volume.name),
             about: Object::claim(claim),
             note: format!(
                 "The volume lies on node {node} alone, which {}: {}",

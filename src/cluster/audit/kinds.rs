@@ -5,12 +5,14 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::time::Duration;
 
+use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::Resource;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::cluster::kubernetes::or_default;
@@ -21,13 +23,13 @@ use crate::model::{NodeId, VolumeId, report_node_gone_after};
 const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
 
 /// A PersistentVolume.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(from = "Sent<VolumeSpec, Empty>")]
+#[derive(Clone, Debug)]
 pub(super) struct PersistentVolume {
-    metadata: ObjectMeta,
-    pub(super) driver: String,
-    pub(super) handle: String,
-    pub(super) class: String,
+    pub(super) name: Box<str>,
+    pub(super) uid: Box<str>,
+    /// The volume that it leads to; its handle, where that is no id of ours.
+    pub(super) volume: Result<VolumeId, Box<str>>,
+    pub(super) class: Box<str>,
     /// The nodes on which it may be used.
     pub(super) nodes: Box<[NodeId]>,
     pub(super) claim: Option<Reference>,
@@ -36,36 +38,30 @@ pub(super) struct PersistentVolume {
 }
 
 /// A PersistentVolumeClaim.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(from = "Sent<Empty, Empty>")]
+#[derive(Clone, Debug)]
 pub(super) struct PersistentVolumeClaim {
-    metadata: ObjectMeta,
-    /// Who provisions it, where that is known.
-    pub(super) provisioner: Option<String>,
+    pub(super) uid: Box<str>,
 }
 
 /// A Node.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(from = "Sent<Empty, NodeStatus>")]
+#[derive(Clone, Debug)]
 pub(super) struct Node {
-    metadata: ObjectMeta,
+    pub(super) name: Box<str>,
+    pub(super) uid: Box<str>,
     pub(super) is_ready: bool,
 }
 
 /// A CSINode.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(from = "Sent<CsiNodeSpec, Empty>")]
+#[derive(Clone, Debug)]
 pub(super) struct CsiNode {
-    metadata: ObjectMeta,
+    pub(super) name: Box<str>,
     pub(super) drivers: Vec<String>,
 }
 
 /// A StorageClass.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(from = "SentClass")]
+#[derive(Clone, Debug)]
 pub(super) struct StorageClass {
-    metadata: ObjectMeta,
-    pub(super) provisioner: String,
+    pub(super) name: Box<str>,
     /// How long a node is gone before that is reported for volumes of this class.
     pub(super) gone_after: Option<Duration>,
 }
@@ -74,15 +70,83 @@ pub(super) struct StorageClass {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub(super) struct Reference {
-    pub(super) namespace: String,
-    pub(super) name: String,
-    pub(super) uid: String,
+    pub(super) namespace: Box<str>,
+    pub(super) name: Box<str>,
+    pub(super) uid: Box<str>,
+}
+
+/// A kind of object that is watched.
+pub(super) trait Kind: Clone + Debug + Send + Sync + Sized + 'static {
+    const KIND: &'static str;
+    const GROUP: &'static str;
+    const PLURAL: &'static str;
+    /// As it is sent.
+    type Sent: DeserializeOwned;
+
+    /// What is kept of it.
+    fn keep(sent: Self::Sent) -> Watched<Self>;
+}
+
+/// An object on its way into a store.
+#[derive(Clone, Debug)]
+pub(super) struct Watched<K> {
+    metadata: ObjectMeta,
+    /// The driver that it belongs to; none: any.
+    pub(super) whose: Option<String>,
+    pub(super) object: K,
+}
+
+impl<'de, K: Kind> Deserialize<'de> for Watched<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        K::Sent::deserialize(deserializer).map(K::keep)
+    }
+}
+
+impl<K: Kind> Resource for Watched<K> {
+    type DynamicType = ();
+    // It is watched in all namespaces, if it has any.
+    type Scope = ClusterResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        K::KIND.into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        K::GROUP.into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        K::PLURAL.into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+impl<K> Watched<K> {
+    /// What tells it from others of its kind.
+    pub(super) fn key(&self) -> Box<str> {
+        let name = self.metadata.name.as_deref().unwrap_or_default();
+        match &self.metadata.namespace {
+            Some(namespace) => format!("{namespace}/{name}").into(),
+            None => name.into(),
+        }
+    }
 }
 
 /// An object as it is sent.
 #[derive(Deserialize)]
 #[serde(bound = "S: Default + Deserialize<'de>, T: Default + Deserialize<'de>")]
-struct Sent<S, T> {
+pub(super) struct Sent<S, T> {
     metadata: Metadata,
     #[serde(default, deserialize_with = "or_default")]
     spec: S,
@@ -91,14 +155,15 @@ struct Sent<S, T> {
 }
 
 #[derive(Default, Deserialize)]
-struct Empty {}
+pub(super) struct Empty {}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata {
     name: String,
     namespace: Option<String>,
-    uid: Option<String>,
+    #[serde(default)]
+    uid: Box<str>,
     resource_version: Option<String>,
     deletion_timestamp: Option<String>,
     #[serde(default, deserialize_with = "or_default")]
@@ -107,7 +172,7 @@ struct Metadata {
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct VolumeSpec {
+pub(super) struct VolumeSpec {
     #[serde(default, deserialize_with = "or_default")]
     csi: CsiSource,
     #[serde(default, deserialize_with = "or_default")]
@@ -125,7 +190,7 @@ struct CsiSource {
 }
 
 #[derive(Default, Deserialize)]
-struct NodeStatus {
+pub(super) struct NodeStatus {
     #[serde(default, deserialize_with = "or_default")]
     conditions: Vec<Condition>,
 }
@@ -138,7 +203,7 @@ struct Condition {
 }
 
 #[derive(Default, Deserialize)]
-struct CsiNodeSpec {
+pub(super) struct CsiNodeSpec {
     #[serde(default, deserialize_with = "or_default")]
     drivers: Vec<Driver>,
 }
@@ -149,7 +214,7 @@ struct Driver {
 }
 
 #[derive(Deserialize)]
-struct SentClass {
+pub(super) struct SentClass {
     metadata: Metadata,
     #[serde(default)]
     provisioner: String,
@@ -157,204 +222,92 @@ struct SentClass {
     parameters: BTreeMap<String, String>,
 }
 
-impl From<Metadata> for ObjectMeta {
-    fn from(sent: Metadata) -> ObjectMeta {
-        ObjectMeta {
-            name: Some(sent.name),
-            namespace: sent.namespace,
-            uid: sent.uid,
-            resource_version: sent.resource_version,
-            ..ObjectMeta::default()
-        }
+impl Metadata {
+    /// With what is kept, and whose it is.
+    fn watched<K>(self, whose: Option<String>, object: K) -> Watched<K> {
+        let Metadata { name, namespace, resource_version, .. } = self;
+        let metadata = ObjectMeta { name: Some(name), namespace, resource_version, ..ObjectMeta::default() };
+        Watched { metadata, whose, object }
+    }
+
+    fn name(&self) -> Box<str> {
+        self.name.as_str().into()
     }
 }
 
-impl From<Sent<VolumeSpec, Empty>> for PersistentVolume {
-    fn from(sent: Sent<VolumeSpec, Empty>) -> Self {
-        PersistentVolume {
-            is_leaving: sent.metadata.deletion_timestamp.is_some(),
-            metadata: sent.metadata.into(),
-            driver: sent.spec.csi.driver,
-            handle: sent.spec.csi.volume_handle,
-            class: sent.spec.storage_class_name,
-            nodes: nodes_of(&sent.spec.node_affinity).into(),
-            claim: sent.spec.claim_ref,
-        }
+impl Kind for PersistentVolume {
+    const KIND: &'static str = "PersistentVolume";
+    const GROUP: &'static str = "";
+    const PLURAL: &'static str = "persistentvolumes";
+    type Sent = Sent<VolumeSpec, Empty>;
+
+    fn keep(sent: Self::Sent) -> Watched<Self> {
+        let Sent { metadata, spec, .. } = sent;
+        let handle = spec.csi.volume_handle;
+        let volume = PersistentVolume {
+            name: metadata.name(),
+            uid: metadata.uid.clone(),
+            volume: handle.parse().map_err(|_| handle.into()),
+            class: spec.storage_class_name.into(),
+            nodes: nodes_of(&spec.node_affinity).into(),
+            claim: spec.claim_ref,
+            is_leaving: metadata.deletion_timestamp.is_some(),
+        };
+        metadata.watched(Some(spec.csi.driver), volume)
     }
 }
 
-impl From<Sent<Empty, Empty>> for PersistentVolumeClaim {
-    fn from(mut sent: Sent<Empty, Empty>) -> Self {
-        let provisioner = sent.metadata.annotations.remove(PROVISIONER);
-        PersistentVolumeClaim { provisioner, metadata: sent.metadata.into() }
+impl Kind for PersistentVolumeClaim {
+    const KIND: &'static str = "PersistentVolumeClaim";
+    const GROUP: &'static str = "";
+    const PLURAL: &'static str = "persistentvolumeclaims";
+    type Sent = Sent<Empty, Empty>;
+
+    fn keep(sent: Self::Sent) -> Watched<Self> {
+        let mut metadata = sent.metadata;
+        let claim = PersistentVolumeClaim { uid: metadata.uid.clone() };
+        let whose = metadata.annotations.remove(PROVISIONER);
+        metadata.watched(whose, claim)
     }
 }
 
-impl From<Sent<Empty, NodeStatus>> for Node {
-    fn from(sent: Sent<Empty, NodeStatus>) -> Self {
+impl Kind for Node {
+    const KIND: &'static str = "Node";
+    const GROUP: &'static str = "";
+    const PLURAL: &'static str = "nodes";
+    type Sent = Sent<Empty, NodeStatus>;
+
+    fn keep(sent: Self::Sent) -> Watched<Self> {
         let ready = sent.status.conditions.iter().find(|condition| condition.kind == "Ready");
-        Node { is_ready: ready.is_some_and(|it| it.status == "True"), metadata: sent.metadata.into() }
+        let is_ready = ready.is_some_and(|it| it.status == "True");
+        let node = Node { name: sent.metadata.name(), uid: sent.metadata.uid.clone(), is_ready };
+        sent.metadata.watched(None, node)
     }
 }
 
-impl From<Sent<CsiNodeSpec, Empty>> for CsiNode {
-    fn from(sent: Sent<CsiNodeSpec, Empty>) -> Self {
+impl Kind for CsiNode {
+    const KIND: &'static str = "CSINode";
+    const GROUP: &'static str = "storage.k8s.io";
+    const PLURAL: &'static str = "csinodes";
+    type Sent = Sent<CsiNodeSpec, Empty>;
+
+    fn keep(sent: Self::Sent) -> Watched<Self> {
         let drivers = sent.spec.drivers.into_iter().map(|driver| driver.name).collect();
-        CsiNode { drivers, metadata: sent.metadata.into() }
+        let node = CsiNode { name: sent.metadata.name(), drivers };
+        sent.metadata.watched(None, node)
     }
 }
 
-impl From<SentClass> for StorageClass {
-    fn from(sent: SentClass) -> Self {
+impl Kind for StorageClass {
+    const KIND: &'static str = "StorageClass";
+    const GROUP: &'static str = "storage.k8s.io";
+    const PLURAL: &'static str = "storageclasses";
+    type Sent = SentClass;
+
+    fn keep(sent: Self::Sent) -> Watched<Self> {
         // A wrong one is refused where a volume is to be made.
         let gone_after = report_node_gone_after(&sent.parameters).ok().flatten();
-        StorageClass { gone_after, provisioner: sent.provisioner, metadata: sent.metadata.into() }
-    }
-}
-
-impl PersistentVolume {
-    /// The volume that it leads to, if its handle is an id of ours.
-    pub(super) fn volume(&self) -> Option<VolumeId> {
-        self.handle.parse().ok()
-    }
-}
-
-/// What every kind has.
-pub(super) trait Named {
-    /// Its name.
-    fn name(&self) -> &str;
-    /// Its uid; empty where it was sent without.
-    fn uid(&self) -> &str;
-}
-
-impl<K: Resource> Named for K {
-    fn name(&self) -> &str {
-        self.meta().name.as_deref().unwrap_or_default()
-    }
-
-    fn uid(&self) -> &str {
-        self.meta().uid.as_deref().unwrap_or_default()
-    }
-}
-
-macro_rules! resource {
-    ($kind:ident, $group:literal, $plural:literal, $scope:ty) => {
-        impl Resource for $kind {
-            type DynamicType = ();
-            type Scope = $scope;
-
-            fn kind((): &()) -> Cow<'_, str> {
-                stringify!($kind).into()
-            }
-
-            fn group((): &()) -> Cow<'_, str> {
-                $group.into()
-            }
-
-            fn version((): &()) -> Cow<'_, str> {
-                "v1".into()
-            }
-
-            fn plural((): &()) -> Cow<'_, str> {
-                $plural.into()
-            }
-
-            fn meta(&self) -> &ObjectMeta {
-                &self.metadata
-            }
-
-            fn meta_mut(&mut self) -> &mut ObjectMeta {
-                &mut self.metadata
-            }
-        }
-    };
-}
-
-resource!(PersistentVolume, "", "persistentvolumes", ClusterResourceScope);
-resource!(PersistentVolumeClaim, "", "persistentvolumeclaims", NamespaceResourceScope);
-resource!(Node, "", "nodes", ClusterResourceScope);
-resource!(CsiNode, "storage.k8s.io", "csinodes", ClusterResourceScope);
-resource!(StorageClass, "storage.k8s.io", "storageclasses", ClusterResourceScope);
-
-#[cfg(test)]
-mod tests {
-    use serde::de::DeserializeOwned;
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn read<K: DeserializeOwned>(value: Value) -> K {
-        serde_json::from_value(value).unwrap()
-    }
-
-    #[test]
-    fn a_persistentvolume_is_read_as_the_api_server_writes_it() {
-        let volume: PersistentVolume = read(json!({
-            "metadata": {
-                "name": "pvc-1", "uid": "u", "resourceVersion": "7", "deletionTimestamp": "2026-11-22T00:00:00Z",
-                "annotations": null, "managedFields": [{ "manager": "x", "fieldsV1": { "f:spec": {} } }],
-            },
-            "spec": {
-                "csi": { "driver": "csi.rockpool.dev", "volumeHandle": "v1.aaaaaaaaaaaa.0101010101010101", "volumeAttributes": { "secret": "x" } },
-                "storageClassName": "fast",
-                "claimRef": { "kind": "PersistentVolumeClaim", "namespace": "ns", "name": "data", "uid": "c" },
-                "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [
-                    { "key": "topology.csi.rockpool.dev/node", "operator": "In", "values": ["n1"] }] }] } },
-            },
-            "status": { "phase": "Bound" },
-        }));
-        assert_eq!((volume.name(), volume.uid(), volume.class.as_str()), ("pvc-1", "u", "fast"));
-        assert!(volume.is_leaving && volume.volume().is_some());
-        assert_eq!(volume.nodes[..], ["n1".parse().unwrap()]);
-        let claim = volume.claim.unwrap();
-        assert_eq!(
-            (claim.namespace, claim.name, claim.uid),
-            ("ns".to_owned(), "data".to_owned(), "c".to_owned())
-        );
-        assert!(volume.metadata.managed_fields.is_none());
-    }
-
-    #[test]
-    fn what_is_missing_or_null_is_nothing() {
-        let volume: PersistentVolume = read(
-            json!({ "metadata": { "name": "nfs" }, "spec": { "nfs": { "server": "x" }, "claimRef": null, "storageClassName": null } }),
-        );
-        assert!(
-            volume.driver.is_empty()
-                && volume.claim.is_none()
-                && volume.nodes.is_empty()
-                && !volume.is_leaving
-        );
-        let node: Node = read(json!({ "metadata": { "name": "n1" }, "status": { "conditions": null } }));
-        assert!(!node.is_ready);
-        let csi: CsiNode = read(json!({ "metadata": { "name": "n1" }, "spec": { "drivers": null } }));
-        assert!(csi.drivers.is_empty());
-        let class: StorageClass =
-            read(json!({ "metadata": { "name": "c" }, "provisioner": "x", "parameters": null }));
-        assert_eq!(class.gone_after, None);
-    }
-
-    #[test]
-    fn a_node_is_ready_while_its_condition_says_so() {
-        for (status, ready) in [("True", true), ("False", false), ("Unknown", false)] {
-            let node: Node = read(json!({ "metadata": { "name": "n1" }, "status": { "conditions": [
-                { "type": "DiskPressure", "status": "False" }, { "type": "Ready", "status": status }] } }));
-            assert_eq!(node.is_ready, ready, "{status}");
-        }
-    }
-
-    #[test]
-    fn a_class_says_how_patient_it_is_and_a_claim_who_provisions_it() {
-        let class = |after: &str| -> StorageClass {
-            read(
-                json!({ "metadata": { "name": "c" }, "provisioner": "x", "parameters": { "reportNodeGoneAfter": after } }),
-            )
-        };
-        assert_eq!(class("1h").gone_after, Some(Duration::from_secs(3600)));
-        assert_eq!(class("soon").gone_after, None);
-        let claim: PersistentVolumeClaim = read(
-            json!({ "metadata": { "name": "c", "namespace": "ns", "annotations": { PROVISIONER: "other" } } }),
-        );
-        assert_eq!(claim.provisioner.as_deref(), Some("other"));
+        let class = StorageClass { name: sent.metadata.name(), gone_after };
+        sent.metadata.watched(Some(sent.provisioner), class)
     }
 }

@@ -3,22 +3,19 @@
 //! Owns: which objects are kept, and whether what is kept can be believed now. Never: ends: where the API server is away, restarts or
 //! has forgotten how far a watch was, it is tried on, with a growing pause, and meanwhile the objects stay as they were.
 
-use std::fmt::Debug;
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kube::runtime::WatchStreamExt;
-use kube::runtime::reflector::store::{Writer, store};
-use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{self, Config, Event, watcher};
-use kube::{Api, Client, Resource};
-use serde::de::DeserializeOwned;
+use kube::{Api, Client};
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
 
-use super::kinds::{CsiNode, Node, PersistentVolume, PersistentVolumeClaim, StorageClass};
+use super::kinds::{CsiNode, Kind, Node, PersistentVolume, PersistentVolumeClaim, StorageClass, Watched};
 use crate::cluster::link::jittered;
 use crate::error::chain;
 
@@ -43,12 +40,13 @@ pub(super) struct Stores {
     pub(super) classes: Shelf<StorageClass>,
 }
 
-/// Those of one kind.
-pub(super) struct Shelf<K: Resource<DynamicType = ()> + Clone + 'static> {
-    store: Store<K>,
-    writer: Mutex<Option<Writer<K>>>,
+/// Those of one kind, by their names. Not the library's own store, which keeps the whole metadata of each: several times as much.
+pub(super) struct Shelf<K> {
+    objects: Mutex<Objects<K>>,
     health: Health,
 }
+
+type Objects<K> = BTreeMap<Box<str>, Arc<K>>;
 
 /// How a watch fares.
 struct Health {
@@ -75,13 +73,12 @@ impl Stores {
 
     /// Watches what concerns a driver, until the future is dropped. Once.
     pub(super) async fn follow(&self, client: &Client, driver: &str) {
-        let ours = |provisioner: &Option<String>| provisioner.as_ref().is_none_or(|it| it == driver);
         tokio::join!(
-            self.volumes.follow(client, |volume| volume.driver == driver),
-            self.claims.follow(client, |claim| ours(&claim.provisioner)),
-            self.nodes.follow(client, |_| true),
-            self.csi_nodes.follow(client, |_| true),
-            self.classes.follow(client, |class| class.provisioner == driver),
+            self.volumes.follow(client, driver),
+            self.claims.follow(client, driver),
+            self.nodes.follow(client, driver),
+            self.csi_nodes.follow(client, driver),
+            self.classes.follow(client, driver),
         );
     }
 
@@ -98,54 +95,40 @@ impl Stores {
     }
 }
 
-impl<K> Shelf<K>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-{
+impl<K: Kind> Shelf<K> {
     fn new(quiet: Duration) -> Shelf<K> {
-        let (store, writer) = store();
         let (failures, listed) = (AtomicU64::new(0), AtomicBool::new(false));
         let health = Health { quiet, failures, listed, trouble: Mutex::new(None) };
-        Shelf { store, writer: Mutex::new(Some(writer)), health }
+        Shelf { objects: Mutex::default(), health }
     }
 
     /// What is there; nothing while that is not known for certain.
     pub(super) fn all(&self) -> Option<Vec<Arc<K>>> {
-        self.health.is_well(Instant::now()).then(|| self.store.state())
+        self.health.is_well(Instant::now()).then(|| lock(&self.objects).values().cloned().collect())
     }
 
     /// What was known last, whether it can be believed or not.
     #[cfg(test)]
     pub(super) fn kept(&self) -> Vec<Arc<K>> {
-        self.store.state()
+        lock(&self.objects).values().cloned().collect()
     }
 
     /// The one of this name, as it was last heard of.
     pub(super) fn named(&self, name: &str) -> Option<Arc<K>> {
-        self.store.get(&ObjectRef::new(name))
+        lock(&self.objects).get(name).cloned()
     }
 
-    async fn follow(&self, client: &Client, is_kept: impl Fn(&K) -> bool) {
-        let Some(mut writer) = lock(&self.writer).take() else { return };
-        let (api, plural): (Api<K>, _) = (Api::all(client.clone()), K::plural(&()));
+    async fn follow(&self, client: &Client, driver: &str) {
+        let api: Api<Watched<K>> = Api::all(client.clone());
+        let mut listed = Objects::new();
         loop {
             let config = Config::default().timeout(WATCH);
             let mut events = pin!(watcher(api.clone(), config).default_backoff());
             while let Some(event) = events.next().await {
                 match event {
-                    Ok(Event::InitApply(object)) if !is_kept(&object) => {}
-                    Ok(Event::Apply(object)) if !is_kept(&object) => {
-                        writer.apply_watcher_event(&Event::Delete(object));
-                    }
-                    Ok(event) => {
-                        // That a list is asked for says nothing yet.
-                        if !matches!(event, Event::Init) {
-                            self.health.hear(matches!(event, Event::InitDone));
-                        }
-                        writer.apply_watcher_event(&event);
-                    }
+                    Ok(event) => self.take(event, driver, &mut listed),
                     Err(error) => {
-                        self.health.fail(&plural, &error);
+                        self.health.fail(K::PLURAL, &error);
                         // As an answer, not as an event: the library would ask for the same again and again.
                         if is_expired(&error) {
                             break;
@@ -156,16 +139,30 @@ where
             tokio::time::sleep(jittered(PAUSE)).await;
         }
     }
+
+    /// Takes in what a watch tells. A list takes the place of what was known once it is whole.
+    fn take(&self, event: Event<Watched<K>>, driver: &str, listed: &mut Objects<K>) {
+        let is_ours = |it: &Watched<K>| it.whose.as_ref().is_none_or(|whose| whose == driver);
+        match event {
+            Event::Init => {
+                *listed = Objects::new();
+                // That a list is asked for says nothing yet.
+                return;
+            }
+            Event::InitApply(it) if is_ours(&it) => _ = listed.insert(it.key(), Arc::new(it.object)),
+            Event::InitApply(_) => {}
+            Event::InitDone => {
+                *lock(&self.objects) = std::mem::take(listed);
+                self.health.listed.store(true, Ordering::Relaxed);
+            }
+            Event::Apply(it) if is_ours(&it) => _ = lock(&self.objects).insert(it.key(), Arc::new(it.object)),
+            Event::Apply(it) | Event::Delete(it) => _ = lock(&self.objects).remove(&it.key()),
+        }
+        *lock(&self.health.trouble) = None;
+    }
 }
 
 impl Health {
-    fn hear(&self, is_whole: bool) {
-        if is_whole {
-            self.listed.store(true, Ordering::Relaxed);
-        }
-        *lock(&self.trouble) = None;
-    }
-
     /// Counts it, and says it once while it goes on.
     fn fail(&self, plural: &str, error: &watcher::Error) {
         self.failures.fetch_add(1, Ordering::Relaxed);

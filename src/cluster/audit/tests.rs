@@ -3,6 +3,7 @@
 mod compare;
 mod events;
 mod judge;
+mod kinds;
 mod lead;
 mod queue;
 mod watch;
@@ -17,7 +18,7 @@ use kube::client::Body;
 use serde_json::{Value, json};
 
 use super::finding::{Finding, Object, Reason};
-use super::kinds::PersistentVolume;
+use super::kinds::{PersistentVolume, Watched};
 use crate::cluster::kubernetes::Kubernetes;
 use crate::cluster::tests::kubernetes::{Mood, World};
 use crate::model::NodeId;
@@ -96,7 +97,7 @@ fn persistent(name: &str, handle: &str, node: &str) -> Value {
 }
 
 fn read(value: Value) -> Arc<PersistentVolume> {
-    Arc::new(serde_json::from_value(value).unwrap())
+    Arc::new(serde_json::from_value::<Watched<_>>(value).unwrap().object)
 }
 
 fn claim(name: &str) -> Value {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::super::compare::{Compared, Comparison, Listed, Sides};
+use super::super::kinds::Watched;
 use super::{A, B, claim, id, persistent, read, volume_id};
 
 const SETTLE: Duration = Duration::from_secs(120);
@@ -17,7 +18,7 @@ fn sides(has: &[u64], before: &[Value], after: &[Value]) -> Sides {
     let volumes = has.iter().map(|number| volume_id(A, *number).parse().unwrap()).collect();
     let listed = Listed { node: id("n1"), uid: None, name: "fast".to_owned(), volumes };
     let all = |values: &[Value]| values.iter().map(|value| read(value.clone())).collect();
-    let claims = vec![Arc::new(serde_json::from_value(claim("one")).unwrap())];
+    let claims = vec![Arc::new(serde_json::from_value::<Watched<_>>(claim("one")).unwrap().object)];
     Sides {
         before: all(before),
         after: all(after),

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::super::finding::{Finding, Reason};
 use super::super::judge::{Judge, Scene, Terms};
+use super::super::kinds::{Kind, Watched};
 use super::{A, DRIVER, claim, id, persistent, read, volume_id};
 use crate::cluster::news::{Pool, Seen, Standing};
 use crate::proto::link as wire;
@@ -29,8 +30,11 @@ fn csi(name: &str, drivers: &[&str]) -> Value {
     json!({ "metadata": { "name": name }, "spec": { "drivers": drivers } })
 }
 
-fn all<T: serde::de::DeserializeOwned>(values: &[Value]) -> Vec<Arc<T>> {
-    values.iter().map(|value| Arc::new(serde_json::from_value(value.clone()).unwrap())).collect()
+fn all<K: Kind>(values: &[Value]) -> Vec<Arc<K>> {
+    values
+        .iter()
+        .map(|value| Arc::new(serde_json::from_value::<Watched<K>>(value.clone()).unwrap().object))
+        .collect()
 }
 
 /// `n1` is well, with a volume `one` of a patient class on it, and `two` of the usual one.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use kube::Client;
 use serde_json::json;
 
-use super::super::kinds::Named;
 use super::super::stores::Stores;
 use super::{A, DRIVER, claim, persistent, volume_id};
 use crate::cluster::kubernetes::Kubernetes;
@@ -54,7 +53,7 @@ impl Watched {
         let wanted: Vec<String> = numbers.iter().map(|number| format!("pv-{number}")).collect();
         let known = || {
             let mut known: Vec<String> =
-                self.stores.volumes.kept().iter().map(|it| it.name().to_owned()).collect();
+                self.stores.volumes.kept().iter().map(|it| it.name.to_string()).collect();
             known.sort();
             (known == wanted).then_some(())
         };
@@ -107,7 +106,7 @@ async fn a_long_list_is_read_page_by_page_and_only_what_is_ours_is_kept() {
     assert_eq!(volumes.len(), 600);
     assert_eq!(watched.asked("limit=500"), 3);
     let claims = soon("claims are listed", || watched.stores.claims.all()).await;
-    assert_eq!(claims.iter().map(|claim| claim.name()).collect::<Vec<_>>(), ["own"]);
+    assert_eq!(claims.iter().map(|claim| &*claim.uid).collect::<Vec<_>>(), ["claim-of-own"]);
     assert_eq!(soon("classes are listed", || watched.stores.classes.all()).await.len(), 1);
     // A claim that somebody else turns out to provision is dropped.
     let mut taken = claim("own");
