@@ -445,7 +445,7 @@ impl Engine {
             away: slot.trouble().map(|error| crate::error::chain(&error)),
             gone: slot.is_gone() && id.is_some_and(|id| self.store.has_read(id)),
             read_only: slot.refusal(),
-            quarantined: id.map_or(0, |id| self.store.quarantined_in(id)),
+            quarantined: id.map_or(0, |id| self.store.quarantined_in(id) as u64),
             promised: id.map_or(Bytes::ZERO, |id| self.store.promised(id)),
             budget: slot.known().map_or(Bytes::ZERO, |known| known.budget),
             retained: id.map_or(Bytes::ZERO, |id| self.store.retained_bytes(id)),

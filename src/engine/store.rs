@@ -485,10 +485,8 @@ impl Store {
     }
 
     /// How many records of a pool are quarantined.
-    pub fn quarantined_in(&self, pool: PoolId) -> u64 {
-        let index = self.lock();
-        let count = index.quarantined.keys().filter(|id| id.pool() == pool).count();
-        u64::try_from(count).unwrap_or(u64::MAX)
+    pub(crate) fn quarantined_in(&self, pool: PoolId) -> usize {
+        self.lock().quarantined.keys().filter(|id| id.pool() == pool).count()
     }
 
     /// Takes note of what the copy beside its object says of a quarantined record.
@@ -522,9 +520,9 @@ impl Store {
     /// What the records of a pool add up to.
     pub(crate) fn tally(&self, pool: PoolId) -> Tally {
         let (promised, retained) = (self.promised(pool), self.retained_bytes(pool));
+        let mut tally =
+            Tally { promised, retained, unreadable: self.quarantined_in(pool), ..Tally::default() };
         let index = self.lock();
-        let unreadable = index.quarantined.keys().filter(|id| id.pool() == pool).count();
-        let mut tally = Tally { promised, retained, unreadable, ..Tally::default() };
         for entry in index.objects.values().filter(|entry| entry.record.id().pool() == pool) {
             tally.objects += 1;
             let phase = entry.record.phase();

@@ -4,9 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Registry;
 
 use super::{Gauges, registry};
@@ -49,12 +47,13 @@ fn audited(figures: &Figures, gauges: &mut Gauges<'_, '_>) -> fmt::Result {
         gauges.one("persistentvolumes_without_volume", help, persistent)?;
     }
     let help = "Failures of watches of the Kubernetes API";
-    gauges.counted("watch_failures", help, "resource", figures.failures)?;
+    let failures = figures.failures.map(|(resource, count)| ([("resource", resource)], count));
+    gauges.counts("watch_failures", help, None, failures)?;
     let help = "Kubernetes Events that were written";
-    gauges.counted("events", help, "reason", figures.told.iter().copied())?;
+    let told = figures.told.iter().map(|(reason, count)| ([("reason", *reason)], *count));
+    gauges.counts("events", help, None, told)?;
     let help = "Kubernetes Events that were left out, since there were too many; the Event of their node sums them up";
-    let metric = gauges.encoder.encode_descriptor("events_dropped", help, None, MetricType::Counter)?;
-    ConstCounter::new(figures.dropped).encode(metric)
+    gauges.count("events_dropped", help, figures.dropped)
 }
 
 impl Collector for Sources {
