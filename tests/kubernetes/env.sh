@@ -10,6 +10,8 @@ state=/var/lib/rockpool-kubernetes
 run=/run/rockpool-kubernetes
 # The same path on every node, in a mount namespace of its own.
 kubelet=$state/kubelet
+# What a run leaves to be read, also when the cluster is gone.
+evidence=$(realpath -m "${CARGO_TARGET_DIR:-$here/../../target}")/kubernetes
 
 # The control plane has a network namespace, and so has each node; a veth pair joins the first one to the host, so that one kubeconfig
 # serves the host, the nodes and the pods. Nothing else is routed.
@@ -40,8 +42,41 @@ inside() { nsenter --net="/run/netns/$netns" -- "$@"; }
 on() { nsenter --net="/run/netns/$netns-$1" -- "${@:2}"; }
 beside() { nsenter --target "$(running "node-$1")" --mount --net -- "${@:2}"; }
 
-# boot NODE : starts its daemons, in a mount namespace in which what it has of its own lies at the usual paths.
-boot() { start "node-$1" nsenter --net="/run/netns/$netns-$1" -- unshare --mount --propagation private "$here/node.sh" "$1"; }
+# plug NODE : gives it a network, by a cable to that of the control plane; unplug NODE : takes it away again.
+plug() {
+  ip netns add "$netns-$1"
+  inside ip link add "$1" type veth peer name eth0 netns "$netns-$1"
+  inside ip addr add "$(gateway_ip "$1")/30" dev "$1"
+  inside ip link set "$1" up
+  inside ip route add "$(node_pods "$1")" via "$(node_ip "$1")"
+  on "$1" ip link set lo up
+  on "$1" ip addr add "$(node_ip "$1")/30" dev eth0
+  on "$1" ip link set eth0 up
+  on "$1" ip route add default via "$(gateway_ip "$1")"
+  on "$1" sysctl -qw net.ipv4.ip_forward=1
+}
+unplug() {
+  # By name, since a cable whose namespace ends goes a moment later, and its name is wanted again.
+  inside ip link del "$1" 2>/dev/null || true
+  ip netns del "$netns-$1" 2>/dev/null || true
+}
+
+# boot NODE : starts its daemons, in a network that is made for this life, and in a mount namespace in which what it has of its own lies at the
+# usual paths.
+boot() {
+  unplug "$1"
+  plug "$1"
+  start "node-$1" nsenter --net="/run/netns/$netns-$1" -- unshare --mount --propagation private "$here/node.sh" "$1"
+}
+
+# present : whether a cluster is here. Dies where only a part of it is: nothing that is tried on it would mean anything.
+present() {
+  local name
+  [[ -e $state ]] || return 1
+  for name in etcd kube-apiserver kube-controller-manager kube-scheduler snapshot-controller "${nodes[@]/#/node-}"; do
+    running "$name" >/dev/null || die "a cluster is here, but its $name does not run: make cluster-down, then again"
+  done
+}
 
 # archive NAME:TAG : where mkimage puts that image.
 archive() { echo "$images/$(tr '/:' '__' <<<"$1").tar"; }
@@ -53,7 +88,7 @@ start() {
   local name=$1
   shift
   ! running "$name" >/dev/null 2>&1 || die "$name runs already"
-  setsid "$@" >"$state/log/$name.log" 2>&1 </dev/null &
+  setsid "$@" >>"$state/log/$name.log" 2>&1 </dev/null &
   echo "$! $(starttime $!)" >"$state/pid/$name"
 }
 
@@ -73,12 +108,34 @@ stop() {
   if pid=$(running "$1"); then
     kill "$pid" || true
     while running "$1" >/dev/null && ((SECONDS < end)); do sleep 0.1; done
-    ! running "$1" >/dev/null || kill -KILL "$pid"
+    if running "$1" >/dev/null; then
+      say "$1 did not end within ${2:-10} s, and is killed"
+      kill -KILL "$pid"
+    fi
   fi
   rm -f "$state/pid/$1"
 }
 
-# await SECONDS WHAT COMMAND... : until the command succeeds. If WHAT is a daemon, it must live.
+# prints WANT COMMAND... : whether it succeeds and prints that; more_than NUMBER COMMAND... : and prints a larger number.
+prints() {
+  local want=$1 got
+  shift
+  got=$("$@") && [[ $got == "$want" ]]
+}
+more_than() {
+  local least=$1 got
+  shift
+  got=$("$@") && [[ $got =~ ^[0-9]+$ ]] && ((got > least))
+}
+# picked FILTER COMMAND... : what jq takes out of what a command prints; fails where the command does, or prints nothing.
+picked() {
+  local filter=$1 got
+  shift
+  got=$("$@") && [[ -n $got ]] && jq -r "$filter" <<<"$got"
+}
+
+# await SECONDS WHAT COMMAND... : until the command succeeds. If WHAT is a daemon, it must live. A function will do as a command, and must not rely
+# on errexit.
 await() {
   local end=$((SECONDS + $1)) what=$2
   shift 2

@@ -10,14 +10,22 @@ for own in "$home/kubelet:$kubelet" "$home/rockpool:/var/lib/rockpool"; do
   # What a pod mounts there must reach kubelet and the other pods.
   mount --make-rshared "${own#*:}"
 done
-containerd --config "$home/containerd.toml" >"$state/log/containerd-$node.log" 2>&1 &
+# Nobody has an address at the beginning of a life: the pods of the one before did not give theirs back.
+rm -rf "$home/cni/ipam"
+containerd --config "$home/containerd.toml" >>"$state/log/containerd-$node.log" 2>&1 &
 containerd=$!
 until ctr_of "$node" version >/dev/null 2>&1; do
   kill -0 "$containerd" || exit 1
   sleep 0.1
 done
-for one in "$images"/*.tar; do ctr_of "$node" images import "$one" >/dev/null; done
-# A kubelet that ends is started anew where somebody asked for it: see restart_kubelet of scenes/faults.sh.
+# What an earlier life has taken in is there.
+mkdir -p "$home/imported"
+for one in "$images"/*.tar; do
+  [[ $home/imported/${one##*/} -nt $one ]] && continue
+  ctr_of "$node" images import "$one" >/dev/null
+  touch "$home/imported/${one##*/}"
+done
+# A kubelet that ends is started anew where somebody asked for it: see kill_kubelets of scenes/faults.sh.
 kubelet_again() {
   local pid
   trap 'kill "$pid"; wait "$pid"; exit 0' TERM
@@ -34,7 +42,7 @@ kubelet_again &
 kubelet_pid=$!
 kube-proxy --kubeconfig="$state/kube-proxy.conf" --hostname-override="$node" --proxy-mode=nftables --cluster-cidr="$pod_cidr" \
   --bind-address="$(node_ip "$node")" --healthz-bind-address= --metrics-bind-address=127.0.0.1 --conntrack-max-per-core=0 \
-  --conntrack-tcp-timeout-established=0 --conntrack-tcp-timeout-close-wait=0 >"$state/log/kube-proxy-$node.log" 2>&1 &
+  --conntrack-tcp-timeout-established=0 --conntrack-tcp-timeout-close-wait=0 >>"$state/log/kube-proxy-$node.log" 2>&1 &
 proxy=$!
 
 # They are nobody's children, and containerd knows them. Without kubelet nothing starts anew.

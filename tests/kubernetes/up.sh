@@ -18,6 +18,7 @@ mkdir -p "$state"/{pki,log,pid,etcd} "$run"
 # What kubelet sets for the whole machine; down.sh puts it back.
 (cd /proc/sys && grep -s . vm/overcommit_memory kernel/panic kernel/panic_on_oops) >"$state/sysctls"
 
+# Of the control plane; boot gives each node its own.
 network() {
   ip netns add "$netns"
   ip link add "$veth" type veth peer name eth0 netns "$netns"
@@ -29,19 +30,6 @@ network() {
   # Nothing in the cluster reaches further than the host.
   inside ip route add unreachable default
   inside sysctl -qw net.ipv4.ip_forward=1
-  local node
-  for node in "${nodes[@]}"; do
-    ip netns add "$netns-$node"
-    inside ip link add "$node" type veth peer name eth0 netns "$netns-$node"
-    inside ip addr add "$(gateway_ip "$node")/30" dev "$node"
-    inside ip link set "$node" up
-    inside ip route add "$(node_pods "$node")" via "$(node_ip "$node")"
-    on "$node" ip link set lo up
-    on "$node" ip addr add "$(node_ip "$node")/30" dev eth0
-    on "$node" ip link set eth0 up
-    on "$node" ip route add default via "$(gateway_ip "$node")"
-    on "$node" sysctl -qw net.ipv4.ip_forward=1
-  done
 }
 
 # certificate NAME SUBJECT [ALTERNATIVE NAMES] : of an EC key, for ten years.
