@@ -38,7 +38,7 @@ totals=$(printf '%s\n' "$plain" | awk '
 read -r passed failed skipped <<< "$totals"
 
 # How cargo, a panic, go, ginkgo, the steps, the torture, the cluster and the leak check say that something is wrong.
-failures='^test .* \.\.\. FAILED|panicked at|^--- FAIL: |\[FAIL\]|^(CHECK|SUITE) FAILED |^VIOLATION |proves nothing$|^error(\[|:)|^[a-z-]+: FAILED: |^FAILED in step |^  (mount|loop|process|file|network): '
+failures='^test .* \.\.\. FAILED|panicked at|^--- FAIL: |\[FAIL\]|^(CHECK|SUITE) FAILED |^VIOLATION |proves nothing$|^error(\[|:)|^[a-z-]+: FAILED: |^FAILED in step |^  (mount|loop|process|file|network|interface|cgroup): '
 
 status=0
 names=$(printf '%s\n' "$plain" | sed -nE 's/^SKIP ([^ ]+): .*/\1/p; s/^test (.+) \.\.\. ignored.*/ignored::\1/p; s/^--- SKIP: ([^ ]+).*/go::\1/p')

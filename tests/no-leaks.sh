@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# tests/no-leaks.sh COMMAND...: runs COMMAND and fails if it leaves a mount, a bound loop device, a process, a named network namespace or a file behind.
+# tests/no-leaks.sh COMMAND...: runs COMMAND and fails if it leaves a mount, a bound loop device, a process, a named network namespace, a network interface, a cgroup of ours or a file behind.
 #
 # COMMAND gets a fresh TMPDIR, and its processes are known by a variable in their environment, so that a daemon is found
 # whatever it calls itself. Mounts, loops and processes named rockpool are compared machine-wide. Where other people mount and
@@ -31,8 +31,12 @@ ours() {
     grep -qsz "^ROCKPOOL_TEST_RUN=$run\$" "$environ" 2>/dev/null && ps -o pid=,args= -p "$(basename "$(dirname "$environ")")"
   done | sort
 }
-state_dirs() { find /run/rockpool /var/lib/rockpool -mindepth 1 2>/dev/null | sort; }
+state_dirs() {
+  { find /run/rockpool /var/lib/rockpool -mindepth 1; find /run/rockpool-kubernetes /var/lib/rockpool-kubernetes -maxdepth 1; } 2>/dev/null | sort
+}
 networks() { find /run/netns /var/run/netns -mindepth 1 2>/dev/null | sort; }
+interfaces() { find /sys/class/net -mindepth 1 -printf '%f\n' | sort; }
+cgroups() { find /sys/fs/cgroup -maxdepth 2 -type d -name 'rockpool-*' 2>/dev/null | sort; }
 files() { find "$tmp" -xdev -mindepth 1 | sort; }
 own() { if [ "$scope" = own ]; then grep -F -- "$tmp"; else cat; fi; }
 
@@ -43,11 +47,13 @@ left() {
   comm -13 "$before/named" <(named) | own | sed 's/^/process: /'
   comm -13 "$before/state" <(state_dirs) | own | sed 's/^/file: /'
   comm -13 "$before/networks" <(networks) | own | sed 's/^/network: /'
+  comm -13 "$before/interfaces" <(interfaces) | own | sed 's/^/interface: /'
+  comm -13 "$before/cgroups" <(cgroups) | own | sed 's/^/cgroup: /'
   ours | sed 's/^/process: /'
   files | sed 's/^/file: /'
 }
 
-for what in mounts loops named networks; do "$what" > "$before/$what"; done
+for what in mounts loops named networks interfaces cgroups; do "$what" > "$before/$what"; done
 state_dirs > "$before/state"
 TMPDIR=$tmp ROCKPOOL_TEST_RUN=$run "$@"
 status=$?
