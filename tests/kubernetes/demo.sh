@@ -7,13 +7,14 @@ set -euo pipefail
 . "$(dirname "$0")/env.sh"
 # shellcheck source=chart.sh
 . "$here/chart.sh"
-cd "$here/../.."
+# shellcheck source=objects.sh
+. "$here/objects.sh"
+namespace=demo
 began=$SECONDS
 step() { printf '\n--- %s\n' "$*"; }
-k() { kubectl --namespace demo "$@"; }
 
-running "node-${nodes[0]}" >/dev/null || die "no cluster runs here: make cluster-up"
-trap 'say "failed after $((SECONDS - began)) s; the cluster is left as it is: see kubectl get events -A, kubectl -n rockpool logs ds/rockpool-node-default"' ERR
+present || die "no cluster runs here: make cluster-up"
+trap '[[ $? == 0 ]] || say "failed after $((SECONDS - began)) s; the cluster is left as it is: see kubectl get events -A, kubectl -n rockpool logs ds/rockpool-node-default"' EXIT
 "$here/load.sh"
 
 step "The chart is installed, and a pool is made on each node"
@@ -24,91 +25,39 @@ r get csistoragecapacities -o custom-columns=CLASS:.storageClassName,NODE:.nodeT
 step "A StatefulSet of two, each with an xfs volume of its own, written to"
 kubectl create namespace demo >/dev/null
 # An ext4 grows while it is used only where the driver has CAP_SYS_RESOURCE, which root lacks in some places.
-k apply -f - <<END
-apiVersion: storage.k8s.io/v1
-kind: StorageClass
-metadata: {name: demo-xfs}
-provisioner: csi.rockpool.dev
-volumeBindingMode: WaitForFirstConsumer
-allowVolumeExpansion: true
-parameters: {csi.storage.k8s.io/fstype: xfs}
----
-apiVersion: apps/v1
-kind: StatefulSet
-metadata: {name: app}
-spec:
-  serviceName: app
-  replicas: 2
-  podManagementPolicy: Parallel
-  selector: {matchLabels: {app: app}}
-  template:
-    metadata: {labels: {app: app}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      topologySpreadConstraints:
-        - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: app}}}
-      containers:
-        - name: c
-          image: $busybox
-          command: [sh, -c, "echo written by \$HOSTNAME > /data/file; sync; sleep 3600"]
-          volumeMounts: [{name: data, mountPath: /data}]
-  volumeClaimTemplates:
-    - metadata: {name: data}
-      spec: {accessModes: [ReadWriteOncePod], storageClassName: demo-xfs, resources: {requests: {storage: 320Mi}}}
-END
-k rollout status statefulset/app --timeout=90s
-so "written by app-0" k exec app-0 -- cat /data/file
-so "written by app-1" k exec app-1 -- cat /data/file
+class demo-xfs WaitForFirstConsumer Delete xfs
+stateful demo-xfs 320Mi ReadWriteOncePod
+put app-0 "written by app-0"
+put app-1 "written by app-1"
+so "written by app-0" get app-0
+so "written by app-1" get app-1
+k get pods -o custom-columns=POD:.metadata.name,NODE:.spec.nodeName
 k get pvc -o custom-columns=CLAIM:.metadata.name,STATUS:.status.phase,SIZE:.status.capacity.storage
 
 step "A snapshot, and a new claim from it, read by a pod on the same node"
-k apply -f - <<END
-apiVersion: snapshot.storage.k8s.io/v1
-kind: VolumeSnapshot
-metadata: {name: cut}
-spec: {volumeSnapshotClassName: rockpool, source: {persistentVolumeClaimName: data-app-0}}
-END
-k wait volumesnapshot/cut --for=jsonpath='{.status.readyToUse}'=true --timeout=60s
-k exec app-0 -- sh -c 'echo changed since > /data/file; sync'
-k apply -f - <<END
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {name: restored}
-spec:
-  accessModes: [ReadWriteOnce]
-  storageClassName: rockpool-from-snapshot
-  resources: {requests: {storage: 320Mi}}
-  dataSource: {apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: cut}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: reader}
-spec:
-  terminationGracePeriodSeconds: 0
-  containers:
-    - name: c
-      image: $busybox
-      command: [sleep, "3600"]
-      volumeMounts: [{name: data, mountPath: /data}]
-  volumes: [{name: data, persistentVolumeClaim: {claimName: restored}}]
-END
-k wait pod/reader --for=condition=Ready --timeout=60s
-so "written by app-0" k exec reader -- cat /data/file
-so "changed since" k exec app-0 -- cat /data/file
+take cut data-app-0
+k get volumesnapshot cut
+put app-0 "changed since"
+claim restored 320Mi rockpool-from-snapshot ReadWriteOnce Filesystem "$(cut_of cut)"
+pod reader restored
+ready reader
+so "written by app-0" get reader
+so "changed since" get app-0
 
 step "It grows while it is used"
 k exec reader -- df -h /data
-k patch pvc restored --patch '{"spec": {"resources": {"requests": {"storage": "600Mi"}}}}'
-await 60 "the claim has grown" bash -c "[[ \$(kubectl -n demo get pvc restored -o jsonpath='{.status.capacity.storage}') == 600Mi ]]"
+grow restored 600Mi
+await 60 "the claim has grown" prints 600Mi size_of restored
 k exec reader -- df -h /data
-[[ $(k exec reader -- df -m /data | awk 'END { print $2 }') -gt 500 ]] || die "the filesystem has not grown"
+(($(space_in reader) > 500 * 1024)) || die "the filesystem has not grown"
 
 step "All of it is deleted, and nothing is left"
 k delete statefulset/app pod/reader --timeout=60s
 k delete volumesnapshot --all --timeout=60s
 k delete pvc --all --timeout=60s
-await 60 "no volume is left" bash -c "[[ -z \$(kubectl get pv -o name) && -z \$(kubectl get volumesnapshotcontents -o name) ]]"
-for pod in $(node_pods_of); do so "0 B" bash -c "kubectl -n rockpool exec $pod -- rockpool pool list -o json | jq -r '.pools[0].promised_bytes | tostring + \" B\"'"; done
+nothing_known() { prints "" kubectl get pv -o name && prints "" kubectl get volumesnapshotcontents -o name; }
+await 60 "no volume is left" nothing_known
+for node in "${nodes[@]}"; do so "0 B" picked '.pools[0].promised_bytes | tostring + " B"' r exec "$(driver_on "$node")" -- rockpool pool list -o json; done
 kubectl delete namespace demo --timeout=60s
 kubectl delete storageclass demo-xfs
 

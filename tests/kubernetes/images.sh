@@ -1,15 +1,24 @@
 #!/usr/bin/env bash
 # tests/kubernetes/images.sh [e2e]: the images that a node, the tests and the chart's sidecars need, or those of the upstream suite, out of what build.sh made, as archives in the cache.
-# They have the names that the chart and the upstream suite ask for.
+# They have the names that the chart and the upstream suite ask for. An archive that is newer than what it is made of is left as it is.
 set -euo pipefail
 # shellcheck source=env.sh
 . "$(dirname "$0")/env.sh"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkimage=$here/mkimage
+shell=registry.k8s.io/e2e-test-images/busybox:1.37.0-1
+
+# newer NAME:TAG SOURCE... : whether its archive is, than these and the scripts that make it.
+newer() {
+  local archive source
+  archive=$(archive "$1")
+  for source in "$0" "$mkimage" "$here/versions.sh" "${@:2}"; do [[ $archive -nt $source ]] || return 1; done
+}
 
 # single NAME:TAG PROGRAM : an image of one static program.
 single() {
+  ! newer "$1" "$bin/$2" || return 0
   mkdir "$work/$2"
   cp "$bin/$2" "$work/$2/$2"
   "$mkimage" "$1" "$work/$2" "/$2"
@@ -34,8 +43,10 @@ core() {
   single "registry.k8s.io/sig-storage/csi-provisioner:$PROVISIONER" csi-provisioner
   single "registry.k8s.io/sig-storage/csi-resizer:$RESIZER" csi-resizer
   single "registry.k8s.io/sig-storage/csi-snapshotter:$SNAPSHOTTER" csi-snapshotter
-  busybox_in "$work/busybox"
-  "$mkimage" registry.k8s.io/e2e-test-images/busybox:1.37.0-1 "$work/busybox" /bin/sh
+  if ! newer "$shell" /bin/busybox; then
+    busybox_in "$work/busybox"
+    "$mkimage" "$shell" "$work/busybox" /bin/sh
+  fi
 }
 
 # nsenter_in DIRECTORY : the suite enters the mounts of a node through its pid 1, which is the machine's here and may be off limits even for root. Its
@@ -55,16 +66,20 @@ END
   chmod +x "$1/usr/bin/nsenter"
 }
 
-e2e() {
-  local file library
-  busybox_in "$work/nginx" # only scripts are run in it
-  "$mkimage" registry.k8s.io/e2e-test-images/nginx:1.15-4 "$work/nginx" /bin/sh
+# In that of nginx only scripts are run. glibc is for the sake of GNU dd, whose sh must not be busybox, which prefers its own programs.
+nginx_image() {
+  busybox_in "$work/nginx"
+  "$mkimage" "$1" "$work/nginx" /bin/sh
+}
+agnhost_image() {
   busybox_in "$work/agnhost"
   cp "$bin/agnhost" "$work/agnhost/agnhost"
   mkdir "$work/agnhost/uploads"
   nsenter_in "$work/agnhost"
-  "$mkimage" registry.k8s.io/e2e-test-images/agnhost:2.63.0 "$work/agnhost" /agnhost
-  # For the sake of GNU dd; its sh must not be busybox, which prefers its own programs.
+  "$mkimage" "$1" "$work/agnhost" /agnhost
+}
+glibc_image() {
+  local file library
   busybox_in "$work/glibc"
   for file in /bin/bash /bin/dd /bin/cat /bin/sync /usr/bin/base64 /usr/bin/sha256sum /usr/bin/stat; do
     rm -f "$work/glibc/$file"
@@ -74,7 +89,14 @@ e2e() {
     done
   done
   ln -sf bash "$work/glibc/bin/sh"
-  "$mkimage" registry.k8s.io/e2e-test-images/glibc-dns-testing:2.0.0 "$work/glibc" /bin/bash
+  "$mkimage" "$1" "$work/glibc" /bin/bash
+}
+
+e2e() {
+  local from=registry.k8s.io/e2e-test-images
+  newer "$from/nginx:1.15-4" /bin/busybox || nginx_image "$from/nginx:1.15-4"
+  newer "$from/agnhost:2.63.0" /bin/busybox "$bin/agnhost" || agnhost_image "$from/agnhost:2.63.0"
+  newer "$from/glibc-dns-testing:2.0.0" /bin/busybox /bin/bash /bin/dd || glibc_image "$from/glibc-dns-testing:2.0.0"
 }
 
 "${1:-core}"

@@ -6,120 +6,83 @@ set -Eeuo pipefail
 . "$(dirname "$0")/env.sh"
 # shellcheck source=chart.sh
 . "$here/chart.sh"
+# shellcheck source=objects.sh
+. "$here/objects.sh"
+# shellcheck source=audit.sh
+. "$here/audit.sh"
 for scenes in "$here"/scenes/*.sh; do
   # shellcheck source=/dev/null
   . "$scenes"
 done
 if [[ ${1:-} == --list ]]; then
-  sed -n 's/^scene_\([a-z_]*\)() {.*/\1/p' "$here"/scenes/*.sh
+  list=$(declare -F | sed -n 's/^declare -f scene_//p')
+  [[ -n $list ]] || die "there is no scene in $here/scenes"
+  echo "$list"
   exit 0
 fi
-[[ -x $state/auditor ]] || die "$state/auditor is missing: test.sh builds it"
-name=$1 namespace=t-${1//_/-} log=$state/log/scene-$1.txt
+name=$1 namespace=t-${1//_/-} log=$evidence/scene-$1.txt
 [[ $(type -t "scene_$name") == function ]] || die "no scene is called $name: see scene.sh --list"
+mkdir -p "$evidence"
+rm -f "$log"
 
-k() { kubectl --namespace "$namespace" "$@"; }
-
-# claim NAME SIZE [CLASS [ACCESS [MODE [SOURCE]]]]
-claim() {
-  k apply -f - >/dev/null <<END
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {name: $1, labels: {scene: $namespace}}
-spec:
-  storageClassName: ${3:-rockpool}
-  accessModes: [${4:-ReadWriteOnce}]
-  volumeMode: ${5:-Filesystem}
-  resources: {requests: {storage: $2}}
-  ${6:+dataSource: $6}
-END
-}
-cut_of() { echo "{apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: $1}"; }
-clone_of() { echo "{kind: PersistentVolumeClaim, name: $1}"; }
-
-# pod NAME CLAIM [NODE [COMMAND]] : with the claim at /data, on that node if one is named.
-pod() {
-  k apply -f - >/dev/null <<END
-apiVersion: v1
-kind: Pod
-metadata: {name: $1}
-spec:
-  terminationGracePeriodSeconds: 0
-  restartPolicy: Never
-  ${3:+nodeSelector: {kubernetes.io/hostname: $3\}}
-  containers:
-    - name: c
-      image: $busybox
-      command: [sh, -c, "${4:-sleep 3600}"]
-      volumeMounts: [{name: data, mountPath: /data}]
-  volumes: [{name: data, persistentVolumeClaim: {claimName: $2}}]
-END
-}
-ready() { k wait "${@/#/pod/}" --for=condition=Ready --timeout=90s >/dev/null; }
-bound() { k wait "${@/#/pvc/}" --for=jsonpath='{.status.phase}'=Bound --timeout=60s >/dev/null; }
-# put POD TEXT : writes it down so that it stays; get POD : reads it.
-put() { k exec "$1" -- sh -c "echo '$2' > /data/file && sync"; }
-get() { k exec "$1" -- cat /data/file; }
-# take NAME CLAIM : a snapshot, ready to use.
-take() {
-  k apply -f - >/dev/null <<END
-apiVersion: snapshot.storage.k8s.io/v1
-kind: VolumeSnapshot
-metadata: {name: $1}
-spec: {volumeSnapshotClassName: rockpool, source: {persistentVolumeClaimName: $2}}
-END
-  k wait "volumesnapshot/$1" --for=jsonpath='{.status.readyToUse}'=true --timeout=60s >/dev/null
-}
-node_of() { k get pod "$1" -o jsonpath='{.spec.nodeName}'; }
-volume_of() { k get pvc "$1" -o jsonpath='{.spec.volumeName}'; }
-# place_of CLAIM : the node that its volume can be used on.
-place_of() { kubectl get pv "$(volume_of "$1")" -o jsonpath='{.spec.nodeAffinity.required.nodeSelectorTerms[0].matchExpressions[0].values[0]}'; }
-# event OBJECT TEXT : whether an Event about it says that.
-event() { k get events --field-selector "involvedObject.name=$1" -o json | jq -e --arg text "$2" 'any(.items[]; .message | contains($text))' >/dev/null; }
-
-ours() { jq -r '.items[] | select((.spec.csi.driver // .spec.driver) == "csi.rockpool.dev") | .metadata.name'; }
-nothing_known() {
-  [[ -z $(kubectl get pv -o json | ours) ]] && [[ -z $(kubectl get volumesnapshotcontents -o json | ours) ]] &&
-    [[ -z $(kubectl get volumegroupsnapshotcontents -o json | ours) ]]
+# later COMMAND... : is done in the end, the last one first, however the scene ends. It is said before what it makes undone, and may find nothing to do.
+undo=()
+later() { undo+=("$(printf '%q ' "$@")"); }
+put_back() {
+  local one wrong=0
+  while ((${#undo[@]})); do
+    one=${undo[-1]}
+    unset 'undo[-1]'
+    (eval "$one") >>"$log" 2>&1 || { say "$name: this failed, see $log: $one"; wrong=1; }
+  done
+  return "$wrong"
 }
 
-# audit_of NODE : by the auditor of the torture test, that what lies in its pool is sound and that nothing of it is there any more.
-audit_of() {
-  local found pool=/var/lib/rockpool/pools/fast
-  found=$(beside "$1" "$state/auditor" pools --pools "$pool" --kubelet "$kubelet/plugins/kubernetes.io" 2>&1) || { echo "$found"; return 1; }
-  grep -q "^pools: 0 volumes, 0 snapshots, 0 groups, 0 mounts, 0 devices, 0 bytes promised, 0 violations$" <<<"$found" || { echo "$found"; return 1; }
+# boot_again NODE : unless it runs.
+boot_again() {
+  running "node-$1" >/dev/null || boot "$1"
+  await 90 "$1 is back" node_is "$1" True
 }
-nothing_left() {
-  local node
-  for node in "${nodes[@]}"; do audit_of "$node" || return 1; done
-}
+node_is() { prints "$2" picked '.status.conditions[] | select(.type == "Ready") | .status' kubectl get node "$1" -o json; }
 
-audit() {
-  local node
-  await 90 "no PersistentVolume or snapshot is left of $name" nothing_known
-  drivers_ready
-  if ! (await 20 "nothing is left in the pools" nothing_left) 2>/dev/null; then
-    for node in "${nodes[@]}"; do audit_of "$node" | sed "s/^/$node: /" >&2; done
-    die "$name left something"
-  fi
-  for node in "${nodes[@]}"; do r exec "$(driver_on "$node")" -- rockpool ctl doctor >/dev/null || die "the doctor found something on $node"; done
-}
-
-explain() {
+# written_down : what is there, before it goes with its namespace.
+written_down() {
   {
+    date -u
     k get pods,pvc,volumesnapshots -o wide
     kubectl get pv -o wide
-    k get events --sort-by=.lastTimestamp
-    k describe pods
-    r get pods -o wide
-    r logs -l app.kubernetes.io/name=rockpool --all-containers --prefix --tail=200
-  } >"$log" 2>&1 || true
+    k get events --sort-by=.metadata.creationTimestamp
+  } >>"$log" 2>&1 || true
+}
+explain() {
+  written_down
+  {
+    k describe pods,pvc
+    kubectl get nodes,volumesnapshotcontents,volumegroupsnapshotcontents -o wide
+    r get pods,csistoragecapacities -o wide
+    r get events --sort-by=.metadata.creationTimestamp
+    r logs -l app.kubernetes.io/name=rockpool --all-containers --prefix --tail=300
+  } >>"$log" 2>&1 || true
+}
+
+# failed : says so with all that is known, and leaves the cluster as the next scene wants it, as far as that can be.
+failed() {
+  trap - ERR EXIT
+  set +e
+  explain
   say "$name failed: what was there is in $log"
-  kubectl delete namespace "$namespace" --timeout=120s >/dev/null 2>&1 || true
+  put_back
+  kubectl delete namespace "$namespace" --timeout=120s >/dev/null 2>&1
+  (audit "$name, which failed," 60)
+  exit 1
 }
 trap 'say "$name: this failed: $BASH_COMMAND"' ERR
-trap '[[ $? == 0 ]] || explain' EXIT
+trap '[[ $? == 0 ]] || failed' EXIT
+# So that what another one has left is not taken for this one's.
+audit "those before $name" 20
 kubectl create namespace "$namespace" >/dev/null
 "scene_$name"
+put_back
+written_down
 kubectl delete namespace "$namespace" --timeout=120s >/dev/null
-audit
+audit "$name" 90

@@ -36,22 +36,34 @@ scene_is_restored_after_its_source_is_gone() {
   ready source
   put source kept
   take s source
+  local volume
+  volume=$(volume_of source)
   k delete pod/source pvc/source --timeout=60s >/dev/null
+  kubectl wait "pv/$volume" --for=delete --timeout=60s >/dev/null
   claim restored 64Mi rockpool-from-snapshot ReadWriteOnce Filesystem "$(cut_of s)"
   pod restored restored
   ready restored
   so kept get restored
 }
 
-# Two volumes of one node are cut at one moment.
+# Each number is in the first volume before it is in the second one, and there before the next is in the first.
+in_turn='i=0; while i=$((i + 1)); do for at in one two; do echo $i > /$at/new && sync /$at/new && mv /$at/new /$at/count || exit 1; done; done'
+number_in() { k exec "$1" -- cat "/$2/count"; }
+
+# Two volumes of one node are cut at one moment, while somebody writes to both.
 scene_is_cut_in_a_group() {
   claim one 64Mi
   claim two 64Mi
-  pod one one n1
-  pod two two n1
-  ready one two
-  put one 1
-  put two 2
+  run_pod writer n1 <<END
+containers:
+  - name: c
+    image: $busybox
+    command: [sh, -c, $(jq -n --arg command "$in_turn" '$command')]
+    volumeMounts: [{name: one, mountPath: /one}, {name: two, mountPath: /two}]
+volumes: [{name: one, persistentVolumeClaim: {claimName: one}}, {name: two, persistentVolumeClaim: {claimName: two}}]
+END
+  ready writer
+  await 30 "ten numbers in both" more_than 10 number_in writer two
   k apply -f - >/dev/null <<END
 apiVersion: groupsnapshot.storage.k8s.io/v1
 kind: VolumeGroupSnapshot
@@ -59,16 +71,20 @@ metadata: {name: g}
 spec: {volumeGroupSnapshotClassName: rockpool, source: {selector: {matchLabels: {scene: $namespace}}}}
 END
   k wait volumegroupsnapshot/g --for=jsonpath='{.status.readyToUse}'=true --timeout=60s >/dev/null
-  local members
-  members=$(k get volumesnapshots -o json | jq -r '.items[] | .metadata.name + " " + .spec.source.persistentVolumeClaimName')
-  local member of
+  # What the sources have since is not in the cut.
+  local since members member of first second
+  since=$(number_in writer one)
+  await 30 "the sources have changed" more_than $((since + 10)) number_in writer two
+  members=$(picked '.items[] | .metadata.name + " " + .spec.source.persistentVolumeClaimName' k get volumesnapshots -o json)
   while read -r member of; do
     claim "again-$of" 64Mi rockpool-from-snapshot ReadWriteOnce Filesystem "$(cut_of "$member")"
     pod "again-$of" "again-$of"
   done <<<"$members"
   ready again-one again-two
-  so 1 get again-one
-  so 2 get again-two
+  first=$(number_in again-one data)
+  second=$(number_in again-two data)
+  ((first > 0 && first <= since + 1)) || die "the first volume was cut at $first, after $since was seen in it"
+  ((first == second || first == second + 1)) || die "the volumes were cut at $first and $second: no moment had these"
 }
 
 # While it is used, and while it is not.
@@ -81,14 +97,16 @@ scene_grows() {
   put online kept
   put offline kept
   k delete pod/offline --timeout=60s >/dev/null
-  k patch pvc online --patch '{"spec": {"resources": {"requests": {"storage": "600Mi"}}}}' >/dev/null
-  k patch pvc offline --patch '{"spec": {"resources": {"requests": {"storage": "200Mi"}}}}' >/dev/null
-  await 60 "it has grown while used" bash -c "[[ \$(kubectl -n $namespace get pvc online -o jsonpath='{.status.capacity.storage}') == 600Mi ]]"
-  (($(k exec online -- df -m /data | awk 'END { print $2 }') > 500)) || die "its filesystem has not grown"
+  grow online 600Mi
+  grow offline 200Mi
+  await 60 "it has grown while used" prints 600Mi size_of online
+  (($(space_in online) > 500 * 1024)) || die "its filesystem has not grown"
+  k wait pvc/offline --for=condition=FileSystemResizePending --timeout=60s >/dev/null
+  so 64Mi size_of offline
   pod offline offline
   ready offline
-  await 60 "it has grown at rest" bash -c "[[ \$(kubectl -n $namespace get pvc offline -o jsonpath='{.status.capacity.storage}') == 200Mi ]]"
-  (($(k exec offline -- df -m /data | awk 'END { print $2 }') > 150)) || die "its filesystem has not grown"
+  await 60 "it has grown at rest" prints 200Mi size_of offline
+  (($(space_in offline) > 150 * 1024)) || die "its filesystem has not grown"
   so kept get online
   so kept get offline
 }
@@ -103,6 +121,7 @@ scene_goes_with_its_namespace() {
   take s a
   claim c 64Mi rockpool-from-snapshot ReadWriteOnce Filesystem "$(cut_of s)"
   bound c
+  written_down
   kubectl delete namespace "$namespace" --timeout=120s >/dev/null
   kubectl create namespace "$namespace" >/dev/null
 }
