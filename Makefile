@@ -4,7 +4,7 @@ export PATH := $(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH):/usr/sbin:/sbin
 .PHONY: help demo test lint fmt bench bench-cluster sanity test-guest test-cluster test-transfer torture fuzz image chart chart-test monitoring-test cluster-up cluster-down demo-kubernetes test-kubernetes e2e
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
 
 demo: ## Watch one volume live: create, mount, write, snapshot, clone, grow, delete (root)
 	@tests/install.sh build test
@@ -77,14 +77,16 @@ cluster-up: ## Build and start a Kubernetes of two nodes on this machine: minute
 	@tests/kubernetes/up.sh
 
 demo-kubernetes: ## Watch the chart, a StatefulSet, a snapshot, a restore and a growth on that cluster (root, after make image and make cluster-up)
+	@tests/install.sh kubernetes
 	@tests/kubernetes/demo.sh
 
-test-kubernetes: ## Try what must work on it, scene by scene, with an audit after each: SCENES='grows …' (root, after make image)
+test-kubernetes: ## Try what must work on it, scene by scene, with an audit after each, and a part of the upstream suite: SCENES='grows …' (root, after make image)
 	@tests/install.sh build test torture kubernetes
 	@tests/kubernetes/test.sh $(SCENES)
 
 e2e: ## Run the upstream storage suite on it: FOCUS='snapshottable' (root, after make image and make cluster-up; an hour)
-	@tests/kubernetes/e2e.sh $(FOCUS)
+	@tests/install.sh build test torture kubernetes
+	@tests/kubernetes/e2e.sh '$(FOCUS)'
 
 cluster-down: ## Stop it, and remove all that it left (root)
 	@tests/kubernetes/down.sh
