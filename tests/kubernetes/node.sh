@@ -28,14 +28,17 @@ done
 # A kubelet that ends is started anew where somebody asked for it: see kill_kubelets of scenes/faults.sh.
 kubelet_again() {
   local pid
-  trap 'kill "$pid"; wait "$pid"; exit 0' TERM
+  trap 'kill "$pid" 2>/dev/null && wait "$pid"; exit 0' TERM
   while :; do
     kubelet --config="$home/kubelet.yaml" --kubeconfig="$state/$node.conf" --root-dir="$kubelet" --hostname-override="$node" \
       --node-ip="$(node_ip "$node")" --node-labels="topology.kubernetes.io/zone=z$(number "$node")" >>"$state/log/kubelet-$node.log" 2>&1 &
     pid=$!
     echo "$pid" >"$kubelet/kubelet.pid"
     wait "$pid" || true
-    rm "$state/pid/kubelet-$node-again" 2>/dev/null || return 1
+    rm "$state/pid/kubelet-$node-again" 2>/dev/null && continue
+    # containerd answers a moment before it serves kubelets, which end where it does not.
+    ((SECONDS < 15)) || return 1
+    sleep 0.5
   done
 }
 kubelet_again &
