@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # tests/install.sh GROUP...: installs what the groups need and this machine lacks, and says what and why.
-# Groups: build, fmt, test, lint, sanity, bench, torture, cluster, fuzz, guest, image, chart, monitoring, kubernetes. Installs nothing when everything is there.
+# Groups: build, fmt, test, lint, sanity, bench, bench-cluster, torture, cluster, fuzz, guest, image, chart, monitoring, kubernetes. Installs nothing when everything is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/rockpool
@@ -92,7 +92,7 @@ check_fuzz() {
   cargo install --quiet --locked --root "$root" --version "$fuzz_version" cargo-fuzz || die "cargo-fuzz cannot be had"
 }
 
-[ $# -gt 0 ] || die "usage: tests/install.sh GROUP..., groups: build fmt test lint sanity bench torture cluster fuzz guest image chart monitoring"
+[ $# -gt 0 ] || die "usage: tests/install.sh GROUP..., groups: build fmt test lint sanity bench bench-cluster torture cluster fuzz guest image chart monitoring kubernetes"
 for group in "$@"; do
   case $group in
     build) check_rust ;;
@@ -162,7 +162,7 @@ for group in "$@"; do
       need nsenter util-linux "the same for mounts"
       need jq jq "reads what the cluster says"
       ;;
-    *) die "unknown group $group: build, fmt, test, lint, sanity, bench, bench-cluster, torture, fuzz, guest, image, chart, monitoring or kubernetes" ;;
+    *) die "unknown group $group: build, fmt, test, lint, sanity, bench, bench-cluster, torture, cluster, fuzz, guest, image, chart, monitoring or kubernetes" ;;
   esac
 done
 install_packages

@@ -33,7 +33,7 @@ for node in "${nodes[@]}"; do
   # Those of its pods were made by its network plugin, and have one end of a cable in it.
   for pod in /run/netns/cni-*; do
     mountpoint -q "$pod" || rm -f "$pod"
-    [[ -e $pod ]] && nsenter --net="$pod" ip route 2>/dev/null | grep -q "$(node_pods "$node" | cut -d. -f1-3)\\." && ip netns del "${pod##*/}" || true
+    [[ ! -e $pod || $(nsenter --net="$pod" ip route 2>/dev/null) != *"$(node_pods "$node" | cut -d. -f1-3)."* ]] || ip netns del "${pod##*/}" || true
   done
   ip netns del "$netns-$node" 2>/dev/null || true
 done

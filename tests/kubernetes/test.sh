@@ -23,7 +23,7 @@ all+=(upstream)
 for name; do [[ " ${all[*]} " == *" $name "* ]] || die "no scene is called $name: want some of ${all[*]}"; done
 
 # Volumes, snapshots, copies and growth as the upstream suite tries them: a quarter of an hour at most.
-part='(provisioning|snapshottable\]|volume-expand|volumeMode|readwriteoncepod|capacity)'
+part='(provisioning| snapshottable |volume-expand|volumeMode|readwriteoncepod|capacity)'
 
 # ended : a cluster that was started here goes, and what it wrote stays where something failed.
 ended() {
