@@ -37,8 +37,10 @@ writers() {
 }
 count_of() { k exec "$1" -- cut -d' ' -f1 /data/count; }
 longest_of() { k exec "$1" -- cut -d' ' -f2 /data/count; }
-# mounts_on NODE : the mounts of volumes, as the node sees them, by id, device and path.
+# mounts_on NODE : the mounts of volumes, as the node sees them, by id, device and path; notes_on NODE : what its driver has noted about them, but for
+# the mount's id, which is another one in each container.
 mounts_on() { beside "$1" awk -v below="$kubelet/" 'index($5, below) == 1 && $3 ~ /^7:/ { print $1, $3, $5 }' /proc/self/mountinfo; }
+notes_on() { find "$state/$1/rockpool/mounts" -type f -exec jq -cS 'del(.mount)' {} + | sort; }
 
 # undisturbed COMMAND... : what it does is not noticed by a writer on each node: no error, no pause, no other mount, no start anew.
 undisturbed() {
@@ -122,6 +124,18 @@ scene_goes_on_without_its_driver() {
   claim after 64Mi
   pod after after n1
   ready after
+}
+
+# What was asked for with a mount is known to the next driver, too: it tells a retry from another request by it.
+scene_remembers_what_was_asked_for() {
+  writers
+  local before
+  before=$(notes_on n1)
+  [[ $before == *globalmount* ]] || die "nothing is noted on n1: $before"
+  kill_driver
+  so "$before" notes_on n1 >/dev/null
+  roll_drivers
+  so "$before" notes_on n1 >/dev/null
 }
 
 # leader : the pod that holds the provisioner's lease; changes_of_leader : how often that was another one.
