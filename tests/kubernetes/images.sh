@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# tests/kubernetes/images.sh [e2e]: the images that a node, the tests and the chart's sidecars need, or those of the upstream suite, out of what build.sh made, as archives in the cache.
+# tests/kubernetes/images.sh [e2e|monitoring]: the images that a node, the tests and the chart's sidecars need, or those of the upstream suite, out of what build.sh made, as archives in the cache.
 # They have the names that the chart and the upstream suite ask for. An archive that is newer than what it is made of is left as it is.
 set -euo pipefail
 # shellcheck source=env.sh
@@ -97,6 +97,15 @@ e2e() {
   newer "$from/nginx:1.15-4" /bin/busybox || nginx_image "$from/nginx:1.15-4"
   newer "$from/agnhost:2.63.0" /bin/busybox "$bin/agnhost" || agnhost_image "$from/agnhost:2.63.0"
   newer "$from/glibc-dns-testing:2.0.0" /bin/busybox /bin/bash /bin/dd || glibc_image "$from/glibc-dns-testing:2.0.0"
+}
+
+monitoring() {
+  local image=docker.io/library/rockpool-prometheus:$PROMETHEUS
+  ! newer "$image" "$bin/prometheus" "$bin/promtool" /bin/busybox || return 0
+  busybox_in "$work/prometheus"
+  mkdir "$work/prometheus/data"
+  cp "$bin/prometheus" "$bin/promtool" "$work/prometheus/"
+  "$mkimage" "$image" "$work/prometheus" /prometheus
 }
 
 "${1:-core}"
