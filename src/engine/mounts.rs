@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::engine::Engine;
+use crate::engine::notes::There;
 use crate::error::{Error, Result, quoted};
 use crate::model::{Access, Filesystem, Volume, VolumeId};
 use crate::os::mount::{self, Here, Mount, Mounted, Of, Place, Seat};
@@ -174,11 +175,13 @@ impl Engine {
 
     /// Drops the notes about mounts that are not at their paths any more, and keeps one of which nobody can tell.
     pub(super) fn sweep_notes(&self) {
-        self.notes.sweep(|note| match self.place("path", note.path()).and_then(|place| place.look()) {
-            Ok(Here::Mounted(mounted)) => !note.is_about(&mounted),
-            Ok(Here::Nothing | Here::Directory { .. } | Here::File { .. } | Here::Other) => true,
+        self.notes.sweep(|path| match self.place("path", path).and_then(|place| place.look()) {
+            Ok(Here::Mounted(Mounted { dead: Some(_), .. })) => There::Unknown,
+            Ok(Here::Mounted(mounted)) => There::Mounted(mounted),
+            Ok(Here::Nothing | Here::Directory { .. } | Here::File { .. } | Here::Other) => There::Nothing,
             // Its parent is gone, and so is it.
-            Err(error) => matches!(error, Error::Precondition(_)),
+            Err(Error::Precondition(_)) => There::Nothing,
+            Err(_) => There::Unknown,
         });
     }
 

@@ -1,7 +1,8 @@
 //! Notes about mounts: what the mount table cannot say.
 //!
 //! Owns: one small file per staged or published path, with the boot and the mount it is about; where either differs the
-//! note means nothing. Never: decides whether something is mounted (the mount table does), or keeps a mount flag in clear
+//! note means nothing. A container that is started anew has other ids for the same mounts: there a note is about what shows the same,
+//! and says so from then on. Never: decides whether something is mounted (the mount table does), or keeps a mount flag in clear
 //! text (they may hold secrets): only a checksum of them, which is enough to tell a retry from another request.
 
 use std::ffi::OsString;
@@ -29,6 +30,8 @@ pub(super) struct Notes {
     /// only looks at pools.
     folder: Option<PathBuf>,
     boot: String,
+    /// The mount of `/`, which is another one in each container.
+    root: u64,
     /// Held by the only driver that uses this state directory. Another one may begin while that still serves, and must not
     /// take what it is just writing for debris.
     alone: Mutex<Option<Kept<Lock>>>,
@@ -43,8 +46,32 @@ pub(super) struct Note {
     path: PathBuf,
     boot: String,
     mount: u64,
+    /// What was mounted, and where the mount's id means something. An older release did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shows: Option<Shows>,
     /// Everything that must be the same in a retry.
     pub(super) wish: Wish,
+}
+
+/// What a mount shows, whichever container looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Shows {
+    /// The mount of `/` in the container that wrote the note.
+    root: u64,
+    device: u64,
+    inode: u64,
+    rdev: u64,
+}
+
+/// What a note is to the mount at its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fit {
+    /// It is about another one.
+    None,
+    /// It is about this one.
+    Same,
+    /// It is about this one, by the id that another container has for it.
+    Elsewhere,
 }
 
 /// What a retry must ask for again.
@@ -108,19 +135,21 @@ impl Wish {
 impl Notes {
     /// None at all, for a look at pools without a node.
     pub(super) fn none() -> Notes {
-        Notes { folder: None, boot: String::new(), alone: Mutex::default() }
+        Notes { folder: None, boot: String::new(), root: 0, alone: Mutex::default() }
     }
 
     /// The notes below `state_dir`, which is made if need be.
     pub(super) fn open(state_dir: &Path) -> Result<Notes> {
         let folder = state_dir.join(FOLDER);
         Dir::make_path(&folder, 0o700)?;
-        Ok(Notes { folder: Some(folder), boot: mount::boot_id()?, alone: Mutex::default() })
+        let (boot, root) = (mount::boot_id()?, mount::root_mount()?);
+        Ok(Notes { folder: Some(folder), boot, root, alone: Mutex::default() })
     }
 
-    /// Drops the notes that are void: of another boot, or of a mount that `gone` says is not at its path any more. Such a note
-    /// stays where it could not be forgotten. Drops nothing while another process uses the same state directory.
-    pub(super) fn sweep(&self, gone: impl Fn(&Note) -> bool) {
+    /// Drops the notes that are void: of another boot, or of a mount that is not what `now` finds at its path. Such a note
+    /// stays where it could not be forgotten, and any of which nobody can tell. Those that another container has written become
+    /// this one's. Changes nothing while another process uses the same state directory.
+    pub(super) fn sweep(&self, now: impl Fn(&Path) -> There) {
         match self.claim() {
             Ok(true) => {}
             Ok(false) => {
@@ -137,15 +166,28 @@ impl Notes {
         }
         let swept = self.dir().and_then(|dir| {
             let Some(dir) = dir else { return Ok(()) };
-            let void =
-                |name: &OsString| read(&dir, name).is_none_or(|note| note.boot != self.boot || gone(&note));
-            dir.names()?.into_iter().filter(void).try_for_each(|name| dir.remove_unsynced(&name))
+            dir.names()?.into_iter().try_for_each(|name| self.sweep_one(&dir, &name, &now))
         });
         if let Err(error) = swept {
             tracing::warn!(
                 error = chain(&error),
                 "failed to drop notes about mounts that are gone; they mean nothing"
             );
+        }
+    }
+
+    fn sweep_one(&self, dir: &Dir, name: &OsString, now: &impl Fn(&Path) -> There) -> Result<()> {
+        let Some(note) = read(dir, name).filter(|note| note.boot == self.boot) else {
+            return dir.remove_unsynced(name);
+        };
+        match now(&note.path) {
+            There::Unknown => Ok(()),
+            There::Nothing => dir.remove_unsynced(name),
+            There::Mounted(mounted) => match self.fit(&note, &mounted) {
+                Fit::Same => Ok(()),
+                Fit::None => dir.remove_unsynced(name),
+                Fit::Elsewhere => self.write(note.volume, &note.path, &mounted, note.wish.clone()),
+            },
         }
     }
 
@@ -183,8 +225,10 @@ impl Notes {
 
     /// Notes what was asked for at `path`, where `mounted` now is.
     pub(super) fn write(&self, volume: VolumeId, path: &Path, mounted: &Mounted, wish: Wish) -> Result<()> {
-        let note =
-            Note { volume, path: path.to_owned(), boot: self.boot.clone(), mount: identity(mounted), wish };
+        let (path_of, boot, mount) = (path.to_owned(), self.boot.clone(), identity(mounted));
+        let Mounted { device, inode, rdev, .. } = *mounted;
+        let shows = Some(Shows { root: self.root, device, inode, rdev });
+        let note = Note { volume, path: path_of, boot, mount, shows, wish };
         let text = serde_json::to_vec(&note)
             .map_err(|error| Error::Corrupt(format!("failed to encode a note about a mount: {error}")))?;
         self.dir()?.map_or(Ok(()), |dir| dir.replace_unsynced(file_name(path), &text))
@@ -193,8 +237,21 @@ impl Notes {
     /// What was asked for at `path`, if `mounted` is still what it was about.
     pub(super) fn about(&self, path: &Path, mounted: &Mounted) -> Option<Note> {
         let note = read(&self.dir().ok()??, file_name(path))?;
-        let same = note.path == path && note.boot == self.boot && note.is_about(mounted);
+        let same = note.path == path && note.boot == self.boot && self.fit(&note, mounted) != Fit::None;
         same.then_some(note)
+    }
+
+    fn fit(&self, note: &Note, mounted: &Mounted) -> Fit {
+        match note.shows {
+            Some(shows) if shows.root != self.root => {
+                // Of a dead mount nobody can say what it shows.
+                let seen = (mounted.device, mounted.inode, mounted.rdev);
+                let same = mounted.dead.is_none() && (shows.device, shows.inode, shows.rdev) == seen;
+                if same { Fit::Elsewhere } else { Fit::None }
+            }
+            Some(_) | None if note.mount == identity(mounted) => Fit::Same,
+            Some(_) | None => Fit::None,
+        }
     }
 
     /// Whether a volume is noted at any path, as far as the notes can be read.
@@ -232,16 +289,12 @@ impl Notes {
     }
 }
 
-impl Note {
-    /// The path it is about.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Whether this is the mount that it is about.
-    pub(super) fn is_about(&self, mounted: &Mounted) -> bool {
-        self.mount == identity(mounted)
-    }
+/// What is at the path of a note.
+pub(super) enum There {
+    Mounted(Mounted),
+    Nothing,
+    /// It cannot be looked at.
+    Unknown,
 }
 
 fn read(dir: &Dir, name: impl AsRef<std::ffi::OsStr>) -> Option<Note> {
@@ -289,6 +342,37 @@ mod tests {
         );
         assert_eq!(note.wish, wish);
         assert_eq!(serde_json::to_string(&note).unwrap(), golden);
+    }
+
+    fn mounted(id: u64, inode: u64) -> Mounted {
+        Mounted { device: 7, inode, rdev: 0, mount_id: 40, unique_id: Some(id), read_only: false, dead: None }
+    }
+
+    #[test]
+    fn in_another_container_it_is_about_what_shows_the_same_and_in_its_own_about_that_mount_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = Path::new("/var/lib/kubelet/one");
+        let volume: VolumeId = "v1.0a0102030405.0101010101010101".parse().unwrap();
+        let here = Notes { root: 1, ..Notes::open(dir.path()).unwrap() };
+        let capability = Capability { asked: Asked::Mount(None), mode: Mode::Writer, flags: Vec::new() };
+        here.write(volume, path, &mounted(100, 2), Wish::staged(&capability)).unwrap();
+        assert!(here.about(path, &mounted(100, 2)).is_some());
+        assert!(here.about(path, &mounted(101, 2)).is_none(), "mounted anew by somebody else");
+        let next = Notes { root: 2, ..Notes::open(dir.path()).unwrap() };
+        assert!(next.about(path, &mounted(200, 2)).is_some());
+        assert!(next.about(path, &mounted(200, 3)).is_none(), "something else");
+        let dead = Mounted { dead: Some(std::io::ErrorKind::Other.into()), ..mounted(200, 2) };
+        assert!(next.about(path, &dead).is_none(), "nobody can say what it shows");
+        // From its start on it is this container's own.
+        next.sweep(|_| There::Mounted(mounted(200, 2)));
+        assert!(next.about(path, &mounted(200, 2)).is_some());
+        assert!(next.about(path, &mounted(201, 2)).is_none(), "mounted anew by somebody else");
+        drop(next);
+        let last = Notes { root: 3, ..Notes::open(dir.path()).unwrap() };
+        last.sweep(|_| There::Unknown);
+        assert!(last.about(path, &mounted(300, 2)).is_some(), "what cannot be looked at stays");
+        last.sweep(|_| There::Mounted(mounted(300, 3)));
+        assert!(last.about(path, &mounted(300, 2)).is_none(), "it was dropped");
     }
 
     /// Whoever lets go of an engine last may be a thread of one of its pools.

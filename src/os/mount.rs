@@ -23,7 +23,7 @@ mod tests;
 mod tree;
 
 pub use options::MountOption;
-pub use place::{Here, Mounted, Place};
+pub use place::{Here, Mounted, Place, root_mount};
 pub use shared::{ensure_shared, is_shared};
 pub use table::{Mount, Of, Seat, boot_id, mounts_in, of_device, seats, table};
 pub use tree::{Devices, ReadOnly, Restrict, RootStat, Tree};

@@ -76,6 +76,18 @@ pub struct Mounted {
     pub dead: Option<io::Error>,
 }
 
+/// The mount that this process has for its root, by an id that the kernel uses never again during this boot, where it knows one. Each
+/// container has one of its own, and its own ids for all that is mounted.
+///
+/// # Errors
+/// Those of the host.
+pub fn root_mount() -> Result<u64> {
+    let flags = AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(rustix::fs::CWD, "/", flags, StatxFlags::MNT_ID | UNIQUE_ID);
+    stat.map(|stat| stat.stx_mnt_id)
+        .map_err(|error| Error::host("failed to look at the mount of `/`", error.into()))
+}
+
 impl Place {
     /// Finds `path`, which comes from a request, below `root`, which is configured. The parent must exist.
     pub fn walk(root: &Path, path: &Path) -> Result<Place> {
