@@ -97,7 +97,8 @@ struct State {
     comparison: Comparison,
     /// What the last comparison came to; none before the first.
     compared: Option<Compared>,
-    nodes_gone: u64,
+    /// What was found of nodes when Kubernetes was seen last: while it cannot be seen, that holds.
+    of_nodes: Vec<Finding>,
     queue: Queue,
     told: BTreeMap<Reason, u64>,
     /// What was said of Events that cannot be written.
@@ -141,7 +142,7 @@ impl Audit {
             judge: Judge::new(of_judge),
             comparison: Comparison::new(pace.settle),
             compared: None,
-            nodes_gone: 0,
+            of_nodes: Vec::new(),
             queue: Queue::new(pace.rate, Instant::now()),
             told: BTreeMap::new(),
             said: String::new(),
@@ -183,11 +184,12 @@ impl Audit {
     pub fn figures(&self) -> Figures {
         let (failures, leads) = (self.stores.failures(), self.lead.leads().is_some());
         let state = self.state();
+        let gone = state.of_nodes.iter().filter(|finding| !finding.is_one_of_many());
         let told = |reason: Reason| (reason.name(), state.told.get(&reason).copied().unwrap_or_default());
         Figures {
             leads,
             lone: state.compared.as_ref().map(|compared| (compared.volumes, compared.persistent)),
-            nodes_gone: state.nodes_gone,
+            nodes_gone: u64::try_from(gone.count()).unwrap_or(u64::MAX),
             failures: std::array::from_fn(|at| (RESOURCES[at], failures[at])),
             told: REASONS.into_iter().map(told).collect(),
             dropped: state.queue.dropped(),
@@ -216,14 +218,11 @@ impl Audit {
         let scene = Scene::of(&self.stores);
         let mut state = self.state();
         let mut findings = state.judge.pools(&seen, |node| self.uid(node), now);
-        if let Some(scene) = &scene {
-            let of_nodes = state.judge.nodes(scene, &seen, now);
-            let is_node = |finding: &&Finding| !finding.is_one_of_many();
-            state.nodes_gone = u64::try_from(of_nodes.iter().filter(is_node).count()).unwrap_or(u64::MAX);
-            findings.extend(of_nodes);
-        } else {
-            state.judge.blink();
+        match &scene {
+            Some(scene) => state.of_nodes = state.judge.nodes(scene, &seen, now),
+            None => state.judge.blink(),
         }
+        findings.extend_from_slice(&state.of_nodes);
         findings.extend(state.compared.iter().flat_map(|compared| compared.findings.clone()));
         findings
     }

@@ -3,7 +3,7 @@
 //! Owns: that each finding is told once while it lasts, again after a while, and after a failure with a growing pause; and that all
 //! together never flood the API server. Never: writes anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -48,6 +48,8 @@ struct Entry {
     due: Instant,
     told: u32,
     failed: u32,
+    /// Whether it lasts; else it is only remembered.
+    is_found: bool,
 }
 
 impl Queue {
@@ -60,18 +62,22 @@ impl Queue {
         self.dropped
     }
 
-    /// What is found now: what is new is due at once, and what is not found any more is forgotten, but for news, which is told.
+    /// What is found now. What is new is due at once; what was told and is back before its next turn waits for that, so that what comes and
+    /// goes is not told each time, unless it was told that it is over. News is told, whether it is found again or not.
     pub(super) fn keep(&mut self, findings: Vec<Finding>, now: Instant) {
+        let over = findings.iter().filter(|finding| finding.is_news());
+        let over: BTreeSet<String> = over.map(|finding| finding.subject.clone()).collect();
         let mut found: BTreeMap<Key, Finding> =
             findings.into_iter().map(|finding| (finding.key(), finding)).collect();
-        self.entries.retain(|key, entry| match found.remove(key) {
-            Some(finding) => {
+        self.entries.retain(|key, entry| {
+            let again = found.remove(key);
+            entry.is_found = again.is_some() || entry.finding.is_news();
+            if let Some(finding) = again {
                 entry.finding = finding;
-                true
             }
-            None => entry.finding.is_news(),
+            entry.is_found || (entry.told > 0 && entry.due > now && !over.contains(&key.1))
         });
-        let new = |finding| Entry { finding, due: now, told: 0, failed: 0 };
+        let new = |finding| Entry { finding, due: now, told: 0, failed: 0, is_found: true };
         self.entries.extend(found.into_iter().map(|(key, finding)| (key, new(finding))));
     }
 
@@ -86,7 +92,7 @@ impl Queue {
         let most = self.rate.refill * self.rate.burst;
         self.saved = self.saved.saturating_add(now - self.filled).min(most);
         self.filled = now;
-        let due = self.entries.iter_mut().filter(|(_, entry)| entry.due <= now);
+        let due = self.entries.iter_mut().filter(|(_, entry)| entry.is_found && entry.due <= now);
         if self.saved >= self.rate.refill {
             let order = |key: &Key, entry: &Entry| (entry.finding.is_one_of_many(), entry.told, key.clone());
             let (_, entry) = due.min_by_key(|(key, entry)| order(key, entry))?;

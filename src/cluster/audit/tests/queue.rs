@@ -38,13 +38,39 @@ fn a_finding_is_told_once_and_again_after_ten_minutes() {
 }
 
 #[test]
-fn what_is_over_is_forgotten_and_told_at_once_when_it_is_back() {
+fn what_comes_and_goes_is_told_once_in_ten_minutes() {
+    let (mut queue, now) = queue();
+    let mut told = 0;
+    for minute in 0..=25 {
+        let now = now + minute * MINUTE;
+        queue.keep(if minute % 2 == 0 { vec![of_node("a")] } else { vec![] }, now);
+        told += tell(&mut queue, now).len();
+    }
+    assert_eq!(told, 3);
+}
+
+#[test]
+fn what_is_over_for_long_or_was_never_told_is_forgotten() {
+    let (mut queue, now) = queue();
+    queue.keep(vec![of_node("a")], now);
+    queue.keep(vec![], now);
+    assert!(tell(&mut queue, now).is_empty(), "it is over before anybody told it");
+    queue.keep(vec![of_node("a")], now);
+    assert_eq!(tell(&mut queue, now), ["a"]);
+    queue.keep(vec![], now + 30 * MINUTE);
+    queue.keep(vec![of_node("a")], now + 31 * MINUTE);
+    assert_eq!(tell(&mut queue, now + 31 * MINUTE), ["a"]);
+}
+
+#[test]
+fn what_is_back_after_it_was_told_to_be_over_is_told_at_once() {
     let (mut queue, now) = queue();
     queue.keep(vec![of_node("a")], now);
     assert_eq!(tell(&mut queue, now), ["a"]);
-    queue.keep(vec![], now);
-    queue.keep(vec![of_node("a")], now);
-    assert_eq!(tell(&mut queue, now), ["a"]);
+    queue.keep(vec![Finding { reason: Reason::PoolHealthy, ..of_node("a") }], now + MINUTE);
+    assert_eq!(tell(&mut queue, now + MINUTE), ["a"], "that it is over");
+    queue.keep(vec![of_node("a")], now + 2 * MINUTE);
+    assert_eq!(tell(&mut queue, now + 2 * MINUTE), ["a"]);
 }
 
 #[test]
