@@ -14,6 +14,7 @@ mod canaries;
 #[path = "../support/chance.rs"]
 mod chance;
 mod clock;
+mod containers;
 mod credentials;
 #[allow(dead_code, reason = "each program uses a part of it")]
 #[path = "../support/disk.rs"]
