@@ -67,15 +67,16 @@ fn a_container_that_is_started_anew_knows_what_was_asked_for() {
         driver.signal(signal);
         driver.ends();
         driver = start(&place);
+        // Before the same is asked for: that notes it anew.
+        for words in [&stage[..], &publish[..]] {
+            let (code, said) = place.refused(&[words, &["--mount-flag", "noatime"]].concat());
+            assert_eq!(code, ALREADY_EXISTS, "{words:?}: {said}");
+        }
         assert!(
             place.ctl(&stage).status.success() && place.ctl(&publish).status.success(),
             "{}",
             driver.log()
         );
-        for words in [&stage[..], &publish[..]] {
-            let (code, said) = place.refused(&[words, &["--mount-flag", "noatime"]].concat());
-            assert_eq!(code, ALREADY_EXISTS, "{words:?}: {said}");
-        }
     }
     for words in [
         &["volume", "unpublish", id, "--target", target][..],
