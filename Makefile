@@ -1,7 +1,7 @@
 # The commands of this repository. Each installs what it lacks, says so, and may be repeated.
 export PATH := $(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH):/usr/sbin:/sbin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt bench bench-cluster sanity test-guest test-cluster test-transfer torture fuzz image chart chart-test monitoring-test cluster-up cluster-down demo-kubernetes test-kubernetes e2e
+.PHONY: help demo test lint fmt bench bench-cluster sanity test-guest test-cluster test-transfer torture fuzz image chart chart-test monitoring-test cluster-up cluster-down demo-kubernetes test-kubernetes bench-kubernetes smoke-kubernetes e2e
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -83,6 +83,14 @@ demo-kubernetes: ## Watch the chart, a StatefulSet, a snapshot, a restore and a 
 test-kubernetes: ## Try what must work on it, scene by scene, with an audit after each, and a part of the upstream suite: SCENES='grows …' (root, after make image)
 	@tests/install.sh build test torture kubernetes
 	@tests/kubernetes/test.sh $(SCENES)
+
+bench-kubernetes: ## Measure claims and pods on that cluster, API requests and memory: ARGS='-many 100' (root, after make image and make cluster-up)
+	@tests/install.sh build kubernetes
+	@tests/kubernetes/bench.sh $(ARGS)
+
+smoke-kubernetes: ## The cluster from nothing, the demo on it with a debug build, and all of it gone again (root)
+	@tests/install.sh build test kubernetes
+	@tests/no-leaks.sh tests/kubernetes/smoke.sh
 
 e2e: ## Run the upstream storage suite on it: FOCUS='snapshottable' (root, after make image and make cluster-up; an hour)
 	@tests/install.sh build test torture kubernetes

@@ -152,6 +152,11 @@ for group in "$@"; do
       ;;
     kubernetes)
       check_go
+      check_musl
+      need musl-gcc musl-tools "the images of a debug build have a static binary"
+      need strip binutils "which is made smaller with it"
+      need mkfs.ext4 e2fsprogs "what these images hold beside it"
+      need mkfs.xfs xfsprogs "the same"
       need containerd containerd "runs the nodes' containers"
       need runc runc "the same"
       PATH=$PATH:/usr/lib/cni need ptp containernetworking-plugins "gives pods their addresses"

@@ -40,7 +40,7 @@ longest_of() { k exec "$1" -- cut -d' ' -f2 /data/count; }
 # mounts_on NODE : the mounts of volumes, as the node sees them, by id, device and path; notes_on NODE : what its driver has noted about them, but for
 # the mount's id, which is another one in each container.
 mounts_on() { beside "$1" awk -v below="$kubelet/" 'index($5, below) == 1 && $3 ~ /^7:/ { print $1, $3, $5 }' /proc/self/mountinfo; }
-notes_on() { find "$state/$1/rockpool/mounts" -type f -exec jq -cS 'del(.mount)' {} + | sort; }
+notes_on() { find "$state/$1/rockpool/mounts" -type f -exec jq -cS 'del(.mount, .shows.root)' {} + | sort; }
 
 # undisturbed COMMAND... : what it does is not noticed by a writer on each node: no error, no pause, no other mount, no start anew.
 undisturbed() {
