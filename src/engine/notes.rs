@@ -166,18 +166,22 @@ impl Notes {
         }
         let swept = self.dir().and_then(|dir| {
             let Some(dir) = dir else { return Ok(()) };
-            dir.names()?.into_iter().try_for_each(|name| self.sweep_one(&dir, &name, &now))
+            // One that resists keeps none of the others.
+            let swept = dir.names()?.into_iter().map(|name| self.sweep_one(&dir, &name, &now));
+            swept.fold(Ok(()), Result::and)
         });
         if let Err(error) = swept {
             tracing::warn!(
                 error = chain(&error),
-                "failed to drop notes about mounts that are gone; they mean nothing"
+                "failed to look through the notes about mounts; what could not be read, dropped or taken over stays as it is"
             );
         }
     }
 
     fn sweep_one(&self, dir: &Dir, name: &OsString, now: &impl Fn(&Path) -> There) -> Result<()> {
-        let Some(note) = read(dir, name).filter(|note| note.boot == self.boot) else {
+        // What cannot be read now may be right; what is no note is none.
+        let Some(bytes) = dir.read(name, NOTE_BYTES)? else { return Ok(()) };
+        let Some(note) = parse(&bytes).filter(|note| note.boot == self.boot) else {
             return dir.remove_unsynced(name);
         };
         match now(&note.path) {
@@ -242,15 +246,19 @@ impl Notes {
     }
 
     fn fit(&self, note: &Note, mounted: &Mounted) -> Fit {
-        match note.shows {
-            Some(shows) if shows.root != self.root => {
-                // Of a dead mount nobody can say what it shows.
-                let seen = (mounted.device, mounted.inode, mounted.rdev);
-                let same = mounted.dead.is_none() && (shows.device, shows.inode, shows.rdev) == seen;
-                if same { Fit::Elsewhere } else { Fit::None }
-            }
-            Some(_) | None if note.mount == identity(mounted) => Fit::Same,
-            Some(_) | None => Fit::None,
+        let is_here = note.shows.is_none_or(|shows| shows.root == self.root);
+        if is_here && note.mount == identity(mounted) {
+            return Fit::Same;
+        }
+        // Before Linux 6.8 the kernel uses ids again, that of `/` as well: there it shows nothing that it is the same.
+        let may_be = |shows: &Shows| shows.root != self.root || mounted.unique_id.is_none();
+        let seen = (mounted.device, mounted.inode, mounted.rdev);
+        // Of a dead mount nobody can say what it shows.
+        let same = |shows: &Shows| mounted.dead.is_none() && (shows.device, shows.inode, shows.rdev) == seen;
+        if note.shows.as_ref().is_some_and(|shows| may_be(shows) && same(shows)) {
+            Fit::Elsewhere
+        } else {
+            Fit::None
         }
     }
 

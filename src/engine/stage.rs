@@ -256,6 +256,8 @@ impl Engine {
 
     /// Makes a checked mount visible and notes what was asked for.
     pub(super) fn show_at(&self, id: &VolumeId, tree: Tree, place: &Place, wish: Wish) -> Result<()> {
+        // One that an earlier end of it has left would pass for the note of what comes now, were this process killed before that.
+        self.notes.forget(id, place.path());
         tree.attach(place)?;
         step!("mount: visible");
         match place.look()? {

@@ -79,6 +79,8 @@ pub struct Tally {
     pub volumes: usize,
     /// The snapshots that are cut.
     pub snapshots: usize,
+    /// Those whose operation was begun and is not over; not those that come from another node.
+    pub unfinished: usize,
     /// Files that cannot be read.
     pub unreadable: usize,
     /// The part of the promises that is deleted and still kept, in bytes.
@@ -526,6 +528,8 @@ impl Store {
         for entry in index.objects.values().filter(|entry| entry.record.id().pool() == pool) {
             tally.objects += 1;
             let phase = entry.record.phase();
+            let comes = matches!(phase, Phase::Receiving { .. });
+            tally.unfinished += usize::from(!phase.is_whole() && !comes);
             match &entry.record {
                 Record::Volume(_) if matches!(phase, Phase::Ready | Phase::Growing { .. }) => {
                     tally.volumes += 1

@@ -87,6 +87,9 @@ fn pools(engine: &Engine, gauges: &mut Gauges<'_, '_>) -> fmt::Result {
     rows("pool_size", help, bytes, |pool| pool.usage.map(|usage| usage.total.get()))?;
     let help = "What is taken of the place of the pool, by volumes, snapshots and others";
     rows("pool_used", help, bytes, |pool| pool.usage.map(|usage| usage.total.less(usage.free).get()))?;
+    let help =
+        "What others than its volumes and snapshots take of the place of the pool, where that can be told";
+    rows("pool_foreign", help, bytes, |pool| pool.usage.map(|usage| usage.foreign.get()))?;
     let help = "What can still be written in the place of the pool";
     rows("pool_free", help, bytes, |pool| pool.usage.map(|usage| usage.free.get()))?;
     let tallies = engine.tallies();
@@ -97,6 +100,8 @@ fn pools(engine: &Engine, gauges: &mut Gauges<'_, '_>) -> fmt::Result {
     };
     counts("volumes", "Volumes that can be used", &|at| Some(tallies[at].0.volumes))?;
     counts("snapshots", "Snapshots that are cut", &|at| Some(tallies[at].0.snapshots))?;
+    let help = "Operations that were begun and are not over, of calls at work and of interrupted ones";
+    counts("unfinished", help, &|at| Some(tallies[at].0.unfinished))?;
     let help = "Records that cannot be read, so that what they are about cannot be used";
     counts("records_quarantined", help, &|at| Some(tallies[at].0.unreadable))?;
     let help = "Volumes that cannot be used or have lost data, as the last look found them";

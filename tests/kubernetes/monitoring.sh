@@ -29,7 +29,7 @@ watch_driver() {
   scrape_config >"$evidence/prometheus.yml"
   k create configmap prometheus --from-file=prometheus.yml="$evidence/prometheus.yml" --from-file=alerts.yaml="$rules" >/dev/null
   later kubectl --namespace rockpool delete role,rolebinding prometheus --ignore-not-found
-  sed "s/NAMESPACE/$namespace/; s/VERSION/$PROMETHEUS/" "$here/monitoring/prometheus.yaml" | k apply -f - >/dev/null
+  sed "s/NAMESPACE/$namespace/g; s/VERSION/$PROMETHEUS/" "$here/monitoring/prometheus.yaml" | kubectl apply -f - >/dev/null
   ready prometheus
   await 60 "all pods of ours are scraped" prints "$((${#nodes[@]} + 2))" value_of 'count(up{job="rockpool"} == 1)'
 }

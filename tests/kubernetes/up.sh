@@ -77,7 +77,7 @@ control_plane() {
     --service-account-signing-key-file="$pki/sa.key" --kubelet-certificate-authority="$pki/ca.crt" \
     --kubelet-client-certificate="$pki/admin.crt" --kubelet-client-key="$pki/admin.key" --kubelet-preferred-address-types=InternalIP
   await 60 kube-apiserver kubectl get --raw /readyz
-  start kube-controller-manager "${enter[@]}" kube-controller-manager --kubeconfig="$state/kube-controller-manager.conf" \
+  start kube-controller-manager "${enter[@]}" kube-controller-manager --kubeconfig="$state/kube-controller-manager.conf" --kube-api-qps=100 --kube-api-burst=200 \
     --bind-address=127.0.0.1 --service-account-private-key-file="$pki/sa.key" --root-ca-file="$pki/ca.crt" \
     --use-service-account-credentials=true --leader-elect=false --pvclaimbinder-sync-period=5s \
     --cluster-signing-cert-file="$pki/ca.crt" --cluster-signing-key-file="$pki/ca.key"

@@ -117,6 +117,18 @@ impl Finding {
         self.about.kind != "Node"
     }
 
+    /// Whether a pool cannot be used as it should.
+    pub(super) fn is_illness(&self) -> bool {
+        let ills = [
+            Reason::PoolCopied,
+            Reason::PoolGone,
+            Reason::PoolAway,
+            Reason::PoolReadOnly,
+            Reason::RecordQuarantined,
+        ];
+        ills.contains(&self.reason)
+    }
+
     /// Whether it is told once and is over by that.
     pub(super) fn is_news(&self) -> bool {
         self.reason == Reason::PoolHealthy

@@ -107,7 +107,7 @@ impl Lead {
 
     async fn contend(&self) {
         let asked = Instant::now();
-        let taken = timeout(self.times.retry, self.take()).await;
+        let taken = timeout(self.times.retry / 2, self.take()).await;
         let taken = taken.unwrap_or_else(|_| Err(Fault::Away("no answer in time".to_owned())));
         if self.parting.load(Ordering::Acquire) {
             return;

@@ -67,6 +67,10 @@ impl Queue {
     pub(super) fn keep(&mut self, findings: Vec<Finding>, now: Instant) {
         let over = findings.iter().filter(|finding| finding.is_news());
         let over: BTreeSet<String> = over.map(|finding| finding.subject.clone()).collect();
+        // That it was well again for a moment is no news any more.
+        let ill = findings.iter().filter(|finding| finding.is_illness());
+        let ill: BTreeSet<String> = ill.map(|finding| finding.subject.clone()).collect();
+        self.entries.retain(|key, entry| !entry.finding.is_news() || !ill.contains(&key.1));
         let mut found: BTreeMap<Key, Finding> =
             findings.into_iter().map(|finding| (finding.key(), finding)).collect();
         self.entries.retain(|key, entry| {

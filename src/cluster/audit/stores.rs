@@ -20,7 +20,7 @@ use crate::cluster::link::jittered;
 use crate::error::chain;
 
 /// The server ends a watch after so many seconds, and it goes on with another: a dead connection is noticed by then.
-const WATCH: u32 = 110;
+const WATCH: u32 = 45;
 /// So long after an error nothing is believed: a watch that fails again fails again within this time, since the longest pause between
 /// two attempts is a minute. One that has begun well and hears nothing says nothing.
 pub(super) const QUIET: Duration = Duration::from_secs(75);
@@ -149,8 +149,13 @@ impl<K: Kind> Shelf<K> {
                 // That a list is asked for says nothing yet.
                 return;
             }
-            Event::InitApply(it) if is_ours(&it) => _ = listed.insert(it.key(), Arc::new(it.object)),
-            Event::InitApply(_) => {}
+            // Until the list is whole, what is known is as old as it was.
+            Event::InitApply(it) => {
+                if is_ours(&it) {
+                    listed.insert(it.key(), Arc::new(it.object));
+                }
+                return;
+            }
             Event::InitDone => {
                 *lock(&self.objects) = std::mem::take(listed);
                 self.health.listed.store(true, Ordering::Relaxed);

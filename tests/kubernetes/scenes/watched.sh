@@ -8,7 +8,7 @@
 pages() { picked '.items[] | .metadata.name + " " + .status.podIP' r get pods -l app.kubernetes.io/name=rockpool -o json; }
 
 scene_prometheus_sees_it() {
-  local name address query board list
+  local pod address query board list
   watch_driver
   # Something of everything: made, mounted, cut, restored on the other node, refused.
   claim one 64Mi
@@ -32,9 +32,9 @@ scene_prometheus_sees_it() {
   k delete pvc huge >/dev/null
 
   list=$(pages)
-  while read -r name address; do
-    k exec prometheus -- /bin/wget -qO- "http://$address:9808/metrics" </dev/null | "$bin/promtool" check metrics >"$evidence/promtool" 2>&1 ||
-      die "the metrics of $name break the conventions: $(<"$evidence/promtool")"
+  while read -r pod address; do
+    k exec prometheus -- /bin/busybox wget -qO- "http://$address:9808/metrics" </dev/null | "$bin/promtool" check metrics >"$evidence/promtool" 2>&1 ||
+      die "the metrics of $pod break the conventions: $(<"$evidence/promtool")"
   done <<<"$list"
   for board in fleet node; do
     list=$(jq -r '.panels[].targets[]?.expr' "$monitoring/$board.json")
@@ -59,31 +59,34 @@ handle_of() { kubectl get pv "$(volume_of "$1")" -o jsonpath='{.spec.csi.volumeH
 # attached NAME : the loop devices that show it. They are the machine's, paths the node's.
 attached() { losetup --list --noheadings --output BACK-FILE | { grep -F "$1" || true; }; }
 
-# stand_still SECONDS : the drivers of both nodes.
-stand_still() {
-  local pids
+# made_slowly CLAIM... : while the drivers of both nodes stand still for a moment.
+made_slowly() {
+  local pids one
   mapfile -t pids < <(pgrep -f '^(/usr/bin/)?rockpool node ')
   ((${#pids[@]} == ${#nodes[@]})) || die "want a driver on each node, and found ${#pids[@]}"
   later kill -CONT "${pids[@]}"
   kill -STOP "${pids[@]}"
-  sleep "$1"
+  for one; do claim "$one" 16Mi t-now; done
+  sleep 5
   kill -CONT "${pids[@]}"
 }
 
 scene_alerts_fire() {
-  local total bad ill stranger
+  local number total bad ill stranger
   watch_driver
 
   # A class that asks for what there is not.
   later kubectl delete storageclass t-wrong --ignore-not-found
   class t-wrong Immediate Delete zfs
-  claim wrong 16Mi t-wrong
+  # The first of them only begins to be counted.
+  for number in $(seq 6); do
+    claim "wrong-$number" 16Mi t-wrong
+    sleep 3
+  done
   await 60 "failing" fires RockpoolProvisioningFailing 'method="CreateVolume"'
-  k delete pvc wrong >/dev/null
+  for number in $(seq 6); do k delete pvc "wrong-$number" >/dev/null; done
   # Drivers that take their time.
-  claim slow 16Mi t-now
-  claim slower 16Mi t-now
-  stand_still 5
+  made_slowly one two three
   await 60 "slow" fires RockpoolProvisioningSlow 'method="CreateVolume"'
 
   # Nearly all of the pool of n1 is promised, and then others take the place.
