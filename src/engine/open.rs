@@ -165,14 +165,16 @@ impl Engine {
     /// Says in the log what nobody accounts for, and never removes it. Calls are served meanwhile, so only what two looks
     /// find is said: in between, a volume may come or go.
     pub fn tell_orphans(self: &Arc<Self>) {
-        self.each("the look for orphans", |engine, index| {
-            let first = engine.orphans(index)?;
-            let again = if first.is_empty() { Vec::new() } else { engine.orphans(index)? };
-            let orphans: Vec<_> = in_both(first, again).collect();
-            engine.pools[index.0].note_seen(|seen| seen.orphans = Some(orphans.len()));
-            orphans.iter().for_each(|orphan| tracing::warn!(orphan, "found what nobody accounts for"));
-            Ok(())
-        });
+        self.each("the look for orphans", Engine::tell_orphans_of);
+    }
+
+    fn tell_orphans_of(&self, index: PoolIndex) -> Result<()> {
+        let first = self.orphans(index)?;
+        let again = if first.is_empty() { Vec::new() } else { self.orphans(index)? };
+        let orphans: Vec<_> = in_both(first, again).collect();
+        self.pools[index.0].note_seen(|seen| seen.orphans = Some(orphans.len()));
+        orphans.iter().for_each(|orphan| tracing::warn!(orphan, "found what nobody accounts for"));
+        Ok(())
     }
 
     /// Counts the volumes that are ill, and how full each pool is, for those who may not ask a disk. To be called by the minute.
@@ -189,7 +191,8 @@ impl Engine {
                 .filter_map(|(id, _)| id)
                 .collect();
             slot.note_seen(|seen| seen.unhealthy = Some(ill.len()));
-            Ok(())
+            // It came since the last look for them.
+            if slot.seen().orphans.is_none() { engine.tell_orphans_of(index) } else { Ok(()) }
         });
     }
 

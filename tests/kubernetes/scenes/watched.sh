@@ -98,6 +98,9 @@ scene_alerts_fire() {
   prints 0 picked length rows_of 'ALERTS{alertname="RockpoolThinPoolInDanger"}' || die "there is room still"
   later in_pool n1 "rm -f others"
   in_pool n1 "fallocate -l \$((\$(df --block-size=1 --output=avail . | tail -n 1) - $total * 9 / 100)) others"
+  # What others take is counted when a pool is opened, and by the hour.
+  later restarted n1
+  restarted n1
   await 90 "in danger" fires RockpoolThinPoolInDanger 'pool="fast", instance="n1"'
   in_pool n1 "rm others"
   k delete pod full >/dev/null
