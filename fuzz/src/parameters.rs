@@ -198,7 +198,7 @@ impl Stage {
             assert_eq!(made.volume_context.get("pool"), Some(pool));
         }
         let mut again = request.clone();
-        for key in NAMES.into_iter().chain(["placement"]) {
+        for key in NAMES.into_iter().chain(["placement", "reportNodeGoneAfter"]) {
             again.parameters.remove(key);
         }
         let answer: CreateVolumeResponse =
