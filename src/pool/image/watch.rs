@@ -24,8 +24,9 @@ const SMALLEST_BLOCK: u64 = 1024;
 type Mounts<'a> = HashMap<u64, Vec<&'a Mount>>;
 /// A filesystem takes less than one part in so many for itself.
 const MUCH: u64 = 16;
-/// No oftener is it counted what others take.
-const AGAIN: Duration = Duration::from_secs(2);
+/// No oftener is it counted what others take, once they seem to have gone, and once they may have come.
+const GONE_AGAIN: Duration = Duration::from_secs(2);
+const COME_AGAIN: Duration = Duration::from_secs(30);
 
 /// What others take of a pool's filesystem.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +40,13 @@ pub(super) struct Foreign {
 impl Foreign {
     fn may_be_gone(&self, now: &Space) -> bool {
         let much = self.bytes.get() > now.total.get() / MUCH;
-        much && now.used < self.used && self.at.elapsed() > AGAIN
+        much && now.used < self.used && self.at.elapsed() > GONE_AGAIN
+    }
+
+    /// Much has come since. Volumes that were written look the same from here; a pool can be filled by them only so many times.
+    fn may_have_come(&self, now: &Space) -> bool {
+        let came = now.used.less(self.used).get();
+        came > now.total.get() / MUCH && self.at.elapsed() > COME_AGAIN
     }
 }
 
@@ -130,12 +137,20 @@ impl Images {
     }
 
     /// What others take. Where they have taken much and the filesystem has become emptier since the last look, they may
-    /// have gone: then it is counted anew, so that a pool they had filled has room again.
+    /// have gone: then it is counted anew, so that a pool they had filled has room again. Where it has become much fuller they
+    /// may have come: a pool with less room than it was thought to have promises no more of it, and an alert says so.
     pub(super) fn foreign(&self, now: &Space) -> Result<Bytes> {
-        let last = *self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
-        match last {
-            Some(last) if !last.may_be_gone(now) => Ok(last.bytes),
-            Some(_) | None => self.look_for_foreign(),
+        let mut looked = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        match looked.as_mut() {
+            Some(last) if !last.may_be_gone(now) && !last.may_have_come(now) => {
+                // From the emptiest that it was, or who comes after volumes went would not be seen.
+                last.used = last.used.min(now.used);
+                Ok(last.bytes)
+            }
+            Some(_) | None => {
+                drop(looked);
+                self.look_for_foreign()
+            }
         }
     }
 
@@ -203,4 +218,51 @@ pub(super) fn hung(name: &str) -> Problem {
 
 fn problem(severity: Severity, reason: &'static str, message: String) -> Problem {
     Problem { severity, reason, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::Pool;
+    use crate::pool::image::ImagePool;
+    use crate::pool::rig::{Rig, run};
+
+    const MIB: u64 = 1 << 20;
+
+    /// 1 GiB with so much of it taken, in MiB.
+    fn space(used: u64) -> Space {
+        let bytes = |mebibytes: u64| Bytes::new(mebibytes * MIB);
+        Space { total: bytes(1024), free: bytes(1024 - used), used: bytes(used) }
+    }
+
+    fn looked(foreign: u64, used: u64, ago: Duration) -> Foreign {
+        let at = Instant::now().checked_sub(ago).unwrap();
+        Foreign { bytes: Bytes::new(foreign * MIB), used: space(used).used, at }
+    }
+
+    #[test]
+    fn what_others_take_is_counted_anew_where_they_may_have_come_or_gone() {
+        let (now, soon, later) = (Duration::ZERO, Duration::from_secs(3), Duration::from_secs(31));
+        assert!(looked(10, 100, later).may_have_come(&space(165)), "more than a sixteenth came");
+        assert!(!looked(10, 100, later).may_have_come(&space(164)), "no more than that");
+        assert!(!looked(10, 100, soon).may_have_come(&space(900)), "it was counted a moment ago");
+        assert!(looked(65, 500, soon).may_be_gone(&space(499)), "they had much, and something went");
+        assert!(!looked(64, 500, soon).may_be_gone(&space(100)), "they had little");
+        assert!(!looked(65, 500, now).may_be_gone(&space(100)), "it was counted a moment ago");
+    }
+
+    #[test]
+    fn who_comes_after_volumes_went_is_counted() {
+        let rig = Rig::new();
+        let pool = ImagePool::open(&rig.setup).unwrap();
+        let (root, space) = (pool.images.home.root().path(), pool.images.home.space().unwrap());
+        // What was counted when all of it was taken, none of it by others.
+        let at = Instant::now().checked_sub(COME_AGAIN * 2).unwrap();
+        let full = Foreign { bytes: Bytes::ZERO, used: space.total, at };
+        *pool.images.foreign.lock().unwrap() = Some(full);
+        assert_eq!(pool.usage().unwrap().foreign, Bytes::ZERO);
+        let size = space.total.get() / 10;
+        run("fallocate", &["-l".as_ref(), size.to_string().as_ref(), root.join("stranger").as_path()]);
+        assert!(pool.usage().unwrap().foreign.get() >= size);
+    }
 }
