@@ -26,9 +26,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::compare::{Compared, Comparison, Listed, Sides};
+use self::compare::{Compared, Comparison, Listed, Places, Sides};
 use self::events::{Reporter, There};
 use self::finding::{Finding, REASONS, Reason};
 use self::judge::{Judge, Scene};
@@ -40,6 +41,9 @@ use super::link::{jittered, random};
 use super::news::{Seen, Standing};
 use super::router::Router;
 use crate::model::{NodeId, PoolId};
+
+/// So many nodes are asked for their volumes at once.
+const AT_ONCE: usize = 16;
 
 /// What an audit is told.
 #[derive(Clone, Debug)]
@@ -204,7 +208,7 @@ impl Audit {
                 self.state().queue.keep(findings, Instant::now());
                 // What is there already in the first while, the leader before has told.
                 self.tell(if leading < self.pace.rate.again { There::Left } else { There::Again }).await;
-            } else {
+            } else if self.lead.is_lost() {
                 let mut state = self.state();
                 state.queue.clear();
                 (state.compared, state.comparison) = (None, Comparison::new(self.pace.settle));
@@ -234,6 +238,7 @@ impl Audit {
             if self.lead.leads().is_none() {
                 return;
             }
+            let there = if finding.is_news() { There::Again } else { there };
             let told = self.reporter.tell(&finding, there).await;
             let mut state = self.state();
             match told {
@@ -275,10 +280,12 @@ impl Audit {
 
     /// Compares once; whether another look will tell more soon. None where it cannot be done.
     async fn compare(&self) -> Option<bool> {
-        let before = self.stores.volumes.all()?;
-        let pools = self.pools().await;
+        let (before, seen) = (self.stores.volumes.all()?, self.router.known().nodes());
+        let (places, pools) = (Places::of(&seen), self.pools(&seen).await);
         let (after, claims) = (self.stores.volumes.all()?, self.stores.claims.all()?);
-        let sides = Sides { before, after, claims, pools };
+        // A pool that hangs is waited for; meanwhile another may lead.
+        self.lead.leads()?;
+        let sides = Sides { before, after, claims, pools, places };
         let mut state = self.state();
         let compared = state.comparison.look(&sides, Instant::now());
         let is_open = compared.is_open;
@@ -292,22 +299,17 @@ impl Audit {
         Some(is_open)
     }
 
-    /// Lists every pool that is where it should be.
-    async fn pools(&self) -> BTreeMap<PoolId, Listed> {
-        let mut listed = BTreeMap::new();
-        for seen in self.router.known().nodes() {
-            for (name, id) in listable(&seen) {
-                match self.router.volumes_in(id).await {
-                    Ok(volumes) => {
-                        let (node, uid) = (seen.node.clone(), self.uid(&seen.node));
-                        listed.insert(id, Listed { node, uid, name, volumes });
-                    }
-                    Err(status) => {
-                        tracing::debug!(pool = %id, error = status.message(), "a pool is left out of the comparison");
-                    }
-                }
+    /// Lists every pool that is where it should be, the nodes side by side: one that hangs keeps no other waiting.
+    async fn pools(&self, seen: &[Seen]) -> BTreeMap<PoolId, Listed> {
+        let (mut listing, mut listed) = (JoinSet::new(), BTreeMap::new());
+        for seen in seen {
+            if listing.len() >= AT_ONCE {
+                listed.extend(listing.join_next().await.and_then(Result::ok).into_iter().flatten());
             }
+            let (router, uid) = (self.router.clone(), self.uid(&seen.node));
+            listing.spawn(pools_of(router, seen.node.clone(), uid, listable(seen)));
         }
+        listed.extend(listing.join_all().await.into_iter().flatten());
         listed
     }
 
@@ -318,6 +320,25 @@ impl Audit {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Those pools of a node that it lists.
+async fn pools_of(
+    router: Router,
+    node: NodeId,
+    uid: Option<String>,
+    pools: Vec<(String, PoolId)>,
+) -> Vec<(PoolId, Listed)> {
+    let mut listed = Vec::new();
+    for (name, id) in pools {
+        match router.volumes_in(id).await {
+            Ok(volumes) => listed.push((id, Listed { node: node.clone(), uid: uid.clone(), name, volumes })),
+            Err(status) => {
+                tracing::debug!(pool = %id, error = status.message(), "a pool is left out of the comparison");
+            }
+        }
+    }
+    listed
 }
 
 /// The pools of a node that can be listed whole.

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::finding::{Finding, Object, Reason, count, some};
 use super::kinds::{PersistentVolume, PersistentVolumeClaim};
+use crate::cluster::news::{Seen, Standing};
 use crate::error::quoted;
 use crate::model::{NodeId, PoolId, VolumeId};
 
@@ -25,6 +26,35 @@ pub(super) struct Listed {
     pub(super) volumes: BTreeSet<VolumeId>,
 }
 
+/// Which pools are known to be somewhere.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Places {
+    /// Every pool that some node has, or had when it told last.
+    pools: HashSet<PoolId>,
+    /// The nodes that have told of all their pools.
+    nodes: HashSet<NodeId>,
+}
+
+impl Places {
+    pub(super) fn of(seen: &[Seen]) -> Places {
+        let has_told = |seen: &&Seen| seen.standing == Standing::Told;
+        // One that is away may be any pool.
+        let knows_all = |seen: &&Seen| seen.pools.values().all(|pool| pool.id.is_some());
+        Places {
+            pools: seen.iter().flat_map(|seen| seen.pools.values()).filter_map(|pool| pool.id).collect(),
+            nodes: seen.iter().filter(has_told).filter(knows_all).map(|seen| seen.node.clone()).collect(),
+        }
+    }
+
+    /// Whether a volume's pool is at none of the nodes where it should be, nor at another.
+    fn lack(&self, volume: &PersistentVolume, pool: PoolId) -> bool {
+        let should = &volume.nodes;
+        !should.is_empty()
+            && should.iter().all(|node| self.nodes.contains(node))
+            && !self.pools.contains(&pool)
+    }
+}
+
 /// What is compared.
 pub(super) struct Sides {
     /// The driver's PersistentVolumes before any pool was listed, and after all were.
@@ -33,6 +63,7 @@ pub(super) struct Sides {
     pub(super) claims: Vec<Arc<PersistentVolumeClaim>>,
     /// The pools that were listed whole.
     pub(super) pools: BTreeMap<PoolId, Listed>,
+    pub(super) places: Places,
 }
 
 /// What was noticed, and since which look.
@@ -98,7 +129,7 @@ impl Comparison {
         let mut suspects = BTreeMap::new();
         for volume in steady {
             let since = self.persistent.get(&*volume.uid).copied();
-            match is_lone(volume, &sides.pools) {
+            match is_lone(volume, sides) {
                 Some(false) => {}
                 None => suspects.extend(since.map(|since| (volume.uid.to_string(), since))),
                 Some(true) => {
@@ -106,7 +137,7 @@ impl Comparison {
                     suspects.insert(volume.uid.to_string(), since);
                     if now - since >= self.settle {
                         compared.persistent += 1;
-                        compared.findings.push(of_volume(volume, &claims));
+                        compared.findings.push(of_volume(volume, sides, &claims));
                     } else {
                         compared.is_open = true;
                     }
@@ -117,10 +148,13 @@ impl Comparison {
     }
 }
 
-/// Whether a PersistentVolume leads nowhere; none where that is not known, since its pool was not listed.
-fn is_lone(volume: &PersistentVolume, pools: &BTreeMap<PoolId, Listed>) -> Option<bool> {
+/// Whether a PersistentVolume leads nowhere; none where that is not known, since its pool is somewhere and was not listed.
+fn is_lone(volume: &PersistentVolume, sides: &Sides) -> Option<bool> {
     let Ok(id) = &volume.volume else { return Some(true) };
-    Some(!pools.get(&id.pool())?.volumes.contains(id))
+    match sides.pools.get(&id.pool()) {
+        Some(pool) => Some(!pool.volumes.contains(id)),
+        None => sides.places.lack(volume, id.pool()).then_some(true),
+    }
 }
 
 fn of_pool(pool: &Listed, found: &[String]) -> Finding {
@@ -138,10 +172,13 @@ fn of_pool(pool: &Listed, found: &[String]) -> Finding {
 }
 
 /// On the claim, and where there is none, on the PersistentVolume.
-fn of_volume(volume: &PersistentVolume, claims: &HashSet<&str>) -> Finding {
+fn of_volume(volume: &PersistentVolume, sides: &Sides, claims: &HashSet<&str>) -> Finding {
     let claim = volume.claim.as_ref().filter(|claim| claims.contains(&*claim.uid));
     let what = match &volume.volume {
-        Ok(id) => format!("volume {id}, which pool {} does not have", id.pool()),
+        Ok(id) if sides.pools.contains_key(&id.pool()) => {
+            format!("volume {id}, which pool {} does not have", id.pool())
+        }
+        Ok(id) => format!("volume {id} in pool {}, which no node has that is connected", id.pool()),
         Err(handle) => format!("{}, which is no id of a volume of this driver", quoted(handle)),
     };
     Finding {

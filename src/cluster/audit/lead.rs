@@ -25,7 +25,7 @@ pub(super) struct Times {
     pub(super) lease: Duration,
     /// How long a leader leads without having renewed it; shorter.
     pub(super) deadline: Duration,
-    /// How often it is renewed, at least, and for how long that is tried each time; twice in a deadline.
+    /// How often it is renewed, at least: twice in a deadline. A try may take half of it.
     pub(super) retry: Duration,
 }
 
@@ -81,6 +81,11 @@ impl Lead {
     pub(super) fn leads(&self) -> Option<Duration> {
         let (since, renewed) = self.state().leads?;
         (renewed.elapsed() < self.times.deadline).then(|| since.elapsed())
+    }
+
+    /// Whether it has nothing to go back to: another leads, for all that is known. Who only could not renew in time has.
+    pub(super) fn is_lost(&self) -> bool {
+        self.state().leads.is_none()
     }
 
     /// Tries and renews, until the future is dropped.

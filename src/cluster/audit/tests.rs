@@ -9,8 +9,10 @@ mod queue;
 mod watch;
 mod whole;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use http::{Request, Response};
 use kube::Client;
@@ -20,8 +22,10 @@ use serde_json::{Value, json};
 use super::finding::{Finding, Object, Reason};
 use super::kinds::{PersistentVolume, Watched};
 use crate::cluster::kubernetes::Kubernetes;
+use crate::cluster::news::{Pool, Seen, Standing};
 use crate::cluster::tests::kubernetes::{Mood, World};
 use crate::model::NodeId;
+use crate::proto::link as wire;
 
 const DRIVER: &str = "csi.rockpool.dev";
 const A: &str = "aaaaaaaaaaaa";
@@ -116,4 +120,11 @@ fn of_claim(subject: &str) -> Finding {
     let (namespace, uid) = (Some("ns".to_owned()), format!("uid-of-{subject}"));
     let about = Object { kind: "PersistentVolumeClaim", namespace, name: subject.to_owned(), uid };
     finding(Reason::NodeGone, about, subject)
+}
+
+/// What is known of a node.
+fn seen(node: &str, standing: Standing, pools: &[(&str, wire::Pool)]) -> Seen {
+    let pools = pools.iter().map(|(name, pool)| ((*name).to_owned(), Pool::from(pool.clone())));
+    let pools = Arc::new(pools.collect::<BTreeMap<_, _>>());
+    Seen { node: id(node), standing, blind: None, heard: Some(Duration::ZERO), pools }
 }

@@ -7,9 +7,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::super::compare::{Compared, Comparison, Listed, Sides};
+use super::super::compare::{Compared, Comparison, Listed, Places, Sides};
 use super::super::kinds::Watched;
-use super::{A, B, claim, id, persistent, read, volume_id};
+use super::{A, B, claim, id, persistent, read, seen, volume_id};
+use crate::cluster::news::{Seen, Standing};
+use crate::cluster::tests::fake;
 
 const SETTLE: Duration = Duration::from_secs(120);
 
@@ -24,6 +26,7 @@ fn sides(has: &[u64], before: &[Value], after: &[Value]) -> Sides {
         after: all(after),
         claims,
         pools: BTreeMap::from([(A.parse().unwrap(), listed)]),
+        places: Places::default(),
     }
 }
 
@@ -143,4 +146,35 @@ fn a_handle_that_is_no_id_leads_nowhere() {
     let compared = twice(&sides(&[], std::slice::from_ref(&wrong), std::slice::from_ref(&wrong)));
     let notes = notes(&compared);
     assert!(notes[0].contains("`vol-0123`, which is no id of a volume of this driver"), "{notes:?}");
+}
+
+#[test]
+fn a_pool_that_no_node_has_leads_nowhere_once_the_volumes_own_node_has_told() {
+    let lost = [persistent("one", &volume_id(B, 1), "n2")];
+    let with = |nodes: &[Seen]| {
+        let sides = Sides { places: Places::of(nodes), ..sides(&[], &lost, &lost) };
+        notes(&twice(&sides))
+    };
+    let main = |id: &str| [("main", fake::pool("main", id, 1))];
+    let other = seen("n1", Standing::Told, &main(A));
+    let found = with(&[other.clone(), seen("n2", Standing::Told, &main("cccccccccccc"))]);
+    assert!(found[0].contains(&format!("in pool {B}, which no node has that is connected")), "{found:?}");
+    let silent: [(&str, &[Seen]); 5] = [
+        ("its node was never there", &[other.clone()]),
+        ("its node is away, and had it", &[other.clone(), seen("n2", Standing::Away, &main(B))]),
+        ("its node has not told yet", &[other.clone(), seen("n2", Standing::Untold, &[])]),
+        (
+            "a pool of its node is away, and may be it",
+            &[other.clone(), seen("n2", Standing::Told, &main(""))],
+        ),
+        ("another node has it", &[seen("n1", Standing::Away, &main(B)), seen("n2", Standing::Told, &[])]),
+    ];
+    for (case, nodes) in silent {
+        assert!(with(nodes).is_empty(), "{case}");
+    }
+    let mut unpinned = lost[0].clone();
+    unpinned["spec"]["nodeAffinity"] = Value::Null;
+    let unpinned = [unpinned];
+    let places = Places::of(&[other]);
+    assert!(twice(&Sides { places, ..sides(&[], &unpinned, &unpinned) }).findings.is_empty());
 }

@@ -1,6 +1,5 @@
 //! Nodes and pools: each finding, and what is none.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use tokio::time::Instant;
 use super::super::finding::{Finding, Reason};
 use super::super::judge::{Judge, Scene, Terms};
 use super::super::kinds::{Kind, Watched};
-use super::{A, DRIVER, claim, id, persistent, read, volume_id};
+use super::{A, DRIVER, claim, id, persistent, read, seen, volume_id};
 use crate::cluster::news::{Pool, Seen, Standing};
 use crate::proto::link as wire;
 
@@ -80,12 +79,6 @@ impl Stage {
 
 fn names(found: &[Finding]) -> Vec<String> {
     found.iter().map(|it| format!("{} {}/{}", it.reason.name(), it.about.kind, it.about.name)).collect()
-}
-
-fn seen(node: &str, standing: Standing, pools: &[(&str, wire::Pool)]) -> Seen {
-    let pools = pools.iter().map(|(name, pool)| ((*name).to_owned(), Pool::from(pool.clone())));
-    let pools = Arc::new(pools.collect::<BTreeMap<_, _>>());
-    Seen { node: id(node), standing, blind: None, heard: Some(Duration::ZERO), pools }
 }
 
 #[test]

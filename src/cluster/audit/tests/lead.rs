@@ -120,6 +120,7 @@ async fn a_leader_that_cannot_renew_stops_before_another_may_begin() {
     memory.world().mood = Mood::Ill;
     let stopped = after(30, || !first.leads()).await.unwrap();
     assert!(stopped <= 10, "after {stopped} s, {:?} in all", begun.elapsed());
+    assert!(!first.lead.is_lost(), "nobody else leads");
     memory.world().mood = Mood::Well;
     assert!(after(6, || first.leads()).await.is_some(), "and leads again when it can");
     assert!(first.lead.leads().unwrap() < 10 * SECOND, "anew");
@@ -156,4 +157,5 @@ async fn who_comes_second_at_a_write_does_not_lead() {
     stolen["spec"]["holderIdentity"] = json!("c");
     memory.world().put(PATH, stolen);
     assert!(after(6, || !holder.leads()).await.is_some(), "it sees that it lost the lease");
+    assert!(holder.lead.is_lost());
 }
