@@ -52,7 +52,8 @@ fn audited(figures: &Figures, gauges: &mut Gauges<'_, '_>) -> fmt::Result {
     let help = "Kubernetes Events that were written";
     let told = figures.told.iter().map(|(reason, count)| ([("reason", *reason)], *count));
     gauges.counts("events", help, None, told)?;
-    let help = "Kubernetes Events that were left out, since there were too many; the Event of their node sums them up";
+    let help =
+        "Kubernetes Events of claims and PersistentVolumes that were left out, since there were too many";
     gauges.count("events_dropped", help, figures.dropped)
 }
 

@@ -112,7 +112,7 @@ impl Finding {
         (self.reason, self.subject.clone())
     }
 
-    /// Whether there may be thousands of its like at once, which another finding sums up.
+    /// Whether there may be thousands of its like at once. Metrics count them all.
     pub(super) fn is_one_of_many(&self) -> bool {
         self.about.kind != "Node"
     }

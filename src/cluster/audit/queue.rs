@@ -90,15 +90,17 @@ impl Queue {
         self.entries.clear();
     }
 
-    /// What is to be told next, if anything is now: what was never told comes first. Of many of one kind, those are left out until their
-    /// next turn for which there is no room.
+    /// What is to be told next, if anything is now: what was never told comes first, of that what is no one of many. Of many of one kind,
+    /// those are left out until their next turn for which there is no room.
     pub(super) fn next(&mut self, now: Instant) -> Option<Finding> {
         let most = self.rate.refill * self.rate.burst;
         self.saved = self.saved.saturating_add(now - self.filled).min(most);
         self.filled = now;
         let due = self.entries.iter_mut().filter(|(_, entry)| entry.is_found && entry.due <= now);
         if self.saved >= self.rate.refill {
-            let order = |key: &Key, entry: &Entry| (entry.finding.is_one_of_many(), entry.told, key.clone());
+            let order = |key: &Key, entry: &Entry| {
+                (entry.told > 0, entry.finding.is_one_of_many(), entry.told, key.clone())
+            };
             let (_, entry) = due.min_by_key(|(key, entry)| order(key, entry))?;
             self.saved -= self.rate.refill;
             return Some(entry.finding.clone());
