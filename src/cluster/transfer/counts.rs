@@ -63,9 +63,9 @@ impl Counts {
 }
 
 impl Running<'_> {
-    /// The volume is whole at its new node.
-    pub(super) fn whole(mut self) {
-        self.whole = true;
+    /// It is over, and the volume is whole at its new node, or not.
+    pub(super) fn end(mut self, is_whole: bool) {
+        self.whole = is_whole;
     }
 }
 
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(counts.running().collect::<Vec<_>>(), [("sent", 1), ("received", 1)]);
         assert!(counts.ended().all(|(_, _, count)| count == 0));
         drop(received);
-        sent.whole();
+        sent.end(true);
         assert_eq!(counts.running().collect::<Vec<_>>(), [("sent", 0), ("received", 0)]);
         assert_eq!(counts.bytes().collect::<Vec<_>>(), [("sent", 0), ("received", 7)]);
         let ended: Vec<_> = counts.ended().filter(|(_, _, count)| *count > 0).collect();

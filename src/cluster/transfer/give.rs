@@ -159,11 +159,7 @@ impl Attempt {
         let counts = self.transfers.counts();
         let running = counts.run(Way::Sent);
         let ended = self.send().await;
-        if ended.is_ok() {
-            running.whole()
-        } else {
-            drop(running)
-        }
+        running.end(ended.is_ok());
         drop(place);
         let (volume, address) = (self.to, quoted(&self.ticket.address));
         match ended.as_ref().map_err(Failure::why) {

@@ -45,11 +45,7 @@ impl Receiver {
             Ok(_place) => {
                 let running = self.counts.run(Way::Received);
                 let taken = self.take_all(&mut from, &mut to).await;
-                if taken.is_ok() {
-                    running.whole()
-                } else {
-                    drop(running)
-                }
+                running.end(taken.is_ok());
                 taken
             }
             Err(_) => Err(Error::Busy(format!("its node receives {PLACES} volumes already"))),
