@@ -116,6 +116,16 @@ stop() {
   rm -f "$state/pid/$1"
 }
 
+# keep_logs : of a cluster in which something failed, with what it told.
+keep_logs() {
+  [[ -d $state/log ]] || return 0
+  rm -rf "$evidence/log"
+  mkdir -p "$evidence"
+  cp -r "$state/log" "$evidence/log"
+  kubectl get events -A --sort-by=.metadata.creationTimestamp >"$evidence/events.txt" 2>&1 || true
+  say "failed; the logs of the cluster are in $evidence/log, what it told in $evidence/events.txt"
+}
+
 # prints WANT COMMAND... : whether it succeeds and prints that; more_than NUMBER COMMAND... : and prints a larger number.
 prints() {
   local want=$1 got

@@ -8,13 +8,8 @@ set -euo pipefail
 ended() {
   local status=$?
   trap - EXIT
-  if ((status)) && [[ -d $state/log ]]; then
-    mkdir -p "$evidence"
-    rm -rf "$evidence/log"
-    cp -r "$state/log" "$evidence/log"
-    kubectl get events -A --sort-by=.metadata.creationTimestamp >"$evidence/events.txt" 2>&1
-    say "failed; the logs of the cluster are in $evidence/log, what it told in $evidence/events.txt"
-  fi
+  set +e
+  ((status == 0)) || keep_logs
   "$here/down.sh" || status=1
   exit "$status"
 }

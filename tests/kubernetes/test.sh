@@ -30,11 +30,7 @@ ended() {
   local status=$?
   trap - EXIT
   set +e
-  if ((status)) && [[ -d $state/log ]]; then
-    rm -rf "$evidence/log"
-    cp -r "$state/log" "$evidence/log"
-    say "failed; the logs of the cluster are in $evidence/log"
-  fi
+  ((status == 0)) || keep_logs
   "$here/down.sh" || status=1
   exit "$status"
 }
