@@ -54,6 +54,22 @@ impl Cluster {
         }
     }
 
+    /// The first controller with an admin socket, whose address comes last, and a node that has told it of its pool.
+    pub(crate) fn start_with_admin(&self) -> (Driver, Driver, String) {
+        keep_pool(&self.node);
+        let place = &self.controllers[0];
+        let admin = place.admin_socket().display().to_string();
+        let flags = [&keys(place)[..], &["--admin-endpoint".to_owned(), admin.clone()]].concat();
+        let (controller, node) = (self.start_controller_with(0, &flags, &[]), self.start_node());
+        eventually("the pool is there", || self.kept()["state"] == "here");
+        (controller, node, admin)
+    }
+
+    /// What that controller says of the pool.
+    pub(crate) fn kept(&self) -> Value {
+        self.controllers[0].ask(&["pool", "list"])["pools"][0].clone()
+    }
+
     pub(crate) fn start_node(&self) -> Driver {
         self.start_node_with(&self.node, &keys(&self.node))
     }

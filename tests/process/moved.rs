@@ -266,15 +266,8 @@ fn what_names_no_node_by_our_key_is_left_alone_and_named() {
 #[test]
 fn a_controller_that_is_named_is_asked_where_the_pool_is() {
     let cluster = Cluster::new();
-    keep_pool(&cluster.node);
-    let place = &cluster.controllers[0];
-    let admin = place.admin_socket().display().to_string();
-    let flags = [&keys(place)[..], &["--admin-endpoint".to_owned(), admin.clone()]].concat();
-    let _controller = cluster.start_controller_with(0, &flags, &[]);
-    let mut node = cluster.start_node();
-    let pool = || place.ask(&["pool", "list"])["pools"][0].clone();
-    eventually("the pool is there", || pool()["state"] == "here");
-    let cellar = Cellar::with(text(&pool(), "id"));
+    let (_controller, mut node, admin) = cluster.start_with_admin();
+    let cellar = Cellar::with(text(&cluster.kept(), "id"));
     cellar.api.add_node("node-1");
     let before = cellar.get("one");
     let moved =
@@ -292,7 +285,7 @@ fn a_controller_that_is_named_is_asked_where_the_pool_is() {
     assert_eq!(cellar.get("one")["spec"], persistent("one", &cellar.handle(1), "node-1")["spec"]);
     node.signal(Signal::TERM);
     node.ends();
-    eventually("it is away", || pool()["state"] == "away");
+    eventually("it is away", || cluster.kept()["state"] == "away");
     refused(&cellar, "node-1", "is away, and was on node-1");
     // Its word was asked for.
     let (code, said) = cellar.moved(&["--node", "n2", "--admin-endpoint", "/nowhere/admin.sock", "--apply"]);

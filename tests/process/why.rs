@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{PROGRAM, Place, eventually};
 use crate::kubernetes::{Api, Mood};
-use crate::linked::{Cluster, keep_pool, keys};
+use crate::linked::Cluster;
 
 const STORAGE: &str = "/apis/storage.k8s.io/v1";
 
@@ -306,14 +306,7 @@ fn ages_are_told_by_the_servers_clock_and_not_by_ones_own() {
 #[test]
 fn a_controller_says_which_pool_is_away() {
     let cluster = Cluster::new();
-    keep_pool(&cluster.node);
-    let place = &cluster.controllers[0];
-    let admin = place.admin_socket().display().to_string();
-    let flags = [&keys(place)[..], &["--admin-endpoint".to_owned(), admin.clone()]].concat();
-    let _controller = cluster.start_controller_with(0, &flags, &[]);
-    let mut node = cluster.start_node();
-    let state = || place.ask(&["pool", "list"])["pools"][0]["state"].clone();
-    eventually("the pool is there", || state() == "here");
+    let (_controller, mut node, admin) = cluster.start_with_admin();
     let scene = Scene::new();
     scene.put_pod();
     let (code, out, err) = scene.why(&["demo/data", "--admin-endpoint", &admin]);
@@ -323,7 +316,7 @@ fn a_controller_says_which_pool_is_away() {
     );
     node.signal(Signal::TERM);
     node.ends();
-    eventually("it is away", || state() == "away");
+    eventually("it is away", || cluster.kept()["state"] == "away");
     let (code, out, _) = scene.why(&["demo/data", "--admin-endpoint", &admin]);
     let told = "Pool `kept` of node node-1 is away. Node node-1 has not been connected to the controller";
     assert!(code == 1 && out.contains(told), "{out}");
