@@ -160,7 +160,7 @@ fn a_pool_that_no_node_has_leads_nowhere_once_the_volumes_own_node_has_told() {
     let found = with(&[other.clone(), seen("n2", Standing::Told, &main("cccccccccccc"))]);
     assert!(found[0].contains(&format!("in pool {B}, which no node has that is connected")), "{found:?}");
     let silent: [(&str, &[Seen]); 5] = [
-        ("its node was never there", &[other.clone()]),
+        ("its node was never there", std::slice::from_ref(&other)),
         ("its node is away, and had it", &[other.clone(), seen("n2", Standing::Away, &main(B))]),
         ("its node has not told yet", &[other.clone(), seen("n2", Standing::Untold, &[])]),
         (
