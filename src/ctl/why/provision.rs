@@ -151,7 +151,7 @@ pub(super) fn refused(facts: &Facts) -> Option<Cause> {
     let better = match (is_its_turn(facts), code) {
         (_, "InvalidArgument") => None,
         (false, _) => place::unplaced(facts),
-        (true, "ResourceExhausted") => place::nowhere(facts),
+        (true, "ResourceExhausted" | "OutOfRange") => place::nowhere(facts),
         (true, _) => None,
     };
     if let Some(cause) = better {

@@ -97,6 +97,18 @@ fn room_that_was_refused_is_told_with_the_numbers_and_the_refusal() {
 }
 
 #[test]
+fn more_than_any_pool_can_ever_give_is_a_lack_of_room_also_where_nobody_schedules() {
+    let message = "rpc error: code = OutOfRange desc = capacity_range.required_bytes 107374182400 is more than pool `fast` can ever give: 12176900096 bytes";
+    let mut facts = cluster().at_once().with_events(&[of_claim("ProvisioningFailed", message)]);
+    facts.edit(|claim| claim["spec"]["resources"]["requests"]["storage"] = json!("100Gi"));
+    assert_wrong(
+        &facts,
+        "no-room",
+        &["40 GiB, on node n1", "last answer, 30 s ago: “capacity_range.required_bytes"],
+    );
+}
+
+#[test]
 fn what_was_refused_before_the_scheduler_chooses_again_counts_less() {
     let message = "rpc error: code = Unavailable desc = node n1 has not been connected for 8 s; nothing was done, ask again";
     let words = "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod.";
