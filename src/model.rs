@@ -236,6 +236,9 @@ pub struct Volume {
     pub phase: Phase,
     /// The exact size of the device, or the limit of the directory.
     pub size: Bytes,
+    /// What was asked for, where that was rounded up: in units, or to the least that its filesystem needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Bytes>,
     /// Mount or block.
     pub access: Access,
     /// The UUID of the filesystem inside, of a clone that of its source; none for block and directories.
@@ -285,6 +288,9 @@ pub struct Snapshot {
     pub source: VolumeId,
     /// The size of the source at the cut: what a restore needs.
     pub size: Bytes,
+    /// What was asked for the source, where that was rounded up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Bytes>,
     /// The bytes that were allocated at the cut: what it counts against the pool.
     pub held: Bytes,
     /// How its source was accessed.
@@ -305,6 +311,14 @@ pub struct Snapshot {
     pub claim: Option<Claim>,
     /// The time of the cut.
     pub created: Time,
+}
+
+impl Snapshot {
+    /// What has to be asked for in a restore: as much as for the source. Rounded up in the same way it is `size` again, and who asks
+    /// with the same words twice, like a claim of 10G, must not be told that it is too little.
+    pub fn enough(&self) -> Bytes {
+        self.asked.map_or(self.size, |asked| asked.min(self.size))
+    }
 }
 
 /// A group of snapshots cut at one moment, as its record says.

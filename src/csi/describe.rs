@@ -51,7 +51,7 @@ impl Plugin {
     /// A snapshot.
     pub(super) fn snapshot(&self, snapshot: &Snapshot) -> csi::Snapshot {
         csi::Snapshot {
-            size_bytes: snapshot.size.as_i64(),
+            size_bytes: snapshot.enough().as_i64(),
             snapshot_id: snapshot.id.to_string(),
             source_volume_id: snapshot.source.to_string(),
             creation_time: Some(timestamp(snapshot.created)),

@@ -148,6 +148,7 @@ pub(super) fn begun(
         phase: Phase::Creating,
         source: volume.id,
         size: volume.reach(),
+        asked: volume.asked,
         held: Bytes::ZERO,
         access: volume.access,
         fs_uuid: volume.fs_uuid,

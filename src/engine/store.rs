@@ -711,6 +711,7 @@ mod tests {
             name: name.to_owned(),
             phase: Phase::Ready,
             size: Bytes::MIB.times(mib),
+            asked: None,
             access: Access::Block,
             fs_uuid: None,
             sector_size: 4096,

@@ -29,7 +29,7 @@ use crate::engine::{Engine, Key, NodeExpansion, PoolIndex};
 use crate::error::{Error, Result, escaped, quoted};
 use crate::model::{
     Access, Allocation, Asked, Bytes, CreateVolume, DEFAULT_SIZE, Features, Filesystem, FsUuid, ObjectId,
-    Offer, Phase, Range, Snapshot, Source, Time, Volume, VolumeId,
+    Offer, Phase, Range, Snapshot, Source, Time, UNIT, Volume, VolumeId,
 };
 use crate::os::file::random;
 use crate::pool::{Attach, Attached, Pool};
@@ -230,7 +230,8 @@ impl Engine {
         if size > volume.size {
             slot.refuse_beyond(pool.as_ref(), range, size, budget)?;
             let more = size.less(volume.size);
-            let growing = Volume { phase: Phase::Growing { to: size }, ..Volume::clone(&volume) };
+            let asked = rounded(range, size);
+            let growing = Volume { phase: Phase::Growing { to: size }, asked, ..Volume::clone(&volume) };
             let admitted = self.store.admit(&claim, Record::Volume(Arc::new(growing.clone())), budget);
             if let Err(error) = admitted {
                 let full = matches!(error, Error::Full(_));
@@ -376,6 +377,7 @@ impl Engine {
             name: want.name.clone(),
             phase: Phase::Creating,
             size,
+            asked: rounded(&want.range, size),
             access,
             fs_uuid: origin.map_or(fs_uuid, |origin| origin.fs_uuid),
             sector_size: 4096,
@@ -465,12 +467,22 @@ fn offered(field: &str, value: &str, offer: &Offer) -> Result<()> {
     }
 }
 
-/// The size of a new volume, at least that of its source.
+/// What was asked for, where it was less than was made.
+fn rounded(range: &Range, size: Bytes) -> Option<Bytes> {
+    range.required.filter(|required| *required < size)
+}
+
+/// The size of a new volume, at least that of its source. What rounding up makes as large is enough: with the words that made the
+/// source a copy of it can be made.
 fn size(range: &Range, smallest: Bytes, origin: Option<&Origin>) -> Result<Bytes> {
     let Some(origin) = origin else { return range.settle(smallest, DEFAULT_SIZE) };
-    let below = [("required_bytes", range.required), ("limit_bytes", range.limit)];
-    for (field, asked) in below {
-        if let Some(asked) = asked.filter(|asked| *asked < origin.size) {
+    let becomes = |asked: Bytes| asked.max(smallest).checked_round_up(UNIT).unwrap_or(asked);
+    let too_small = [
+        ("required_bytes", range.required.filter(|required| becomes(*required) < origin.size)),
+        ("limit_bytes", range.limit.filter(|limit| *limit < origin.size)),
+    ];
+    for (field, asked) in too_small {
+        if let Some(asked) = asked {
             return Err(Error::OutOfRange(format!(
                 "capacity_range.{field} {} is below the {} bytes of the source",
                 asked.get(),

@@ -481,6 +481,7 @@ mod tests {
             name: String::new(),
             phase: Phase::Creating,
             size: Bytes::MIB,
+            asked: None,
             access: Access::Block,
             fs_uuid: None,
             sector_size: 4096,

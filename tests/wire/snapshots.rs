@@ -85,6 +85,55 @@ async fn a_snapshot_stays_the_same_and_outlives_its_volume() {
     assert_eq!(driver.snapshots().await, [made]);
 }
 
+/// Sizes are rounded up: whoever asks with the same words twice must not be told that the second time it is too little.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_and_a_clone_with_the_size_that_the_source_was_asked_for_are_as_large_as_it() {
+    let driver = Driver::start().await;
+    let required = |required_bytes| Some(CapacityRange { required_bytes, limit_bytes: 0 });
+    // 1G, which is no multiple of 4096; less than an ext4 needs; and a volume that has grown to what is no multiple either.
+    for (name, asked, grown) in
+        [("odd", 1_000_000_000, None), ("small", 1, None), ("grown", MIB, Some(GIB + 1))]
+    {
+        let make = |name: &str, asked, from| {
+            driver.create(CreateVolumeRequest {
+                capacity_range: required(asked),
+                volume_content_source: from,
+                ..create(name)
+            })
+        };
+        let mut source = make(name, asked, None).await.unwrap();
+        if let Some(grown) = grown {
+            let request = ControllerExpandVolumeRequest {
+                volume_id: source.volume_id.clone(),
+                capacity_range: required(grown),
+                ..Default::default()
+            };
+            source.capacity_bytes = driver
+                .controller
+                .clone()
+                .controller_expand_volume(request)
+                .await
+                .unwrap()
+                .into_inner()
+                .capacity_bytes;
+        }
+        let asked = grown.unwrap_or(asked);
+        assert!(source.capacity_bytes > asked, "{name}: it was rounded up");
+        let cut = driver.snapshot(&format!("{name}-cut"), &source.volume_id).await.unwrap();
+        assert_eq!(cut.size_bytes, asked, "{name}");
+        for (kind, from) in
+            [("restore", from_snapshot(&cut.snapshot_id)), ("clone", from_volume(&source.volume_id))]
+        {
+            let copy = make(&format!("{name}-{kind}"), asked, from).await.unwrap();
+            assert_eq!(copy.capacity_bytes, source.capacity_bytes, "{name} {kind}");
+        }
+        if name != "small" {
+            let less = make("less", asked - 4096, from_snapshot(&cut.snapshot_id));
+            driver.refused(less, Code::OutOfRange, &["required_bytes", "of the source"]).await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn snapshots_are_deleted_twice_and_never_by_a_foreign_id() {
     let driver = Driver::start().await;

@@ -19,6 +19,7 @@ fn volume() -> Volume {
         name: "pvc-\"1\" ü".to_owned(),
         phase: Phase::Growing { to: Bytes::GIB.times(2) },
         size: Bytes::GIB,
+        asked: None,
         access: Access::Mount { fs: Filesystem::Ext4 },
         fs_uuid: Some(FsUuid::new([7; 16])),
         sector_size: 4096,
@@ -38,6 +39,7 @@ fn snapshot() -> Snapshot {
         phase: Phase::Ready,
         source: VolumeId::new(pool(), [1; 8]),
         size,
+        asked: None,
         held: Bytes::MIB,
         access,
         fs_uuid,
@@ -79,6 +81,8 @@ fn every_kind() -> Vec<(&'static str, Record)> {
         source: Source::Volume(volume().id),
         ..least.clone()
     };
+    let rounded = Volume { asked: Some(Bytes::new(1_000_000_000)), ..volume() };
+    let cut_of_rounded = Snapshot { asked: rounded.asked, ..snapshot() };
     let kept =
         Phase::Retained { until: Age::new(7200), kept: "1h".parse().unwrap(), deleted: volume().created };
     vec![
@@ -86,6 +90,8 @@ fn every_kind() -> Vec<(&'static str, Record)> {
         ("snapshot-retained", Record::Snapshot(Arc::new(snapshot())).in_phase(kept)),
         ("group-retained", Record::Group(Arc::new(group.clone())).in_phase(kept)),
         ("volume", Record::Volume(Arc::new(volume()))),
+        ("volume-rounded", Record::Volume(Arc::new(rounded))),
+        ("snapshot-rounded", Record::Snapshot(Arc::new(cut_of_rounded))),
         ("volume-least", Record::Volume(Arc::new(least))),
         ("volume-directory", Record::Volume(Arc::new(shared))),
         ("snapshot", Record::Snapshot(Arc::new(snapshot()))),

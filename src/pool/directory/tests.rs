@@ -29,6 +29,7 @@ fn made(pool: &DirectoryPool, number: u8) -> Volume {
         name: String::new(),
         phase: Phase::Creating,
         size: Bytes::MIB,
+        asked: None,
         access: Access::Mount { fs: Filesystem::Shared },
         fs_uuid: None,
         sector_size: 4096,
