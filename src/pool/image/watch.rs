@@ -34,6 +34,8 @@ pub(super) struct Foreign {
     bytes: Bytes,
     /// What everybody took together.
     used: Bytes,
+    /// The least that it has been since.
+    least: Bytes,
     at: Instant,
 }
 
@@ -45,7 +47,7 @@ impl Foreign {
 
     /// Much has come since. Volumes that were written look the same from here; a pool can be filled by them only so many times.
     fn may_have_come(&self, now: &Space) -> bool {
-        let came = now.used.less(self.used).get();
+        let came = now.used.less(self.least).get();
         came > now.total.get() / MUCH && self.at.elapsed() > COME_AGAIN
     }
 }
@@ -143,8 +145,8 @@ impl Images {
         let mut looked = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
         match looked.as_mut() {
             Some(last) if !last.may_be_gone(now) && !last.may_have_come(now) => {
-                // From the emptiest that it was, or who comes after volumes went would not be seen.
-                last.used = last.used.min(now.used);
+                // From the emptiest that it was on, or who comes after volumes went would not be seen.
+                last.least = last.least.min(now.used);
                 Ok(last.bytes)
             }
             Some(_) | None => {
@@ -157,7 +159,8 @@ impl Images {
     /// Counts anew what others take: what is used, less what all objects here take.
     pub(super) fn look_for_foreign(&self) -> Result<Bytes> {
         let mut own = 0_u64;
-        for place in [self.home.volumes(), self.home.snapshots(), self.home.tmp()] {
+        // What moves from tmp to its place meanwhile counts twice, and not as another's.
+        for place in [self.home.tmp(), self.home.volumes(), self.home.snapshots()] {
             for name in place.names()? {
                 // Blocks that clones share count for each of them, so this errs on the side of too little foreign.
                 own = own.saturating_add(place.stat(&name)?.map_or(0, |stat| stat.allocated));
@@ -165,7 +168,7 @@ impl Images {
         }
         let used = self.home.space()?.used;
         let bytes = used.less(Bytes::new(own));
-        let looked = Foreign { bytes, used, at: Instant::now() };
+        let looked = Foreign { bytes, used, least: used, at: Instant::now() };
         *self.foreign.lock().unwrap_or_else(PoisonError::into_inner) = Some(looked);
         Ok(bytes)
     }
@@ -237,7 +240,8 @@ mod tests {
 
     fn looked(foreign: u64, used: u64, ago: Duration) -> Foreign {
         let at = Instant::now().checked_sub(ago).unwrap();
-        Foreign { bytes: Bytes::new(foreign * MIB), used: space(used).used, at }
+        let used = space(used).used;
+        Foreign { bytes: Bytes::new(foreign * MIB), used, least: used, at }
     }
 
     #[test]
@@ -249,6 +253,11 @@ mod tests {
         assert!(looked(65, 500, soon).may_be_gone(&space(499)), "they had much, and something went");
         assert!(!looked(64, 500, soon).may_be_gone(&space(100)), "they had little");
         assert!(!looked(65, 500, now).may_be_gone(&space(100)), "it was counted a moment ago");
+        let seen = Foreign { least: space(100).used, ..looked(65, 500, soon) };
+        assert!(
+            seen.may_be_gone(&space(100)),
+            "that it was seen empty a moment after it was counted hides nothing"
+        );
     }
 
     #[test]
@@ -258,7 +267,7 @@ mod tests {
         let (root, space) = (pool.images.home.root().path(), pool.images.home.space().unwrap());
         // What was counted when all of it was taken, none of it by others.
         let at = Instant::now().checked_sub(COME_AGAIN * 2).unwrap();
-        let full = Foreign { bytes: Bytes::ZERO, used: space.total, at };
+        let full = Foreign { bytes: Bytes::ZERO, used: space.total, least: space.total, at };
         *pool.images.foreign.lock().unwrap() = Some(full);
         assert_eq!(pool.usage().unwrap().foreign, Bytes::ZERO);
         let size = space.total.get() / 10;
