@@ -208,10 +208,14 @@ impl Audit {
                 self.state().queue.keep(findings, Instant::now());
                 // What is there already in the first while, the leader before has told.
                 self.tell(if leading < self.pace.rate.again { There::Left } else { There::Again }).await;
-            } else if self.lead.is_lost() {
+            } else {
                 let mut state = self.state();
-                state.queue.clear();
-                (state.compared, state.comparison) = (None, Comparison::new(self.pace.settle));
+                // Nobody knows how long this lasts, and whether it is still so then.
+                state.compared = None;
+                if self.lead.is_lost() {
+                    state.queue.clear();
+                    state.comparison = Comparison::new(self.pace.settle);
+                }
             }
             tokio::time::sleep(self.pace.look).await;
         }
@@ -281,7 +285,11 @@ impl Audit {
     /// Compares once; whether another look will tell more soon. None where it cannot be done.
     async fn compare(&self) -> Option<bool> {
         let (before, seen) = (self.stores.volumes.all()?, self.router.known().nodes());
-        let (places, pools) = (Places::of(&seen), self.pools(&seen).await);
+        let mut places = Places::of(&seen);
+        // What is declared lost nobody waits for.
+        let used = before.iter().filter_map(|volume| Some(volume.volume.as_ref().ok()?.pool()));
+        places.know(used.filter(|pool| self.router.is_lost(*pool)));
+        let pools = self.pools(&seen).await;
         let (after, claims) = (self.stores.volumes.all()?, self.stores.claims.all()?);
         // A pool that hangs is waited for; meanwhile another may lead.
         self.lead.leads()?;
@@ -309,7 +317,9 @@ impl Audit {
             let (router, uid) = (self.router.clone(), self.uid(&seen.node));
             listing.spawn(pools_of(router, seen.node.clone(), uid, listable(seen)));
         }
-        listed.extend(listing.join_all().await.into_iter().flatten());
+        while let Some(one) = listing.join_next().await {
+            listed.extend(one.into_iter().flatten());
+        }
         listed
     }
 

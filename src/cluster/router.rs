@@ -222,7 +222,7 @@ impl Router {
     }
 
     /// Whether a pool was declared lost. One that a connected node has, or had when it last told, is not.
-    fn is_lost(&self, pool: PoolId) -> bool {
+    pub(super) fn is_lost(&self, pool: PoolId) -> bool {
         self.0.lost.is_declared(pool) && self.0.known.present(pool).is_empty()
     }
 

@@ -31,19 +31,29 @@ pub(super) struct Listed {
 pub(super) struct Places {
     /// Every pool that some node has, or had when it told last.
     pools: HashSet<PoolId>,
-    /// The nodes that have told of all their pools.
+    /// The nodes that have told; none where a node is connected that may yet tell of any pool.
     nodes: HashSet<NodeId>,
 }
 
 impl Places {
     pub(super) fn of(seen: &[Seen]) -> Places {
-        let has_told = |seen: &&Seen| seen.standing == Standing::Told;
-        // One that is away may be any pool.
-        let knows_all = |seen: &&Seen| seen.pools.values().all(|pool| pool.id.is_some());
+        let pools = || seen.iter().flat_map(|seen| seen.pools.values());
+        // A pool that was never open may be any.
+        let may_tell_more = seen.iter().any(|seen| match seen.standing {
+            Standing::Away => false,
+            Standing::Untold => true,
+            Standing::Told => seen.pools.values().any(|pool| pool.id.is_none()),
+        });
+        let told = seen.iter().filter(|seen| seen.standing == Standing::Told && !may_tell_more);
         Places {
-            pools: seen.iter().flat_map(|seen| seen.pools.values()).filter_map(|pool| pool.id).collect(),
-            nodes: seen.iter().filter(has_told).filter(knows_all).map(|seen| seen.node.clone()).collect(),
+            pools: pools().filter_map(|pool| pool.id).collect(),
+            nodes: told.map(|seen| seen.node.clone()).collect(),
         }
+    }
+
+    /// Counts these as somewhere.
+    pub(super) fn know(&mut self, pools: impl IntoIterator<Item = PoolId>) {
+        self.pools.extend(pools);
     }
 
     /// Whether a volume's pool is at none of the nodes where it should be, nor at another.
@@ -129,18 +139,20 @@ impl Comparison {
         let mut suspects = BTreeMap::new();
         for volume in steady {
             let since = self.persistent.get(&*volume.uid).copied();
-            match is_lone(volume, sides) {
-                Some(false) => {}
-                None => suspects.extend(since.map(|since| (volume.uid.to_string(), since))),
-                Some(true) => {
+            match sides.leads(volume) {
+                Leads::There => {}
+                Leads::Somewhere => suspects.extend(since.map(|since| (volume.uid.to_string(), since))),
+                Leads::Nowhere | Leads::ToNoPool => {
                     let since = since.unwrap_or(now);
                     suspects.insert(volume.uid.to_string(), since);
-                    if now - since >= self.settle {
-                        compared.persistent += 1;
-                        compared.findings.push(of_volume(volume, sides, &claims));
-                    } else {
+                    if now - since < self.settle {
                         compared.is_open = true;
+                        continue;
                     }
+                    let finding = of_volume(volume, sides, &claims);
+                    // Its pool may come back, and with it the volume.
+                    compared.persistent += u64::from(finding.reason == Reason::PersistentVolumeWithoutVolume);
+                    compared.findings.push(finding);
                 }
             }
         }
@@ -148,12 +160,26 @@ impl Comparison {
     }
 }
 
-/// Whether a PersistentVolume leads nowhere; none where that is not known, since its pool is somewhere and was not listed.
-fn is_lone(volume: &PersistentVolume, sides: &Sides) -> Option<bool> {
-    let Ok(id) = &volume.volume else { return Some(true) };
-    match sides.pools.get(&id.pool()) {
-        Some(pool) => Some(!pool.volumes.contains(id)),
-        None => sides.places.lack(volume, id.pool()).then_some(true),
+/// Where a PersistentVolume leads.
+enum Leads {
+    There,
+    /// Into a pool that was not listed, and is somewhere, as far as is known.
+    Somewhere,
+    /// Into a pool that does not have the volume; or its handle is no id.
+    Nowhere,
+    /// Into a pool that no node has.
+    ToNoPool,
+}
+
+impl Sides {
+    fn leads(&self, volume: &PersistentVolume) -> Leads {
+        let Ok(id) = &volume.volume else { return Leads::Nowhere };
+        match self.pools.get(&id.pool()) {
+            Some(pool) if pool.volumes.contains(id) => Leads::There,
+            Some(_) => Leads::Nowhere,
+            None if self.places.lack(volume, id.pool()) => Leads::ToNoPool,
+            None => Leads::Somewhere,
+        }
     }
 }
 
@@ -174,17 +200,27 @@ fn of_pool(pool: &Listed, found: &[String]) -> Finding {
 /// On the claim, and where there is none, on the PersistentVolume.
 fn of_volume(volume: &PersistentVolume, sides: &Sides, claims: &HashSet<&str>) -> Finding {
     let claim = volume.claim.as_ref().filter(|claim| claims.contains(&*claim.uid));
-    let what = match &volume.volume {
-        Ok(id) if sides.pools.contains_key(&id.pool()) => {
-            format!("volume {id}, which pool {} does not have", id.pool())
-        }
-        Ok(id) => format!("volume {id} in pool {}, which no node has that is connected", id.pool()),
-        Err(handle) => format!("{}, which is no id of a volume of this driver", quoted(handle)),
+    let (reason, what) = match &volume.volume {
+        Ok(id) if sides.pools.contains_key(&id.pool()) => (
+            Reason::PersistentVolumeWithoutVolume,
+            format!("volume {id}, which pool {} does not have: no pod can use it", id.pool()),
+        ),
+        Ok(id) => (
+            Reason::PoolMissing,
+            format!(
+                "volume {id} in pool {}, which no node has that is connected: no pod can use it until one has",
+                id.pool()
+            ),
+        ),
+        Err(handle) => (
+            Reason::PersistentVolumeWithoutVolume,
+            format!("{}, which is no id of a volume of this driver: no pod can use it", quoted(handle)),
+        ),
     };
     Finding {
-        reason: Reason::PersistentVolumeWithoutVolume,
+        reason,
         subject: volume.uid.to_string(),
         about: claim.map_or_else(|| Object::volume(volume), Object::claim),
-        note: format!("PersistentVolume {} leads to {what}: no pod can use it", quoted(&volume.name)),
+        note: format!("PersistentVolume {} leads to {what}", quoted(&volume.name)),
     }
 }

@@ -29,10 +29,12 @@ pub(crate) enum Reason {
     VolumeWithoutPersistentVolume,
     /// A PersistentVolume that leads to no volume.
     PersistentVolumeWithoutVolume,
+    /// A PersistentVolume whose pool no node has.
+    PoolMissing,
 }
 
 /// All of them, for the metric.
-pub(crate) const REASONS: [Reason; 10] = [
+pub(crate) const REASONS: [Reason; 11] = [
     Reason::PoolCopied,
     Reason::PoolGone,
     Reason::PoolAway,
@@ -43,6 +45,7 @@ pub(crate) const REASONS: [Reason; 10] = [
     Reason::DriverNotRegistered,
     Reason::VolumeWithoutPersistentVolume,
     Reason::PersistentVolumeWithoutVolume,
+    Reason::PoolMissing,
 ];
 
 impl Reason {
@@ -59,6 +62,7 @@ impl Reason {
             Reason::DriverNotRegistered => "DriverNotRegistered",
             Reason::VolumeWithoutPersistentVolume => "VolumeWithoutPersistentVolume",
             Reason::PersistentVolumeWithoutVolume => "PersistentVolumeWithoutVolume",
+            Reason::PoolMissing => "PoolMissing",
         }
     }
 }

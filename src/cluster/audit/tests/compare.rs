@@ -149,23 +149,34 @@ fn a_handle_that_is_no_id_leads_nowhere() {
 }
 
 #[test]
-fn a_pool_that_no_node_has_leads_nowhere_once_the_volumes_own_node_has_told() {
+fn a_pool_that_no_node_has_is_missed_once_everybody_who_is_connected_has_told() {
     let lost = [persistent("one", &volume_id(B, 1), "n2")];
     let with = |nodes: &[Seen]| {
         let sides = Sides { places: Places::of(nodes), ..sides(&[], &lost, &lost) };
-        notes(&twice(&sides))
+        let compared = twice(&sides);
+        assert_eq!(compared.persistent, 0, "the volume may be whole");
+        notes(&compared)
     };
     let main = |id: &str| [("main", fake::pool("main", id, 1))];
     let other = seen("n1", Standing::Told, &main(A));
     let found = with(&[other.clone(), seen("n2", Standing::Told, &main("cccccccccccc"))]);
+    assert!(found[0].starts_with("PoolMissing PersistentVolumeClaim/one"), "{found:?}");
     assert!(found[0].contains(&format!("in pool {B}, which no node has that is connected")), "{found:?}");
-    let silent: [(&str, &[Seen]); 5] = [
+    let silent: [(&str, &[Seen]); 7] = [
         ("its node was never there", std::slice::from_ref(&other)),
         ("its node is away, and had it", &[other.clone(), seen("n2", Standing::Away, &main(B))]),
         ("its node has not told yet", &[other.clone(), seen("n2", Standing::Untold, &[])]),
         (
             "a pool of its node is away, and may be it",
             &[other.clone(), seen("n2", Standing::Told, &main(""))],
+        ),
+        (
+            "a pool of another node is away, and may be it",
+            &[seen("n1", Standing::Told, &main("")), seen("n2", Standing::Told, &main("cccccccccccc"))],
+        ),
+        (
+            "another node has not told yet",
+            &[seen("n1", Standing::Untold, &[]), seen("n2", Standing::Told, &main("cccccccccccc"))],
         ),
         ("another node has it", &[seen("n1", Standing::Away, &main(B)), seen("n2", Standing::Told, &[])]),
     ];
@@ -175,6 +186,10 @@ fn a_pool_that_no_node_has_leads_nowhere_once_the_volumes_own_node_has_told() {
     let mut unpinned = lost[0].clone();
     unpinned["spec"]["nodeAffinity"] = Value::Null;
     let unpinned = [unpinned];
+    let mut places = Places::of(&[other.clone(), seen("n2", Standing::Told, &[])]);
+    assert!(!with(&[other.clone(), seen("n2", Standing::Told, &[])]).is_empty());
+    places.know([B.parse().unwrap()]);
+    assert!(twice(&Sides { places, ..sides(&[], &lost, &lost) }).findings.is_empty(), "it is declared lost");
     let places = Places::of(&[other]);
     assert!(twice(&Sides { places, ..sides(&[], &unpinned, &unpinned) }).findings.is_empty());
 }

@@ -130,13 +130,13 @@ async fn volumes_and_persistentvolumes_without_each_other_are_told_and_nothing_i
     let running = cluster.start("pod-0", HOUR);
     cluster.told("VolumeWithoutPersistentVolume", "Node/n1").await;
     cluster.told("PersistentVolumeWithoutVolume", "PersistentVolumeClaim/empty").await;
-    cluster.told("PersistentVolumeWithoutVolume", "PersistentVolumeClaim/elsewhere").await;
+    cluster.told("PoolMissing", "PersistentVolumeClaim/elsewhere").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let events = cluster.events();
     assert_eq!(events.len(), 3, "each once, and nothing else: {events:?}");
     assert!(events.iter().all(|(_, _, count)| *count == 1), "{events:?}");
     let figures = running.audit.figures();
-    assert_eq!((figures.leads, figures.lone, figures.nodes_gone), (true, Some((1, 2)), 0));
+    assert_eq!((figures.leads, figures.lone, figures.nodes_gone), (true, Some((1, 1)), 0));
     let calls = fake.asked();
     assert!(calls.iter().all(|call| call.starts_with("list")), "{calls:?}");
     let world = cluster.api.world();
