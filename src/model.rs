@@ -32,7 +32,7 @@ pub use self::patience::{REPORT_NODE_GONE_AFTER, report_node_gone_after};
 pub use self::piece::{BLOCK, LONGEST as LONGEST_PIECE, Piece, WINDOW};
 pub use self::record::Record;
 pub use self::request::{
-    Asked, CreateGroup, CreateSnapshot, CreateVolume, DEFAULT_SIZE, Elsewhere, Placement, Range,
+    Asked, CreateGroup, CreateSnapshot, CreateVolume, DEFAULT_SIZE, Elsewhere, Placement, Range, becomes,
 };
 pub use self::retention::{Age, RETAIN_DELETED, Retention};
 use crate::error::{Error, Result};

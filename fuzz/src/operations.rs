@@ -183,7 +183,7 @@ impl Run {
         match (wanted, answer) {
             (Wanted::Create { name, asked, pool, mib, limit }, Answer::Volume(made)) => {
                 let (_, size) = self.model.create(name, asked, *pool, (*mib, *limit));
-                self.created(name, asked, size, made);
+                self.created(name, asked, (*mib, size), made);
             }
             (Wanted::Delete(volume), _) => {
                 let one = &mut self.model.volumes[*volume];
@@ -198,7 +198,10 @@ impl Run {
             (Wanted::Expand(volume, mib, limit), Answer::Size(bytes)) => {
                 let (_, size) = self.model.expand(*volume, *mib, *limit);
                 assert_eq!(*bytes, model::size(size).as_i64(), "{wanted:?}");
-                self.model.volumes[*volume].mib = size;
+                let one = &mut self.model.volumes[*volume];
+                if size > one.mib {
+                    (one.mib, one.wanted) = (size, size);
+                }
             }
             (Wanted::Cut { name, of, is_kept }, Answer::Cut(made)) => self.cut(name, *of, *is_kept, made),
             (Wanted::DeleteCut(cut), _) => {
@@ -243,7 +246,7 @@ impl Run {
         }
     }
 
-    fn created(&mut self, name: &str, asked: &Asked, mib: u64, made: &csi::Volume) {
+    fn created(&mut self, name: &str, asked: &Asked, (wanted, mib): (u64, u64), made: &csi::Volume) {
         assert_eq!(made.capacity_bytes, model::size(mib).as_i64(), "{name}: its size");
         if let Some(have) = self.model.named(name) {
             return assert_eq!(self.model.volumes[have].id, made.volume_id, "a name has another volume");
@@ -257,7 +260,8 @@ impl Run {
         let old = self.model.volumes.iter().any(|volume| volume.id == made.volume_id);
         assert!(!old, "{}: an id is used again", made.volume_id);
         let (id, name, asked) = (made.volume_id.clone(), name.to_owned(), asked.clone());
-        self.model.volumes.push(Volume { id, name, pool, mib, asked, content, life: Life::Here });
+        let wanted = if wanted == 0 { mib } else { wanted };
+        self.model.volumes.push(Volume { id, name, pool, mib, wanted, asked, content, life: Life::Here });
     }
 
     fn cut(&mut self, name: &str, of: usize, is_kept: bool, made: &csi::Snapshot) {
@@ -271,7 +275,7 @@ impl Run {
 
     fn cut_of(&self, made: &csi::Snapshot, name: &str, of: usize, is_kept: bool) -> Cut {
         let volume = &self.model.volumes[of];
-        assert_eq!((&made.source_volume_id, made.size_bytes), (&volume.id, model::size(volume.mib).as_i64()));
+        assert_eq!((&made.source_volume_id, made.size_bytes), (&volume.id, model::size(volume.wanted).as_i64()));
         Cut {
             id: made.snapshot_id.clone(),
             name: name.to_owned(),

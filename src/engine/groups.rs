@@ -214,7 +214,7 @@ fn cut_at_once(pool: &dyn Pool, members: &[Snapshot]) -> Result<(Time, Vec<Bytes
 /// The records of a group that is about to be cut.
 fn begun(pool: &dyn Pool, volumes: &[Arc<Volume>], want: &CreateGroup) -> Result<(Group, Vec<Snapshot>)> {
     let id = GroupId::new(pool.id(), random()?);
-    let member = |volume: &Arc<Volume>| snapshots::begun(volume, None, Some(id), &want.parameters);
+    let member = |volume: &Arc<Volume>| snapshots::begun(pool, volume, None, Some(id), &want.parameters);
     let members = volumes.iter().map(member).collect::<Result<Vec<_>>>()?;
     let group = Group {
         id,

@@ -128,7 +128,7 @@ impl Engine {
         let (pool, budget) = slot.ready()?;
         refuse_without_snapshots(pool.as_ref(), slot.name())?;
         refuse_cut_short(pool.as_ref(), ObjectId::Volume(*id), volume.size)?;
-        let creating = begun(&volume, None, None, &Parameters::default())?;
+        let creating = begun(pool.as_ref(), &volume, None, None, &Parameters::default())?;
         claim.extend(&[Key::Object(ObjectId::Snapshot(creating.id))])?;
         let undo = Record::Snapshot(Arc::new(creating.clone()));
         self.store.put(&claim, undo.clone())?;

@@ -131,7 +131,7 @@ impl Engine {
                 Ok(())
             }
             Phase::Growing { to } => match record {
-                Record::Volume(volume) => self.grow(claim, pool, volume, to).map(drop),
+                Record::Volume(volume) => self.grow(claim, pool, volume, (to, None)).map(drop),
                 Record::Snapshot(_) | Record::Group(_) => {
                     Err(Error::Corrupt(format!("{} cannot be growing: only volumes grow", record.id())))
                 }
@@ -191,7 +191,8 @@ impl Engine {
         self.store.erase(claim, ObjectId::Group(group.id))
     }
 
-    /// Grows the bytes of a volume whose record says `Growing`, and says so in the record.
+    /// Grows the bytes of a volume whose record says `Growing`, and says so in the record, with what was asked for where that is
+    /// known and was rounded up.
     ///
     /// # Errors
     /// As `settle`.
@@ -200,17 +201,17 @@ impl Engine {
         claim: &Claim,
         pool: &dyn Pool,
         volume: &Volume,
-        to: Bytes,
+        (to, asked): (Bytes, Option<Bytes>),
     ) -> Result<Arc<Volume>> {
         let grown = pool.grow(&volume.id, to);
         step!("grow: bytes longer");
-        let size = match &grown {
-            Ok(size) => *size,
+        let (size, asked) = match &grown {
+            Ok(size) => (*size, asked),
             // What has no bytes any more does not grow either at the next try.
-            Err(Error::Full(_) | Error::Corrupt(_)) => volume.size,
+            Err(Error::Full(_) | Error::Corrupt(_)) => (volume.size, volume.asked),
             Err(_) => return grown.map(|_| Arc::new(volume.clone())).map_err(Error::unfinished),
         };
-        let ready = Arc::new(Volume { phase: Phase::Ready, size, ..volume.clone() });
+        let ready = Arc::new(Volume { phase: Phase::Ready, size, asked, ..volume.clone() });
         self.store.put(claim, Record::Volume(Arc::clone(&ready))).map_err(Error::unfinished)?;
         step!("grow: ready");
         grown.map(|_| ready)

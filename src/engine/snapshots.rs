@@ -14,7 +14,7 @@ use crate::engine::{Engine, Key};
 use crate::error::{Error, Result, quoted};
 use crate::model::{
     Bytes, CreateSnapshot, GroupId, ObjectId, Offer, Parameters, Phase, PoolId, Snapshot, SnapshotId, Time,
-    Volume,
+    Volume, becomes,
 };
 use crate::os::file::random;
 use crate::pool::Pool;
@@ -65,7 +65,7 @@ impl Engine {
         let (pool, budget) = slot.ready()?;
         refuse_without_snapshots(pool.as_ref(), slot.name())?;
         refuse_cut_short(pool.as_ref(), ObjectId::Volume(volume.id), volume.size)?;
-        let snapshot = begun(&volume, Some(&want.name), None, &want.parameters)?;
+        let snapshot = begun(pool.as_ref(), &volume, Some(&want.name), None, &want.parameters)?;
         claim.extend(&[Key::Object(ObjectId::Snapshot(snapshot.id))])?;
         let creating = Record::Snapshot(Arc::new(snapshot.clone()));
         self.store.put(&claim, creating.clone())?;
@@ -136,19 +136,23 @@ pub(super) fn refuse_elsewhere(lay_in: PoolId, belongs_in: PoolId, name: &str) -
 /// The record of a snapshot that is about to be cut, alone or as the member of a group. Nobody asks for a member by name; its
 /// own id keeps it apart from every other one.
 pub(super) fn begun(
+    pool: &dyn Pool,
     volume: &Volume,
     name: Option<&str>,
     group: Option<GroupId>,
     parameters: &Parameters,
 ) -> Result<Snapshot> {
     let id = SnapshotId::new(volume.id.pool(), random()?);
+    // A record that was made anew of its copy may know of an earlier size what was asked for.
+    let smallest = pool.features().smallest(volume.access);
+    let is_enough = |asked| becomes(asked, smallest).is_some_and(|size| size >= volume.reach());
     Ok(Snapshot {
         id,
         name: name.map_or_else(|| id.to_string(), str::to_owned),
         phase: Phase::Creating,
         source: volume.id,
         size: volume.reach(),
-        asked: volume.asked,
+        asked: volume.asked.filter(|asked| is_enough(*asked)),
         held: Bytes::ZERO,
         access: volume.access,
         fs_uuid: volume.fs_uuid,
@@ -181,5 +185,44 @@ pub(super) fn refuse_without_snapshots(pool: &dyn Pool, name: &str) -> Result<()
     match pool.features().snapshots {
         Offer::Yes => Ok(()),
         Offer::No(why) => Err(Error::Unsupported(format!("pool {} makes no snapshots: {why}", quoted(name)))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Access, Allocation, Filesystem, Source, VolumeId};
+    use crate::pool::sim::SimPool;
+
+    #[test]
+    fn what_was_asked_is_believed_only_where_it_still_leads_to_the_size() {
+        let pool = SimPool::new(Bytes::GIB).unwrap();
+        let mut volume = Volume {
+            id: VolumeId::new(pool.id(), [1; 8]),
+            name: "v".to_owned(),
+            phase: Phase::Ready,
+            size: Bytes::MIB.times(16),
+            asked: Some(Bytes::new(1)),
+            access: Access::Mount { fs: Filesystem::Ext4 },
+            fs_uuid: None,
+            sector_size: 4096,
+            allocation: Allocation::Sparse,
+            source: Source::Blank,
+            parameters: Parameters::new(),
+            claim: None,
+            created: Time::now(),
+        };
+        let enough =
+            |volume: &Volume| begun(&pool, volume, None, None, &Parameters::new()).unwrap().enough().get();
+        assert_eq!(enough(&volume), 1, "the smallest ext4 there is");
+        // It has grown, and its record was made anew of a copy from before that.
+        volume.size = Bytes::MIB.times(17);
+        assert_eq!(enough(&volume), 17 << 20);
+        // It could not grow, and keeps what it was asked for in vain.
+        volume.asked = Some(Bytes::MIB.times(20));
+        assert_eq!(enough(&volume), 17 << 20);
+        volume.phase = Phase::Growing { to: Bytes::MIB.times(20) };
+        volume.asked = Some(Bytes::new((20 << 20) - 1));
+        assert_eq!(enough(&volume), (20 << 20) - 1, "it is cut as large as it becomes");
     }
 }

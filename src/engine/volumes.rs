@@ -29,7 +29,7 @@ use crate::engine::{Engine, Key, NodeExpansion, PoolIndex};
 use crate::error::{Error, Result, escaped, quoted};
 use crate::model::{
     Access, Allocation, Asked, Bytes, CreateVolume, DEFAULT_SIZE, Features, Filesystem, FsUuid, ObjectId,
-    Offer, Phase, Range, Snapshot, Source, Time, UNIT, Volume, VolumeId,
+    Offer, Phase, Range, Snapshot, Source, Time, Volume, VolumeId, becomes,
 };
 use crate::os::file::random;
 use crate::pool::{Attach, Attached, Pool};
@@ -223,15 +223,14 @@ impl Engine {
         let slot = self.slot_of(id.pool()).ok_or_else(|| self.absent(ObjectId::Volume(*id)))?;
         if let Phase::Growing { to } = volume.phase {
             let pool = self.writable_for(&Record::Volume(Arc::clone(&volume)))?;
-            volume = self.grow(&claim, pool.as_ref(), &volume, to)?;
+            volume = self.grow(&claim, pool.as_ref(), &volume, (to, None))?;
         }
         let (pool, budget) = slot.ready()?;
         let size = range.settle(volume.size, volume.size)?;
         if size > volume.size {
             slot.refuse_beyond(pool.as_ref(), range, size, budget)?;
             let more = size.less(volume.size);
-            let asked = rounded(range, size);
-            let growing = Volume { phase: Phase::Growing { to: size }, asked, ..Volume::clone(&volume) };
+            let growing = Volume { phase: Phase::Growing { to: size }, ..Volume::clone(&volume) };
             let admitted = self.store.admit(&claim, Record::Volume(Arc::new(growing.clone())), budget);
             if let Err(error) = admitted {
                 let full = matches!(error, Error::Full(_));
@@ -239,7 +238,7 @@ impl Engine {
                 return Err(if full { self.named_full(slot, more, error) } else { error.unfinished() });
             }
             step!("expand: recorded");
-            let grown = self.grow(&claim, pool.as_ref(), &growing, size);
+            let grown = self.grow(&claim, pool.as_ref(), &growing, (size, rounded(range, size)));
             volume = grown.map_err(|error| self.named_full(slot, more, error))?;
         }
         let left = match volume.access {
@@ -476,9 +475,9 @@ fn rounded(range: &Range, size: Bytes) -> Option<Bytes> {
 /// source a copy of it can be made.
 fn size(range: &Range, smallest: Bytes, origin: Option<&Origin>) -> Result<Bytes> {
     let Some(origin) = origin else { return range.settle(smallest, DEFAULT_SIZE) };
-    let becomes = |asked: Bytes| asked.max(smallest).checked_round_up(UNIT).unwrap_or(asked);
+    let is_enough = |asked: &Bytes| becomes(*asked, smallest).is_none_or(|size| size >= origin.size);
     let too_small = [
-        ("required_bytes", range.required.filter(|required| becomes(*required) < origin.size)),
+        ("required_bytes", range.required.filter(|required| !is_enough(required))),
         ("limit_bytes", range.limit.filter(|limit| *limit < origin.size)),
     ];
     for (field, asked) in too_small {

@@ -103,6 +103,11 @@ pub struct CreateGroup {
     pub parameters: Parameters,
 }
 
+/// What a size that is asked for becomes: at least `smallest`, and whole units. None for more than can be counted.
+pub fn becomes(asked: Bytes, smallest: Bytes) -> Option<Bytes> {
+    asked.max(smallest).checked_round_up(UNIT)
+}
+
 impl Range {
     /// The size to make: what is required, at least `smallest`, whole units, within the limit.
     ///

@@ -35,6 +35,8 @@ pub(super) struct Volume {
     pub(super) name: String,
     pub(super) pool: usize,
     pub(super) mib: u64,
+    /// The size that it was asked for, where that was rounded up; else the same.
+    pub(super) wanted: u64,
     pub(super) asked: Asked,
     pub(super) content: Content,
     pub(super) life: Life,
@@ -161,7 +163,7 @@ impl Model {
             return (if holds && have.asked == *asked { vec![] } else { vec![AlreadyExists] }, have.mib);
         }
         let Some(from) = asked.from else {
-            let least = if asked.is_block { 1 } else { 16 };
+            let least = smallest(asked.is_block);
             let size = match (mib, limit) {
                 (0, None) => DEFAULT,
                 (0, Some(limit)) => DEFAULT.min(limit).max(least),
@@ -183,7 +185,7 @@ impl Model {
             reasons.push(InvalidArgument);
         }
         let size = mib.max(least);
-        if (mib > 0 && mib < least) || limit.is_some_and(|limit| limit < size) || size > POOLS[lies] {
+        if (mib > 0 && mib.max(smallest(is_block)) < least) || limit.is_some_and(|limit| limit < size) || size > POOLS[lies] {
             reasons.push(OutOfRange);
         } else if size * MIB > self.free(lies) {
             reasons.push(ResourceExhausted);
@@ -323,6 +325,10 @@ pub(super) enum Object {
 }
 
 /// In MiB.
+fn smallest(is_block: bool) -> u64 {
+    if is_block { 1 } else { 16 }
+}
+
 pub(super) fn size(mib: u64) -> Bytes {
     Bytes::new(mib * MIB)
 }
