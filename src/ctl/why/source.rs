@@ -93,14 +93,12 @@ fn unready_claim(facts: &Facts, whole: &str) -> Option<Cause> {
     None
 }
 
-/// How large what it is a copy of is.
+/// How much must be asked for a copy. Of a claim as much as it asked for itself: what it has may be that, rounded up.
 fn size(facts: &Facts, kind: &str) -> Option<Bytes> {
     if kind == "VolumeSnapshot" {
         return quantity(text(facts.source.snapshot.there()?, "/status/restoreSize"));
     }
-    let claim = facts.source.claim.there()?;
-    let sizes = ["/status/capacity/storage", "/spec/resources/requests/storage"];
-    sizes.iter().filter_map(|field| quantity(text(claim, field))).max()
+    quantity(text(facts.source.claim.there()?, "/spec/resources/requests/storage"))
 }
 
 fn smaller(facts: &Facts, kind: &str, whole: &str) -> Option<Cause> {
@@ -108,8 +106,9 @@ fn smaller(facts: &Facts, kind: &str, whole: &str) -> Option<Cause> {
     if asked >= size {
         return None;
     }
+    let has = if kind == "VolumeSnapshot" { "has" } else { "asked for" };
     let what = format!(
-        "Claim {} asks for {asked}, and {kind} {whole}, of which it is to be a copy, has {size}: a copy cannot be smaller.",
+        "Claim {} asks for {asked}, and {kind} {whole}, of which it is to be a copy, {has} {size}: a copy cannot be smaller.",
         facts.title()
     );
     Some(Cause::wrong(

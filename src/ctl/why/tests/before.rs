@@ -333,7 +333,7 @@ fn a_claim_that_is_to_be_copied_has_to_be_there_and_bound() {
     });
     facts.source.claim = Look::Missing;
     assert_wrong(&facts, "source-missing", &["a clone of claim demo/origin, which does not exist"]);
-    let mut origin = claim("origin", "10Gi");
+    let mut origin = claim("origin", "20Gi");
     facts.source.claim = Look::There(origin.clone());
     assert_wrong(&facts, "source-not-ready", &["which is Pending itself", "rockpool ctl why demo/origin"]);
     origin["status"] = json!({ "phase": "Bound", "capacity": { "storage": "20Gi" } });
@@ -342,8 +342,14 @@ fn a_claim_that_is_to_be_copied_has_to_be_there_and_bound() {
     assert_wrong(
         &facts,
         "smaller-than-source",
-        &["asks for 10 GiB, and PersistentVolumeClaim demo/origin", "has 20 GiB"],
+        &["asks for 10 GiB, and PersistentVolumeClaim demo/origin", "asked for 20 GiB"],
     );
+    // The same words again are enough, whatever they were rounded up to.
+    facts.edit(|claim| claim["spec"]["resources"]["requests"]["storage"] = json!("10G"));
+    let same = of(&mut facts.source.claim);
+    same["spec"]["resources"]["requests"]["storage"] = json!("10G");
+    same["status"]["capacity"]["storage"] = json!("10000003072");
+    assert_ne!(judge(&facts).0[0].code, "smaller-than-source");
     facts.source.volume = Look::There(json!({ "spec": { "csi": { "driver": "ebs.csi.aws.com" } } }));
     assert_wrong(&facts, "source-other-driver", &["whose volume is not of `csi.rockpool.dev`"]);
 }
