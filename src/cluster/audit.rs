@@ -116,6 +116,8 @@ pub struct Figures {
     pub leads: bool,
     /// Volumes to which no PersistentVolume leads, PersistentVolumes without a volume; none before they were compared.
     pub lone: Option<(u64, u64)>,
+    /// PersistentVolumes whose pool no node has; none before.
+    pub without_pool: Option<u64>,
     /// Nodes with volumes that are gone for too long.
     pub nodes_gone: u64,
     /// How often each watch failed.
@@ -193,6 +195,7 @@ impl Audit {
         Figures {
             leads,
             lone: state.compared.as_ref().map(|compared| (compared.volumes, compared.persistent)),
+            without_pool: state.compared.as_ref().map(|compared| compared.without_pool),
             nodes_gone: u64::try_from(gone.count()).unwrap_or(u64::MAX),
             failures: std::array::from_fn(|at| (RESOURCES[at], failures[at])),
             told: REASONS.into_iter().map(told).collect(),
@@ -278,7 +281,11 @@ impl Audit {
                 Some(true) => self.interval.min(self.pace.settle),
                 Some(false) => self.interval,
             };
-            tokio::time::sleep(jittered(pause)).await;
+            let next = Instant::now() + jittered(pause);
+            // What was known before a lapse is forgotten: then it is compared as soon as it can be.
+            while Instant::now() < next && !(is_open.is_some() && self.state().compared.is_none()) {
+                tokio::time::sleep(self.pace.look.min(pause)).await;
+            }
         }
     }
 

@@ -46,6 +46,9 @@ fn audited(figures: &Figures, gauges: &mut Gauges<'_, '_>) -> fmt::Result {
         let help = "PersistentVolumes that lead to a volume which its pool does not have";
         gauges.one("persistentvolumes_without_volume", help, persistent)?;
     }
+    if let Some(count) = figures.without_pool.filter(|_| figures.leads) {
+        gauges.one("persistentvolumes_without_pool", "PersistentVolumes whose pool no node has", count)?;
+    }
     let help = "Failures of watches of the Kubernetes API";
     let failures = figures.failures.map(|(resource, count)| ([("resource", resource)], count));
     gauges.counts("watch_failures", help, None, failures)?;

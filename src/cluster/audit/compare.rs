@@ -90,6 +90,8 @@ pub(super) struct Compared {
     /// Volumes without a PersistentVolume, and the other way round.
     pub(super) volumes: u64,
     pub(super) persistent: u64,
+    /// PersistentVolumes whose pool no node has.
+    pub(super) without_pool: u64,
     /// Whether another look will tell more soon.
     pub(super) is_open: bool,
 }
@@ -150,8 +152,10 @@ impl Comparison {
                         continue;
                     }
                     let finding = of_volume(volume, sides, &claims);
-                    // Its pool may come back, and with it the volume.
-                    compared.persistent += u64::from(finding.reason == Reason::PersistentVolumeWithoutVolume);
+                    // A pool may come back, and with it the volume.
+                    let is_poolless = finding.reason == Reason::PoolMissing;
+                    compared.persistent += u64::from(!is_poolless);
+                    compared.without_pool += u64::from(is_poolless);
                     compared.findings.push(finding);
                 }
             }

@@ -155,6 +155,7 @@ fn a_pool_that_no_node_has_is_missed_once_everybody_who_is_connected_has_told() 
         let sides = Sides { places: Places::of(nodes), ..sides(&[], &lost, &lost) };
         let compared = twice(&sides);
         assert_eq!(compared.persistent, 0, "the volume may be whole");
+        assert_eq!(usize::try_from(compared.without_pool).unwrap(), compared.findings.len());
         notes(&compared)
     };
     let main = |id: &str| [("main", fake::pool("main", id, 1))];

@@ -79,6 +79,11 @@ impl Cluster {
     }
 
     fn start(&self, pod: &str, gone_after: Duration) -> Running {
+        self.start_every(Duration::from_millis(100), pod, gone_after)
+    }
+
+    /// One that compares so often.
+    fn start_every(&self, interval: Duration, pod: &str, gone_after: Duration) -> Running {
         let ground = Ground {
             links: self.rig.links().clone(),
             known: self.rig.known.clone(),
@@ -86,7 +91,6 @@ impl Cluster {
             ..Ground::default()
         };
         let router = Router::new(ground, DRIVER.to_owned(), Kind::Sim.features(), Patience::default());
-        let interval = Duration::from_millis(100);
         let terms = Terms { namespace: "rockpool".to_owned(), pod: pod.to_owned(), interval, gone_after };
         let audit = Arc::new(Audit::with(self.kubernetes.clone(), router, DRIVER, terms, QUICK));
         let following = Arc::clone(&audit);
@@ -242,4 +246,26 @@ async fn while_the_api_server_is_away_nothing_is_told_and_afterwards_it_goes_on(
     cluster.api.be(Mood::Well);
     tokio::time::sleep(Duration::from_secs(4)).await;
     cluster.told("NodeGone", "Node/n1").await;
+}
+
+#[tokio::test]
+async fn what_was_found_before_a_lapse_is_found_anew_as_soon_as_it_leads_again() {
+    let cluster = Cluster::new().await;
+    let fake = Fake::with_pool("n1", A);
+    let _joined = cluster.rig.join(&fake).await;
+    fake.hold(A, 2);
+    let running = cluster.start_every(HOUR, "pod-0", HOUR);
+    let found = || running.audit.figures().lone.filter(|lone| lone.0 == 1).map(drop);
+    soon("it is found", found).await;
+    cluster.api.be(Mood::Away);
+    cluster.api.world().end_watches();
+    // A leader stops ten seconds after it renewed its lease last.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let figures = running.audit.figures();
+    assert!(!figures.leads && figures.lone.is_none(), "nobody knows whether it is still so: {figures:?}");
+    cluster.api.be(Mood::Well);
+    // Nothing is believed for three seconds, and nothing is tried for as long.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    soon("it is found anew, and not in an hour", found).await;
+    assert_eq!(cluster.events().len(), 1);
 }
