@@ -175,8 +175,11 @@ pub enum Phase {
     Ready,
     /// Becoming larger; finished when interrupted.
     Growing {
-        /// The size asked for.
+        /// The size that it is to get.
         to: Bytes,
+        /// What was asked for, where that was rounded up.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        asked: Option<Bytes>,
     },
     /// Acknowledged as deleted, or about to be; finished when interrupted.
     Deleting,
@@ -264,7 +267,7 @@ impl Volume {
     /// The most that its bytes may be long: while it grows, or where that was interrupted, the size that it is to get.
     pub fn reach(&self) -> Bytes {
         match self.phase {
-            Phase::Growing { to } => to.max(self.size),
+            Phase::Growing { to, .. } => to.max(self.size),
             Phase::Creating
             | Phase::Receiving { .. }
             | Phase::Lent { .. }
@@ -272,6 +275,11 @@ impl Volume {
             | Phase::Deleting
             | Phase::Retained { .. } => self.size,
         }
+    }
+
+    /// What was asked for that, where it was rounded up.
+    pub fn asked_for_reach(&self) -> Option<Bytes> {
+        if let Phase::Growing { asked, .. } = self.phase { asked } else { self.asked }
     }
 }
 

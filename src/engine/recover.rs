@@ -130,8 +130,8 @@ impl Engine {
                 spare::keep(pool);
                 Ok(())
             }
-            Phase::Growing { to } => match record {
-                Record::Volume(volume) => self.grow(claim, pool, volume, (to, None)).map(drop),
+            Phase::Growing { to, .. } => match record {
+                Record::Volume(volume) => self.grow(claim, pool, volume, to).map(drop),
                 Record::Snapshot(_) | Record::Group(_) => {
                     Err(Error::Corrupt(format!("{} cannot be growing: only volumes grow", record.id())))
                 }
@@ -191,8 +191,7 @@ impl Engine {
         self.store.erase(claim, ObjectId::Group(group.id))
     }
 
-    /// Grows the bytes of a volume whose record says `Growing`, and says so in the record, with what was asked for where that is
-    /// known and was rounded up.
+    /// Grows the bytes of a volume whose record says `Growing`, and says so in the record.
     ///
     /// # Errors
     /// As `settle`.
@@ -201,12 +200,12 @@ impl Engine {
         claim: &Claim,
         pool: &dyn Pool,
         volume: &Volume,
-        (to, asked): (Bytes, Option<Bytes>),
+        to: Bytes,
     ) -> Result<Arc<Volume>> {
         let grown = pool.grow(&volume.id, to);
         step!("grow: bytes longer");
         let (size, asked) = match &grown {
-            Ok(size) => (*size, asked),
+            Ok(size) => (*size, volume.asked_for_reach()),
             // What has no bytes any more does not grow either at the next try.
             Err(Error::Full(_) | Error::Corrupt(_)) => (volume.size, volume.asked),
             Err(_) => return grown.map(|_| Arc::new(volume.clone())).map_err(Error::unfinished),

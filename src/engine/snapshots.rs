@@ -152,7 +152,7 @@ pub(super) fn begun(
         phase: Phase::Creating,
         source: volume.id,
         size: volume.reach(),
-        asked: volume.asked.filter(|asked| is_enough(*asked)),
+        asked: volume.asked_for_reach().filter(|asked| is_enough(*asked)),
         held: Bytes::ZERO,
         access: volume.access,
         fs_uuid: volume.fs_uuid,
@@ -218,11 +218,8 @@ mod tests {
         // It has grown, and its record was made anew of a copy from before that.
         volume.size = Bytes::MIB.times(17);
         assert_eq!(enough(&volume), 17 << 20);
-        // It could not grow, and keeps what it was asked for in vain.
-        volume.asked = Some(Bytes::MIB.times(20));
-        assert_eq!(enough(&volume), 17 << 20);
-        volume.phase = Phase::Growing { to: Bytes::MIB.times(20) };
-        volume.asked = Some(Bytes::new((20 << 20) - 1));
+        let asked = Some(Bytes::new((20 << 20) - 1));
+        volume.phase = Phase::Growing { to: Bytes::MIB.times(20), asked };
         assert_eq!(enough(&volume), (20 << 20) - 1, "it is cut as large as it becomes");
     }
 }

@@ -221,16 +221,17 @@ impl Engine {
             ));
         }
         let slot = self.slot_of(id.pool()).ok_or_else(|| self.absent(ObjectId::Volume(*id)))?;
-        if let Phase::Growing { to } = volume.phase {
+        if let Phase::Growing { to, .. } = volume.phase {
             let pool = self.writable_for(&Record::Volume(Arc::clone(&volume)))?;
-            volume = self.grow(&claim, pool.as_ref(), &volume, (to, None))?;
+            volume = self.grow(&claim, pool.as_ref(), &volume, to)?;
         }
         let (pool, budget) = slot.ready()?;
         let size = range.settle(volume.size, volume.size)?;
         if size > volume.size {
             slot.refuse_beyond(pool.as_ref(), range, size, budget)?;
             let more = size.less(volume.size);
-            let growing = Volume { phase: Phase::Growing { to: size }, ..Volume::clone(&volume) };
+            let phase = Phase::Growing { to: size, asked: rounded(range, size) };
+            let growing = Volume { phase, ..Volume::clone(&volume) };
             let admitted = self.store.admit(&claim, Record::Volume(Arc::new(growing.clone())), budget);
             if let Err(error) = admitted {
                 let full = matches!(error, Error::Full(_));
@@ -238,7 +239,7 @@ impl Engine {
                 return Err(if full { self.named_full(slot, more, error) } else { error.unfinished() });
             }
             step!("expand: recorded");
-            let grown = self.grow(&claim, pool.as_ref(), &growing, (size, rounded(range, size)));
+            let grown = self.grow(&claim, pool.as_ref(), &growing, size);
             volume = grown.map_err(|error| self.named_full(slot, more, error))?;
         }
         let left = match volume.access {

@@ -17,7 +17,7 @@ fn volume() -> Volume {
     Volume {
         id: VolumeId::new(pool(), [1; 8]),
         name: "pvc-\"1\" ü".to_owned(),
-        phase: Phase::Growing { to: Bytes::GIB.times(2) },
+        phase: Phase::Growing { to: Bytes::GIB.times(2), asked: None },
         size: Bytes::GIB,
         asked: None,
         access: Access::Mount { fs: Filesystem::Ext4 },
