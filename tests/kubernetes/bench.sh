@@ -18,6 +18,7 @@ ended() {
   local status=$?
   trap - EXIT
   kubectl delete namespace "$namespace" --ignore-not-found --timeout=300s >/dev/null || true
+  kubectl delete persistentvolume --selector bench=there >/dev/null || true
   rm -rf "$work"
   exit "$status"
 }
@@ -31,6 +32,7 @@ class bench-now Immediate Delete ext4
 class bench-wait WaitForFirstConsumer Delete ext4
 await 120 "the provisioner has seen the classes" rooms bench-wait
 kubectl delete namespace "$namespace" --ignore-not-found --timeout=300s >/dev/null
+kubectl delete persistentvolume --selector bench=there >/dev/null
 kubectl create namespace "$namespace" >/dev/null
 
 # resident NAME COMMAND : the largest and the number of all processes whose command line begins so, in MiB.

@@ -2,7 +2,8 @@
 # tests/kubernetes/e2e.sh [FOCUS]: the upstream storage suite (External.Storage) against the driver in the cluster that up.sh has started. FOCUS is a
 # regular expression over the rest of the names. The report, with a JUnit summary, goes to target/e2e.
 #
-# In the end all of it is gone, as the auditor of the torture test sees it. PROCS=4 so many at a time; LIST=1 only says which there are.
+# In the end all of it is gone, as the auditor of the torture test sees it. PROCS=4 so many at a time; LIST=1 only says which there are; TIMEOUT=3h for
+# each of its parts.
 set -euo pipefail
 # shellcheck source=env.sh
 . "$(dirname "$0")/env.sh"
@@ -40,7 +41,7 @@ began=$SECONDS
 status=0
 # suite NAME FOCUS SKIP : one run of ginkgo; its reports are called NAME.
 suite() {
-  ginkgo --procs="$procs" --timeout=3h --focus="External.Storage.*$2" --skip="$skip|$3" --silence-skips --no-color "${dry[@]}" --output-dir="$out" \
+  ginkgo --procs="$procs" --timeout="${TIMEOUT:-3h}" --focus="External.Storage.*$2" --skip="$skip|$3" --silence-skips --no-color "${dry[@]}" --output-dir="$out" \
     --json-report="$1.json" --junit-report="$1.xml" "$bin/e2e.test" -- -storage.testdriver="$here/e2e/testdriver.yaml" -kubeconfig="$KUBECONFIG" \
     -provider=skeleton -kubectl-path="$bin/kubectl" -num-nodes=2 -report-dir="$out" >"$out/$1.log" 2>&1 || status=$?
   [[ -s $out/$1.json ]] || die "there is no report: see $out/$1.log"

@@ -11,7 +11,7 @@ began=$SECONDS
 [[ -z $(ls -A /var/lib/rockpool 2>/dev/null) ]] || die "/var/lib/rockpool is not empty: a driver lives on this machine, and the nodes would have theirs there"
 [[ ! -e $state ]] || die "$state is there: it runs already, or did not end well; run down.sh first"
 "$here/build.sh"
-[[ -e $(archive "registry.k8s.io/sig-storage/csi-snapshotter:$SNAPSHOTTER") ]] || "$here/images.sh"
+"$here/images.sh"
 trap 'say "failed after $((SECONDS - began)) s: the logs are in $state/log, and down.sh cleans up"' ERR
 mkdir -p "$state"/{pki,log,pid,etcd} "$run"
 

@@ -208,6 +208,27 @@ func (b *bench) drop(pods, claims []string) {
 	for _, name := range claims {
 		b.when("gone/" + name)
 	}
+	// Nor is what comes next measured while volumes of these are deleted.
+	for end := time.Now().Add(*patience); b.left() > 0; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			log.Fatalf("PersistentVolumes of %s are left after %v", *namespace, *patience)
+		}
+	}
+}
+
+// left counts the PersistentVolumes of the driver's volumes.
+func (b *bench) left() int {
+	all, err := b.api.CoreV1().PersistentVolumes().List(context.Background(), meta.ListOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	count := 0
+	for _, volume := range all.Items {
+		if class := volume.Spec.StorageClassName; class == *immediate || class == *waiting {
+			count++
+		}
+	}
+	return count
 }
 
 // claims binds one after the other, in turn to a volume that is made for it and to a PersistentVolume of the cluster's own that waits for it: what
@@ -238,7 +259,7 @@ func (b *bench) claims() any {
 // reserve makes a PersistentVolume for a claim to come, of a directory of the host that nobody will mount.
 func (b *bench) reserve(claim string) {
 	volume := &core.PersistentVolume{
-		ObjectMeta: meta.ObjectMeta{Name: "bench-" + claim},
+		ObjectMeta: meta.ObjectMeta{Name: "bench-" + claim, Labels: map[string]string{"bench": "there"}},
 		Spec: core.PersistentVolumeSpec{
 			StorageClassName:              "bench-there",
 			AccessModes:                   []core.PersistentVolumeAccessMode{core.ReadWriteOnce},

@@ -144,20 +144,21 @@ changes_of_leader() { r get lease csi-rockpool-dev -o jsonpath='{.spec.leaseTran
 bound_claims() { picked '[.items[] | select(.status.phase == "Bound")] | length' k get pvc -o json; }
 let_go_on() { kill -CONT "$(kubelet_of "$1")"; }
 
-# Every claim of a burst gets one volume, also where who provisions is killed in the middle and hands over nothing. Its kubelet stands still until another
+# Every claim of a burst gets one volume, also where who provisions, and the controller beside it, are killed in the middle and hand over nothing. Its kubelet stands still until another
 # one leads: else it would be back, under the name that leads, before anybody else may.
 scene_survives_the_death_of_its_leader() {
-  local number holder node changes pid bound
+  local number holder node changes pid driver bound
   holder=$(leader)
   node=$(r get pod "$holder" -o jsonpath='{.spec.nodeName}')
   pid=$(pid_of "$node" "pod/$holder" provisioner)
+  driver=$(pid_of "$node" "pod/$holder" rockpool)
   changes=$(changes_of_leader)
-  [[ $pid =~ ^[0-9]+$ && ${changes:=0} =~ ^[0-9]+$ ]] || die "no provisioner of $holder runs on $node"
+  [[ $pid =~ ^[0-9]+$ && $driver =~ ^[0-9]+$ && ${changes:=0} =~ ^[0-9]+$ ]] || die "no provisioner of $holder, or no driver, runs on $node"
   later let_go_on "$node"
   kill -STOP "$(kubelet_of "$node")"
   for number in $(seq 30); do claim_yaml "c$number" 16Mi t-now; done | k create -f - >/dev/null
   await 60 "five bound claims" more_than 4 bound_claims
-  kill -KILL "$pid"
+  kill -KILL "$pid" "$driver"
   bound=$(bound_claims)
   say "the leader was killed with $bound of 30 claims bound"
   ((bound < 30)) || die "the burst was over before the leader was killed"

@@ -37,7 +37,8 @@ scene_prometheus_sees_it() {
       die "the metrics of $pod break the conventions: $(<"$evidence/promtool")"
   done <<<"$list"
   for board in fleet node; do
-    list=$(jq -r '.panels[].targets[]?.expr' "$monitoring/$board.json")
+    # Those of panels, and those that its variables choose from.
+    list=$(jq -r '(.panels[].targets[]?.expr), (.templating.list[]? | .query | (.query? // .) | strings | capture("^label_values\\((?<of>.*),[^,]*\\)$").of)' "$monitoring/$board.json")
     while read -r query; do
       (await 20 "data" has_data "${query//\$instance/n1}") 2>/dev/null </dev/null || die "the dashboard $board has no data for: $query"
     done <<<"$list"
@@ -258,5 +259,5 @@ END
   drivers_ready
   await 240 "the next leader has found it" has_compared
   sleep 15
-  so null picked '.[0].series' events_of PersistentVolumeWithoutVolume PersistentVolumeClaim empty
+  so "1 null" picked '"\(length) \(.[0].series)"' events_of PersistentVolumeWithoutVolume PersistentVolumeClaim empty
 }
