@@ -280,6 +280,8 @@ fn kept_apart(facts: &Facts, pod: &Value, asked: Bytes, spots: &[Spot]) -> Optio
 /// No pod is waited for, and no node has enough.
 pub(super) fn nowhere(facts: &Facts) -> Option<Cause> {
     let class = facts.class().filter(|_| !facts.waits_for_a_pod())?;
+    // For such classes the provisioner publishes nothing unless it is told to.
+    published(facts, class).next()?;
     too_little(facts, class, facts.asked()?, &spots(facts, class, None))
 }
 

@@ -148,8 +148,11 @@ scene_says_why_it_waits() {
   so claim-missing why nobody
   claim waits 16Mi
   await 30 "no-consumer" because no-consumer waits
-  claim huge 900Gi t-now
+  claim huge 900Gi
+  pod huge huge
   await 30 "no-room" because no-room huge
+  claim vast 900Gi t-now
+  await 30 "provisioning-failed" because provisioning-failed vast
   claim classless 16Mi t-there-is-no-such
   await 30 "class-missing" because class-missing classless
   later kubectl delete storageclass t-wrong --ignore-not-found
@@ -169,9 +172,11 @@ scene_says_why_it_waits() {
 
   claim bound 16Mi
   pod bound bound n1
-  ready bound
+  claim large 8Gi
+  pod large large n1
+  ready bound large
   so bound why bound
-  grow bound 900Gi
+  grow bound 9Gi
   await 60 "resize-no-room" because resize-no-room bound
   k delete pvc bound --wait=false >/dev/null
   await 30 "deleting" because deleting bound

@@ -106,6 +106,13 @@ fn more_than_any_pool_can_ever_give_is_a_lack_of_room_also_where_nobody_schedule
         "no-room",
         &["40 GiB, on node n1", "last answer, 30 s ago: “capacity_range.required_bytes"],
     );
+    // Unless it is told to, the provisioner publishes nothing for such a class, and nobody misses that.
+    facts.capacities = Some(vec![]);
+    assert_wrong(
+        &facts,
+        "provisioning-failed",
+        &["with OutOfRange, 30 s ago", "can ever give: 12176900096 bytes"],
+    );
 }
 
 #[test]
