@@ -275,7 +275,10 @@ impl Run {
 
     fn cut_of(&self, made: &csi::Snapshot, name: &str, of: usize, is_kept: bool) -> Cut {
         let volume = &self.model.volumes[of];
-        assert_eq!((&made.source_volume_id, made.size_bytes), (&volume.id, model::size(volume.wanted).as_i64()));
+        assert_eq!(
+            (&made.source_volume_id, made.size_bytes),
+            (&volume.id, model::size(volume.wanted).as_i64())
+        );
         Cut {
             id: made.snapshot_id.clone(),
             name: name.to_owned(),

@@ -185,7 +185,10 @@ impl Model {
             reasons.push(InvalidArgument);
         }
         let size = mib.max(least);
-        if (mib > 0 && mib.max(smallest(is_block)) < least) || limit.is_some_and(|limit| limit < size) || size > POOLS[lies] {
+        if (mib > 0 && mib.max(smallest(is_block)) < least)
+            || limit.is_some_and(|limit| limit < size)
+            || size > POOLS[lies]
+        {
             reasons.push(OutOfRange);
         } else if size * MIB > self.free(lies) {
             reasons.push(ResourceExhausted);

@@ -71,7 +71,10 @@ impl Built {
             0 => Phase::Ready,
             1 => Phase::Creating,
             2 => Phase::Deleting,
-            3 => Phase::Growing { to: Bytes::new(self.to), asked: self.is_reserved.then(|| Bytes::new(self.size)) },
+            3 => Phase::Growing {
+                to: Bytes::new(self.to),
+                asked: self.is_reserved.then(|| Bytes::new(self.size)),
+            },
             5 => Phase::Receiving { done: Bytes::new(self.to), digest: 1 },
             6 => Phase::Lent { to: VolumeId::new(PoolId::new([7; 6]), self.to.to_be_bytes()) },
             _ => Phase::Retained {
