@@ -17,8 +17,8 @@ focus=${1:-}
 target=$(realpath -m "${CARGO_TARGET_DIR:-$here/../../target}")
 out=$target/e2e
 procs=${PROCS:-4}
-# Those that stop whole nodes by ssh, that must run alone, and that are for other systems.
-skip='\[Serial\]|\[Disruptive\]|\[Feature:SELinux\]|\[Feature:Windows\]'
+# Those that stop whole nodes by ssh, that are for other systems, and that want a populator's images. Those that must run alone do so, after the others.
+skip='\[Disruptive\]|\[Feature:SELinux\]|\[Feature:Windows\]|any volume data source'
 dry=()
 [[ -z ${LIST:-} ]] || dry=(--dry-run) procs=1
 
