@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::facts::{Facts, condition, homes, list, name_of, named, quantity, text};
+use super::facts::{Facts, condition, homes, list, moment, name_of, named, quantity, seen_at, text};
 use super::fit::{is_ready, refusals};
 use super::judge::{Cause, ago, names, said};
 use super::{place, provision};
@@ -19,6 +19,9 @@ pub(super) fn causes(facts: &Facts) -> Vec<Cause> {
     let users = facts.users();
     let mut causes: Vec<Cause> = users.iter().filter_map(|pod| of_pod(facts, pod)).take(PODS).collect();
     causes.extend(growth(facts));
+    if causes.is_empty() {
+        causes.extend(lost(facts));
+    }
     if causes.is_empty() {
         causes.push(Cause::well("bound", well(facts, &users)));
     }
@@ -58,6 +61,46 @@ fn well(facts: &Facts, users: &[&Value]) -> String {
         (Some(_), running) => format!("{start}, and used by pod {}; nothing is wrong.", names(running)),
     }
 }
+
+/// What is wrong with the volume itself, whatever its pods do: one that runs on a node that is gone goes on saying that it runs.
+fn lost(facts: &Facts) -> Option<Cause> {
+    let homes = nodes(facts);
+    if let (Some(_), false) = (&facts.nodes, homes.is_empty()) {
+        let found: Vec<&Value> = homes.iter().filter_map(|node| named(&facts.nodes, node)).collect();
+        if found.is_empty() {
+            return Some(gone(facts, "so no pod can use it", &homes));
+        }
+        if !found.iter().any(|node| is_ready(node)) {
+            let what = format!("{}, which is not ready.", start(facts) + &place(facts));
+            return Some(Cause::wrong("node-closed", what, MEND));
+        }
+    }
+    let stands = |event: &&Value| {
+        moment(&format!("{}Z", seen_at(event))).is_some_and(|seen| facts.now - seen < STANDS)
+    };
+    if let Some(event) = facts.newest(&["PersistentVolumeWithoutVolume", "PoolMissing"]).filter(stands) {
+        let words = said(text(event, "/message"));
+        let what = format!("{}; a controller has told{}: {words}.", start(facts), ago(event, facts.now));
+        return Some(match text(event, "/reason") {
+            "PoolMissing" => Cause::wrong("pool-missing", what, ANEW),
+            _ => Cause::wrong("volume-missing", what, ANEW),
+        });
+    }
+    let bare = homes.iter().find(|node| facts.lacks_driver(node))?;
+    let what = format!(
+        "{}, where the driver is not registered: what is mounted there stays so, and nothing else can be mounted.",
+        start(facts) + &place(facts)
+    );
+    Some(Cause::wrong("driver-not-on-node", what, provision::node_pod(facts, bare)))
+}
+
+/// What helps where the node of a volume is not ready.
+const MEND: &str = "Mend the node or bring it back; the volume itself does not move.";
+/// What helps where a volume is not there.
+const ANEW: &str =
+    "Bring its disk back if there is one; if the data is lost, delete the claim and make it anew.";
+/// A controller writes what it finds again every ten minutes, and one that has just begun to lead later by as much; seconds.
+const STANDS: i64 = 30 * 60;
 
 /// What keeps a pod from its volume.
 fn of_pod(facts: &Facts, pod: &Value) -> Option<Cause> {
@@ -101,7 +144,7 @@ fn nowhere_else(facts: &Facts, pod: &Value, homes: &[&str]) -> Option<Cause> {
     facts.nodes.as_ref().filter(|_| !homes.is_empty())?;
     let found: Vec<&Value> = homes.iter().filter_map(|node| named(&facts.nodes, node)).collect();
     if found.is_empty() {
-        return Some(gone(facts, name_of(pod), homes));
+        return Some(gone(facts, &format!("so pod {} can run nowhere", name_of(pod)), homes));
     }
     let closed: Vec<String> = found.iter().filter_map(|node| closed(facts, node, pod)).collect();
     if closed.len() < found.len() {
@@ -127,9 +170,9 @@ fn closed(facts: &Facts, node: &Value, pod: &Value) -> Option<String> {
     (!why.is_empty()).then(|| why.join(", "))
 }
 
-fn gone(facts: &Facts, pod: &str, homes: &[&str]) -> Cause {
+fn gone(facts: &Facts, so: &str, homes: &[&str]) -> Cause {
     let what = format!(
-        "{}, which is on node {} alone; that node no longer exists, so pod {pod} can run nowhere.",
+        "{}, which is on node {} alone; that node no longer exists, {so}.",
         start(facts),
         names(homes)
     );
@@ -145,8 +188,7 @@ fn unmounted(facts: &Facts, pod: &Value, node: &str) -> Option<Cause> {
     if facts.nodes.is_some() && object.is_none_or(|node| !is_ready(node)) {
         let state = if object.is_some() { "is not ready" } else { "no longer exists" };
         let what = format!("{start} is on node {node}, which {state}.");
-        let fix = "Mend the node or bring it back; the volume itself does not move.";
-        return Some(Cause::wrong("node-closed", what, fix));
+        return Some(Cause::wrong("node-closed", what, MEND));
     }
     if let Some(event) = unmounted_event(facts, pod) {
         let what = format!("{start} does not get it on node {node}{}", ago(event, facts.now));

@@ -48,6 +48,36 @@ fn a_pod_whose_volume_is_on_a_node_that_is_gone_is_told_the_ways_out() {
 }
 
 #[test]
+fn a_pod_that_says_that_it_runs_on_a_node_that_is_gone_is_not_believed() {
+    let running = || bound().with_pod(placed("web-0", "n1", "Running"));
+    let mut facts = running();
+    facts.nodes.as_mut().unwrap()[0]["status"]["conditions"][0]["status"] = json!("Unknown");
+    assert_wrong(&facts, "node-closed", &["volume pvc-1 on node n1, which is not ready.", "Mend the node"]);
+    let facts = Facts { nodes: Some(vec![node("n2")]), ..running() };
+    assert_wrong(&facts, "node-gone", &["that node no longer exists, so no pod can use it."]);
+    let facts = Facts { csi_nodes: Some(vec![csi_node("n2", DRIVER)]), ..running() };
+    assert_wrong(&facts, "driver-not-on-node", &["on node n1, where the driver is not registered"]);
+    // Where nodes may not be read nothing is said of them.
+    assert_says(&Facts { nodes: None, ..running() }, State::Well, "bound", &["nothing is wrong"]);
+}
+
+#[test]
+fn what_a_controller_has_told_of_the_volume_is_no_longer_in_order() {
+    let told = |reason, ago| {
+        bound().with_events(&[event("PersistentVolumeClaim", "data", reason, "It leads nowhere.", ago)])
+    };
+    let facts = told("PersistentVolumeWithoutVolume", 600);
+    assert_wrong(
+        &facts,
+        "volume-missing",
+        &["volume pvc-1; a controller has told, 10 minutes ago: “It leads nowhere.”", "delete the claim"],
+    );
+    assert_wrong(&told("PoolMissing", 60), "pool-missing", &["It leads nowhere."]);
+    // It would have been told again.
+    assert_says(&told("PoolMissing", 1801), State::Well, "bound", &["nothing is wrong"]);
+}
+
+#[test]
 fn a_node_that_is_full_of_pods_is_told_in_the_schedulers_words() {
     let words = "0/2 nodes are available: 1 Too many pods, 1 node(s) didn't match PersistentVolume's node affinity. no new claims to deallocate, preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling.";
     let facts = bound().with_pod(unscheduled("web-0", words));
