@@ -190,7 +190,8 @@ impl Audit {
     pub fn figures(&self) -> Figures {
         let (failures, leads) = (self.stores.failures(), self.lead.leads().is_some());
         let state = self.state();
-        let gone = state.of_nodes.iter().filter(|finding| !finding.is_one_of_many());
+        let is_gone = |it: &&Finding| it.reason == Reason::NodeGone && !it.is_one_of_many();
+        let gone = state.of_nodes.iter().filter(is_gone);
         let told = |reason: Reason| (reason.name(), state.told.get(&reason).copied().unwrap_or_default());
         Figures {
             leads,
@@ -249,9 +250,9 @@ impl Audit {
             let told = self.reporter.tell(&finding, there).await;
             let mut state = self.state();
             match told {
-                Ok(()) => {
+                Ok(is_written) => {
                     state.queue.told(&finding.key(), Instant::now());
-                    *state.told.entry(finding.reason).or_default() += 1;
+                    *state.told.entry(finding.reason).or_default() += u64::from(is_written);
                     state.said.clear();
                 }
                 Err(fault) => {

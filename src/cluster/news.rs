@@ -229,6 +229,11 @@ impl Known {
         self.lock().announced.range((from, Bound::Unbounded)).map(|(pool, _)| *pool).collect()
     }
 
+    /// How many pools several nodes announce.
+    pub fn pools_twice(&self) -> u64 {
+        u64::try_from(self.lock().twice.len()).unwrap_or(u64::MAX)
+    }
+
     /// How many names are known to be taken on several nodes.
     pub fn names_twice(&self) -> u64 {
         u64::try_from(self.lock().same.len()).unwrap_or(u64::MAX)

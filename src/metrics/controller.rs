@@ -75,9 +75,8 @@ impl Collector for Sources {
         });
         let help = "Nodes by state: away, connected and yet to tell what they have, or connected and told";
         gauges.rows("nodes", help, None, rows)?;
-        let twice = nodes.iter().flat_map(|seen| seen.pools.values()).filter(|pool| pool.twice).count();
-        let help = "Pools that another node announces too, counted at each: a disk was copied";
-        gauges.one("pools_twice", help, u64::try_from(twice).unwrap_or(u64::MAX))?;
+        let help = "Pools that several nodes announce: a disk was copied";
+        gauges.one("pools_twice", help, self.known.pools_twice())?;
         let help = "Names that are taken on several nodes: one of the volumes of each is an orphan";
         gauges.one("names_twice", help, self.known.names_twice())?;
         self.audit.as_ref().map_or(Ok(()), |audit| audited(&audit.figures(), &mut gauges))

@@ -51,29 +51,29 @@ struct Series {
 }
 
 impl Reporter {
-    /// Tells a finding.
-    pub(super) async fn tell(&self, finding: &Finding, there: There) -> Answer<()> {
+    /// Tells a finding: whether anything had to be written for it.
+    pub(super) async fn tell(&self, finding: &Finding, there: There) -> Answer<bool> {
         let told = timeout(PATIENCE, self.write(finding, there)).await;
         told.unwrap_or_else(|_| Err(Fault::Away(format!("no answer within {} s", PATIENCE.as_secs()))))
     }
 
-    async fn write(&self, finding: &Finding, there: There) -> Answer<()> {
+    async fn write(&self, finding: &Finding, there: There) -> Answer<bool> {
         let namespace = finding.about.namespace.as_deref().unwrap_or("default");
         let all = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
         let event = self.event(finding, namespace);
         match self.api.post::<Value>(&all, &event).await {
             Err(Fault::Refused(409, _)) => {}
-            answer => return answer.map(drop),
+            answer => return answer.map(|_| true),
         }
         if there == There::Left {
-            return Ok(());
+            return Ok(false);
         }
         let one = format!("{all}/{}", event["metadata"]["name"].as_str().unwrap_or_default());
         let before: Told = self.api.get(&one).await?;
         let count = before.series.map_or(1, |series| series.count.max(1)).saturating_add(1);
         // Nothing else of an Event may change.
         let series = json!({ "series": { "count": count, "lastObservedTime": micro_time(Time::now()) } });
-        self.api.patch::<Value>(&one, &series).await.map(drop)
+        self.api.patch::<Value>(&one, &series).await.map(|_| true)
     }
 
     fn event(&self, finding: &Finding, namespace: &str) -> Value {

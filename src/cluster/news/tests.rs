@@ -200,6 +200,7 @@ async fn a_pool_of_two_nodes_is_refused_on_both() {
     let why = refusal(&rig.known, A);
     assert!(why.contains("node n1") && why.contains("node n2"), "{why}");
     assert!(rig.known.lock().twice.contains_key(&of(A)), "it is not reported");
+    assert_eq!(rig.known.pools_twice(), 1, "one disk was copied");
     assert_eq!(rig.known.holder(of(B)).unwrap(), id("n2"), "the other pool is not concerned");
     drop(first);
     rig.stands("n1", Standing::Away).await;

@@ -76,9 +76,11 @@ async fn only_after(memory: &Memory, pod: &str, finding: &Finding) -> Value {
 async fn what_the_leader_before_has_told_is_left_alone_and_what_it_has_not_is_told() {
     let memory = Memory::default();
     reporter(&memory, "pod-0").tell(&of_node("n1/fast"), There::Again).await.unwrap();
-    reporter(&memory, "pod-1").tell(&of_node("n1/fast"), There::Left).await.unwrap();
+    let is_written = reporter(&memory, "pod-1").tell(&of_node("n1/fast"), There::Left).await.unwrap();
+    assert!(!is_written);
     assert!(only(&memory)["series"].is_null());
-    reporter(&memory, "pod-1").tell(&of_node("n1/slow"), There::Left).await.unwrap();
+    let is_written = reporter(&memory, "pod-1").tell(&of_node("n1/slow"), There::Left).await.unwrap();
+    assert!(is_written);
     assert_eq!(memory.events().len(), 2);
 }
 

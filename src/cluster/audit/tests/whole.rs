@@ -164,6 +164,13 @@ async fn a_node_that_is_gone_is_told_on_it_and_on_the_claims_of_its_volumes() {
     assert_eq!(running.audit.figures().nodes_gone, 1);
     cluster.ready("n1", "True");
     soon("it is back", || (running.audit.figures().nodes_gone == 0).then_some(())).await;
+    // A node without the driver is there.
+    cluster.api.world().put(
+        "/apis/storage.k8s.io/v1/csinodes/n1",
+        json!({ "metadata": { "name": "n1" }, "spec": { "drivers": [] } }),
+    );
+    cluster.told("DriverNotRegistered", "Node/n1").await;
+    assert_eq!(running.audit.figures().nodes_gone, 0);
 }
 
 #[tokio::test]
