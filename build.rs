@@ -3,6 +3,8 @@
 //! Owns: the choice of what is generated. Never: changes a message; `proto/` says what is on the wire.
 
 use std::error::Error;
+use std::path::Path;
+use std::{env, fs};
 
 use protox::prost_reflect::{DescriptorPool, MessageDescriptor};
 
@@ -13,7 +15,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true).open_files(FILES)?;
-    let silent = silent_messages(&compiler.descriptor_pool())?;
+    let pool = compiler.descriptor_pool();
+    let silent = silent_messages(&pool)?;
+    let services: Vec<_> = pool.services().collect();
+    let methods: Vec<_> = services.iter().flat_map(|service| service.methods()).collect();
+    let names: Vec<&str> = methods.iter().map(|method| method.name()).collect();
+    fs::write(Path::new(&env::var("OUT_DIR")?).join("methods.rs"), format!("&{names:?}"))?;
     tonic_prost_build::configure()
         // One order of map entries, so that equal messages have equal bytes.
         .btree_map(".")

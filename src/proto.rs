@@ -39,6 +39,9 @@ pub mod registration {
     tonic::include_proto!("pluginregistration");
 }
 
+/// The names of all methods in `proto/`: no other word of a caller's is a method.
+pub(crate) const METHODS: &[&str] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));
+
 impl std::fmt::Debug for csi::volume_capability::MountVolume {
     /// Everything but the mount flags, which may hold secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

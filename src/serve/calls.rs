@@ -21,6 +21,7 @@ use tower::{Layer, Service};
 use crate::cluster::link::MARK;
 use crate::csi::call::{CallId, REQUEST, RequestId, code_name};
 use crate::metrics;
+use crate::proto::METHODS;
 
 /// So much of a refusal's message enters the log.
 const MESSAGE: usize = 512;
@@ -166,14 +167,19 @@ impl Line {
         response
     }
 
+    /// As metrics call a method. One that nobody serves is a word of the caller's, also where it was refused unread, and makes no label.
+    fn label<'a>(&self, method: &'a str) -> &'a str {
+        if self.served && METHODS.contains(&method) { method } else { "unserved" }
+    }
+
     fn write(&mut self, code: Code, message: &str) {
         self.told = true;
         let method = self.method.rsplit('/').next().unwrap_or_default();
+        let label = self.label(method);
         let took = self.begun.elapsed();
         let (id, code, duration_ms) = (self.id.text(), code_name(code), millis(took));
         let request = self.request.as_str();
-        // A method that nobody serves is a word of the caller's: it makes no label.
-        metrics::answered(if self.served { method } else { "unserved" }, code, took);
+        metrics::answered(label, code, took);
         if message.is_empty() {
             tracing::info!(target: "rockpool::call", method, id, code, duration_ms, request);
         } else {
@@ -237,6 +243,23 @@ mod tests {
             service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
         let answer = CallLayer::new(SMALL).layer(hung).call(request()).await.unwrap();
         assert_eq!(status(answer).0, Code::DeadlineExceeded);
+    }
+
+    #[test]
+    fn what_a_caller_invents_is_no_label_also_where_nobody_has_looked() {
+        let mut line = Line {
+            method: String::new(),
+            id: CallId::default(),
+            request: RequestId::unnamed(),
+            begun: Instant::now(),
+            told: true,
+            served: true,
+        };
+        assert_eq!(line.label("CreateVolume"), "CreateVolume");
+        assert_eq!(line.label("NotifyRegistrationStatus"), "NotifyRegistrationStatus");
+        assert_eq!(line.label("Invented"), "unserved");
+        line.served = false;
+        assert_eq!(line.label("CreateVolume"), "unserved");
     }
 
     #[tokio::test]
