@@ -11,6 +11,7 @@ use protox::prost_reflect::{DescriptorPool, MessageDescriptor};
 const FILES: [&str; 6] =
     ["csi.proto", "admin.proto", "link.proto", "news.proto", "transfer.proto", "pluginregistration.proto"];
 
+#[allow(clippy::disallowed_methods, reason = "what is generated can be generated again")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
     let mut compiler = protox::Compiler::new(["proto"])?;
