@@ -59,14 +59,15 @@ memory >"$work/idle.json"
 memory >"$work/after.json"
 mkdir -p "${out%/*}"
 jq -s '.[0] + {memory_before: .[1], memory_after: .[2]}' "$work/bench.json" "$work/idle.json" "$work/after.json" >"$out"
-jq -r '
-  "claim to Bound, one after the other      p50 \(.one_by_one.claim_to_bound_ms.p50) ms, p99 \(.one_by_one.claim_to_bound_ms.p99) ms",
+# docs/performance.md says why a volume that waits for its pod cannot meet what is asked for.
+jq -r 'def want(most): if . <= most then " (met: \(most))" else " (MISSED: \(most))" end;
+  "claim to Bound, one after the other      p50 \(.one_by_one.claim_to_bound_ms.p50) ms, p99 \(.one_by_one.claim_to_bound_ms.p99) ms" + (.one_by_one.claim_to_bound_ms.p50 | want(60)),
   "  to a PersistentVolume that waits       p50 \(.one_by_one.to_a_volume_that_is_there_ms.p50) ms, p99 \(.one_by_one.to_a_volume_that_is_there_ms.p99) ms: what Kubernetes takes by itself",
   "pod start without a volume               p50 \(.pod.without_a_volume_ms.p50) ms, p99 \(.pod.without_a_volume_ms.p99) ms",
-  "  with a volume made for it              p50 \(.pod.with_a_new_volume_ms.p50) ms, p99 \(.pod.with_a_new_volume_ms.p99) ms: \(.pod.added_by_a_new_volume_ms | round) ms more",
-  "  with a volume that is bound            p50 \(.pod.with_a_bound_volume_ms.p50) ms, p99 \(.pod.with_a_bound_volume_ms.p99) ms: \(.pod.added_by_a_bound_volume_ms | round) ms more",
-  "  with a volume that is bound at once    p50 \(.pod.with_a_volume_bound_at_once_ms.p50) ms, p99 \(.pod.with_a_volume_bound_at_once_ms.p99) ms: \(.pod.added_by_a_volume_bound_at_once_ms | round) ms more",
-  "\(.claims_at_once) claims at once, Immediate           all bound in \(.at_once_immediate.all_bound_s) s, p50 \(.at_once_immediate.claim_to_bound_ms.p50 | round) ms, p99 \(.at_once_immediate.claim_to_bound_ms.p99 | round) ms, \(.at_once_immediate.requests_per_volume.all) API requests a volume",
-  "\(.claims_at_once) claims at once, with scheduled pods all bound in \(.at_once_with_pods.all_bound_s) s, p50 \(.at_once_with_pods.claim_to_bound_ms.p50 | round) ms, p99 \(.at_once_with_pods.claim_to_bound_ms.p99 | round) ms, \(.at_once_with_pods.requests_per_volume.all) API requests a volume",
+  "  with a volume made for it              p50 \(.pod.with_a_new_volume_ms.p50) ms, p99 \(.pod.with_a_new_volume_ms.p99) ms: \(.pod.added_by_a_new_volume_ms | round) ms more" + (.pod.added_by_a_new_volume_ms | want(300)),
+  "  with a volume that is bound            p50 \(.pod.with_a_bound_volume_ms.p50) ms, p99 \(.pod.with_a_bound_volume_ms.p99) ms: \(.pod.added_by_a_bound_volume_ms | round) ms more" + (.pod.added_by_a_bound_volume_ms | want(300)),
+  "  with a volume that is bound at once    p50 \(.pod.with_a_volume_bound_at_once_ms.p50) ms, p99 \(.pod.with_a_volume_bound_at_once_ms.p99) ms: \(.pod.added_by_a_volume_bound_at_once_ms | round) ms more" + (.pod.added_by_a_volume_bound_at_once_ms | want(300)),
+  "\(.claims_at_once) claims at once, Immediate           all bound in \(.at_once_immediate.all_bound_s) s, p50 \(.at_once_immediate.claim_to_bound_ms.p50 | round) ms, p99 \(.at_once_immediate.claim_to_bound_ms.p99 | round) ms, \(.at_once_immediate.requests_per_volume.all) API requests a volume" + (.at_once_immediate.all_bound_s | want(60)),
+  "\(.claims_at_once) claims at once, with scheduled pods all bound in \(.at_once_with_pods.all_bound_s) s, p50 \(.at_once_with_pods.claim_to_bound_ms.p50 | round) ms, p99 \(.at_once_with_pods.claim_to_bound_ms.p99 | round) ms, \(.at_once_with_pods.requests_per_volume.all) API requests a volume" + (.at_once_with_pods.all_bound_s | want(60)),
   (.memory_after | to_entries[] | "resident, \(.key): \(.value.largest_mib) MiB (\(.value.processes) processes)")' "$out"
 say "written to bench-results/kubernetes.json"

@@ -5,6 +5,7 @@ version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../../Cargo.toml" | head -n
 later_version=$version-next
 
 r() { kubectl --namespace rockpool "$@"; }
+in_controller() { r exec rockpool-controller-0 -c rockpool -- rockpool ctl "$@"; }
 
 # so WHAT COMMAND... : shows what a command prints, which must be WHAT.
 so() {

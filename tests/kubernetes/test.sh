@@ -57,7 +57,7 @@ class t-copy WaitForFirstConsumer Delete ext4
 one() {
   install_for_scenes || return
   case $1 in
-    upstream) TIMEOUT=15m "$here/e2e.sh" "$part" ;;
+    upstream) TIMEOUT=900 "$here/e2e.sh" "$part" ;;
     *) "$here/scene.sh" "$1" ;;
   esac
 }

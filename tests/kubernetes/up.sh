@@ -12,7 +12,7 @@ began=$SECONDS
 [[ ! -e $state ]] || die "$state is there: it runs already, or did not end well; run down.sh first"
 "$here/build.sh"
 "$here/images.sh"
-trap 'say "failed after $((SECONDS - began)) s: the logs are in $state/log, and down.sh cleans up"' ERR
+trap '[[ $? == 0 ]] || say "failed after $((SECONDS - began)) s: the logs are in $state/log, and down.sh cleans up"' EXIT
 mkdir -p "$state"/{pki,log,pid,etcd} "$run"
 
 # What kubelet sets for the whole machine; down.sh puts it back.

@@ -62,7 +62,6 @@ scene_is_uninstalled_with_volumes_present() {
   ready after
 }
 
-in_controller() { r exec rockpool-controller-0 -c rockpool -- rockpool ctl "$@"; }
 # pool_is STATE DELETED : whether n2's pool is in that state, and so much in it was deleted while it was lost.
 pool_is() { prints "$1 $2" picked ".pools[] | select(.id == \"$pool\") | .state + \" \" + (.deleted | length | tostring)" in_controller pool list -o json; }
 # orphans : what was deleted in it meanwhile.

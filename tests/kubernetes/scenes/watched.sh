@@ -221,7 +221,6 @@ has_compared() {
   done
   return 1
 }
-in_controller() { r exec rockpool-controller-0 -c rockpool -- rockpool ctl "$@"; }
 
 scene_is_told_by_events() {
   local made lone since
