@@ -258,6 +258,7 @@ END
 
   await 240 "a word about the volume" told VolumeWithoutPersistentVolume Node "$(jq -r '.accessible_topology[0]["topology.csi.rockpool.dev/node"]' <<<"$made")" "$lone"
   await 60 "a word about the PersistentVolume" told PersistentVolumeWithoutVolume PersistentVolumeClaim empty
+  so volume-missing picked '.causes[0].code' in_controller_why empty
   # Who leads next finds it, and does not say it again.
   r delete pod rockpool-controller-0 rockpool-controller-1 >/dev/null
   drivers_ready
