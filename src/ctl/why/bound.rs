@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::facts::{Facts, condition, homes, list, moment, name_of, named, quantity, seen_at, text};
 use super::fit::{is_ready, refusals};
-use super::judge::{Cause, ago, names, said};
+use super::judge::{Cause, State, ago, names, said};
 use super::{place, provision};
 
 /// What kubelet says where a volume does not get to its pod.
@@ -19,7 +19,8 @@ pub(super) fn causes(facts: &Facts) -> Vec<Cause> {
     let users = facts.users();
     let mut causes: Vec<Cause> = users.iter().filter_map(|pod| of_pod(facts, pod)).take(PODS).collect();
     causes.extend(growth(facts));
-    if causes.is_empty() {
+    // What only waits may wait for ever.
+    if !causes.iter().any(|cause| cause.state == State::Wrong) {
         causes.extend(lost(facts));
     }
     if causes.is_empty() {
@@ -99,7 +100,8 @@ const MEND: &str = "Mend the node or bring it back; the volume itself does not m
 /// What helps where a volume is not there.
 const ANEW: &str =
     "Bring its disk back if there is one; if the data is lost, delete the claim and make it anew.";
-/// A controller writes what it finds again every ten minutes, and one that has just begun to lead later by as much; seconds.
+/// A controller writes what it finds again every ten minutes, and one that has just begun to lead later by as much; seconds. Of some hundreds of claims
+/// at once it cannot write to each in that time, and what was mended meanwhile it does not take back.
 const STANDS: i64 = 30 * 60;
 
 /// What keeps a pod from its volume.

@@ -57,6 +57,11 @@ fn a_pod_that_says_that_it_runs_on_a_node_that_is_gone_is_not_believed() {
     assert_wrong(&facts, "node-gone", &["that node no longer exists, so no pod can use it."]);
     let facts = Facts { csi_nodes: Some(vec![csi_node("n2", DRIVER)]), ..running() };
     assert_wrong(&facts, "driver-not-on-node", &["on node n1, where the driver is not registered"]);
+    // Nor is what only waits, as growth does, and a pod that is held back.
+    let mut growing = growing("", None).with_pod(placed("web-0", "n1", "Running"));
+    growing.nodes = Some(vec![node("n2")]);
+    let verdict = judge(&growing);
+    assert!(verdict.text().contains("no pod can use it"), "{}", verdict.text());
     // Where nodes may not be read nothing is said of them.
     assert_says(&Facts { nodes: None, ..running() }, State::Well, "bound", &["nothing is wrong"]);
 }
