@@ -92,7 +92,7 @@ smoke-kubernetes: ## The cluster from nothing, the demo on it with a debug build
 	@tests/install.sh build test kubernetes
 	@tests/no-leaks.sh tests/kubernetes/smoke.sh
 
-e2e: ## Run the upstream storage suite on it: FOCUS='snapshottable' (root, after make image and make cluster-up; a quarter of an hour)
+e2e: ## Run the upstream storage suite on it: FOCUS='snapshottable' (root, after make image and make cluster-up; twenty minutes)
 	@tests/install.sh build test torture kubernetes
 	@tests/kubernetes/e2e.sh '$(FOCUS)'
 

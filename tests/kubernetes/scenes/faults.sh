@@ -192,8 +192,8 @@ made_since() { picked "[.items[] | select(.spec.claimRef.namespace == \"$namespa
 # restarts : of all containers of ours that are no sidecar. Those end by themselves where they cannot keep their lease.
 restarts() { picked '[.items[].status.containerStatuses[] | select(.name == "rockpool") | .restartCount] | add' r get pods -l app.kubernetes.io/name=rockpool -o json; }
 
-# Longer than any lease lasts, in the middle of a burst: no writer notices, no driver starts anew, every claim gets one volume, what was found before is
-# not told again, and what nobody could be told is told afterwards.
+# Longer than the lease of any leader lasts, in the middle of a burst: no writer notices, no driver starts anew, every claim gets one volume, what was
+# found before is not told again at once, and what was lost just before is found and told afterwards.
 scene_goes_on_without_the_api_server() {
   local back began late
   # shellcheck disable=SC2034  # told reads it
