@@ -11,6 +11,7 @@ mod claim;
 mod facts;
 mod fit;
 mod gather;
+mod home;
 mod judge;
 mod place;
 mod provision;

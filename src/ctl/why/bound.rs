@@ -1,16 +1,19 @@
 //! A claim that has its volume: whether its pods get it, and whether it grows.
 //!
-//! Owns: the node of the volume, mounts that fail, and growth. Never: looks for room.
+//! Owns: pods that cannot run where the volume is, mounts that fail, and growth. Never: looks for room.
 
 use serde_json::Value;
 
-use super::facts::{Facts, condition, homes, list, moment, name_of, named, quantity, seen_at, text};
+use super::facts::{Facts, condition, list, name_of, named, quantity, text};
 use super::fit::{is_ready, refusals};
+use super::home::{self, MEND, nodes, on_nodes, start};
 use super::judge::{Cause, State, ago, names, said};
 use super::{place, provision};
 
 /// What kubelet says where a volume does not get to its pod.
 const UNMOUNTED: [&str; 3] = ["FailedMount", "FailedMapVolume", "FailedAttachVolume"];
+/// That a pod cannot be where its volume is.
+const UNPLACED: [&str; 3] = ["node-closed", "driver-not-on-node", "pod-unschedulable"];
 /// So many pods are told of.
 const PODS: usize = 3;
 
@@ -19,9 +22,12 @@ pub(super) fn causes(facts: &Facts) -> Vec<Cause> {
     let users = facts.users();
     let mut causes: Vec<Cause> = users.iter().filter_map(|pod| of_pod(facts, pod)).take(PODS).collect();
     causes.extend(growth(facts));
-    // What only waits may wait for ever.
-    if !causes.iter().any(|cause| cause.state == State::Wrong) {
-        causes.extend(lost(facts));
+    if let Some(lost) = home::lost(facts) {
+        // What only waits may wait for ever, and that pods cannot be on a node that is not there needs no telling.
+        let is_of_node = ["node-gone", "node-closed", "driver-not-on-node"].contains(&lost.code);
+        let follows = |cause: &Cause| is_of_node && UNPLACED.contains(&cause.code);
+        causes.retain(|cause| cause.state == State::Wrong && !follows(cause));
+        causes.insert(0, lost);
     }
     if causes.is_empty() {
         causes.push(Cause::well("bound", well(facts, &users)));
@@ -29,25 +35,10 @@ pub(super) fn causes(facts: &Facts) -> Vec<Cause> {
     causes
 }
 
-/// Claim and volume, as a phrase.
-fn start(facts: &Facts) -> String {
-    format!("Claim {} is Bound to volume {}", facts.title(), text(facts.claim(), "/spec/volumeName"))
-}
-
-fn nodes(facts: &Facts) -> Vec<&str> {
-    facts.volume.there().map(homes).unwrap_or_default()
-}
-
-/// Where it is, as a phrase.
-fn place(facts: &Facts) -> String {
-    let nodes = nodes(facts);
-    if nodes.is_empty() { String::new() } else { format!(" on node {}", names(&nodes)) }
-}
-
 fn well(facts: &Facts, users: &[&Value]) -> String {
     let size = quantity(text(facts.claim(), "/status/capacity/storage"));
     let size = size.map_or_else(String::new, |size| format!(" ({size})"));
-    let start = format!("{}{size}{}", start(facts), place(facts));
+    let start = format!("{}{size}{}", start(facts), on_nodes(facts));
     let running: Vec<String> = users
         .iter()
         .filter(|pod| pod["status"]["phase"] == "Running")
@@ -62,47 +53,6 @@ fn well(facts: &Facts, users: &[&Value]) -> String {
         (Some(_), running) => format!("{start}, and used by pod {}; nothing is wrong.", names(running)),
     }
 }
-
-/// What is wrong with the volume itself, whatever its pods do: one that runs on a node that is gone goes on saying that it runs.
-fn lost(facts: &Facts) -> Option<Cause> {
-    let homes = nodes(facts);
-    if let (Some(_), false) = (&facts.nodes, homes.is_empty()) {
-        let found: Vec<&Value> = homes.iter().filter_map(|node| named(&facts.nodes, node)).collect();
-        if found.is_empty() {
-            return Some(gone(facts, "so no pod can use it", &homes));
-        }
-        if !found.iter().any(|node| is_ready(node)) {
-            let what = format!("{}, which is not ready.", start(facts) + &place(facts));
-            return Some(Cause::wrong("node-closed", what, MEND));
-        }
-    }
-    let stands = |event: &&Value| {
-        moment(&format!("{}Z", seen_at(event))).is_some_and(|seen| facts.now - seen < STANDS)
-    };
-    if let Some(event) = facts.newest(&["PersistentVolumeWithoutVolume", "PoolMissing"]).filter(stands) {
-        let words = said(text(event, "/message"));
-        let what = format!("{}; a controller has told{}: {words}.", start(facts), ago(event, facts.now));
-        return Some(match text(event, "/reason") {
-            "PoolMissing" => Cause::wrong("pool-missing", what, ANEW),
-            _ => Cause::wrong("volume-missing", what, ANEW),
-        });
-    }
-    let bare = homes.iter().find(|node| facts.lacks_driver(node))?;
-    let what = format!(
-        "{}, where the driver is not registered: what is mounted there stays so, and nothing else can be mounted.",
-        start(facts) + &place(facts)
-    );
-    Some(Cause::wrong("driver-not-on-node", what, provision::node_pod(facts, bare)))
-}
-
-/// What helps where the node of a volume is not ready.
-const MEND: &str = "Mend the node or bring it back; the volume itself does not move.";
-/// What helps where a volume is not there.
-const ANEW: &str =
-    "Bring its disk back if there is one; if the data is lost, delete the claim and make it anew.";
-/// A controller writes what it finds again every ten minutes, and one that has just begun to lead later by as much; seconds. Of some hundreds of claims
-/// at once it cannot write to each in that time, and what was mended meanwhile it does not take back.
-const STANDS: i64 = 30 * 60;
 
 /// What keeps a pod from its volume.
 fn of_pod(facts: &Facts, pod: &Value) -> Option<Cause> {
@@ -143,13 +93,9 @@ fn unplaced(facts: &Facts, pod: &Value) -> Option<Cause> {
 
 /// The pod cannot run on the node of its volume, and so nowhere.
 fn nowhere_else(facts: &Facts, pod: &Value, homes: &[&str]) -> Option<Cause> {
-    facts.nodes.as_ref().filter(|_| !homes.is_empty())?;
     let found: Vec<&Value> = homes.iter().filter_map(|node| named(&facts.nodes, node)).collect();
-    if found.is_empty() {
-        return Some(gone(facts, &format!("so pod {} can run nowhere", name_of(pod)), homes));
-    }
     let closed: Vec<String> = found.iter().filter_map(|node| closed(facts, node, pod)).collect();
-    if closed.len() < found.len() {
+    if found.is_empty() || closed.len() < found.len() {
         return None;
     }
     let what = format!(
@@ -170,17 +116,6 @@ fn closed(facts: &Facts, node: &Value, pod: &Value) -> Option<String> {
         why.push("the driver is not registered there".to_owned());
     }
     (!why.is_empty()).then(|| why.join(", "))
-}
-
-fn gone(facts: &Facts, so: &str, homes: &[&str]) -> Cause {
-    let what = format!(
-        "{}, which is on node {} alone; that node no longer exists, {so}.",
-        start(facts),
-        names(homes)
-    );
-    let fix = "Bring the node back under its name; or, if its disk is in another one now, let the PersistentVolumes follow (`rockpool ctl pool moved`); \
-               if the data is lost, delete the claim and make it anew.";
-    Cause::wrong("node-gone", what, fix)
 }
 
 /// The pod has a node, and does not start.

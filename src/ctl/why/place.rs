@@ -217,18 +217,7 @@ fn away(facts: &Facts, class: &Value) -> Vec<String> {
         "here" => !text(pool, "/why").is_empty(),
         state => state != "lost",
     };
-    let pools = facts.told_pools.iter().flatten().filter(is_meant).filter(is_away).map(|pool| {
-        let nodes = texts(pool, "/nodes");
-        let place = if nodes.is_empty() { "no node".to_owned() } else { format!("node {}", names(&nodes)) };
-        let name = if text(pool, "/name").is_empty() { text(pool, "/id") } else { text(pool, "/name") };
-        let why = match (text(pool, "/state"), text(pool, "/why")) {
-            ("here", why) => format!("is away: {}", said(why)),
-            ("twice", _) => "is announced by both: one of them has a copy".to_owned(),
-            (state, "") => format!("is {state}"),
-            (state, why) => format!("is {state}: {}", said(why)),
-        };
-        format!("Pool {} of {place} {why}.", quoted(name))
-    });
+    let pools = facts.told_pools.iter().flatten().filter(is_meant).filter(is_away).map(pool_told);
     let nodes = facts
         .told_nodes
         .iter()
@@ -240,6 +229,22 @@ fn away(facts: &Facts, class: &Value) -> Vec<String> {
         format!("Node {} has not been connected to the controller{since}.", text(node, "/id"))
     });
     pools.chain(nodes).take(5).collect()
+}
+
+/// What a controller says of a pool that cannot be used, as a sentence.
+pub(super) fn pool_told(pool: &Value) -> String {
+    let nodes = texts(pool, "/nodes");
+    let place = if nodes.is_empty() { "no node".to_owned() } else { format!("node {}", names(&nodes)) };
+    let name = if text(pool, "/name").is_empty() { text(pool, "/id") } else { text(pool, "/name") };
+    let why = match (text(pool, "/state"), text(pool, "/why")) {
+        ("here", why) => format!("is away: {}", said(why)),
+        ("twice", _) => "is announced by both: one of them has a copy".to_owned(),
+        ("lost", "") => "was declared lost".to_owned(),
+        ("lost", why) => format!("was declared lost: {}", said(why)),
+        (state, "") => format!("is {state}"),
+        (state, why) => format!("is {state}: {}", said(why)),
+    };
+    format!("Pool {} of {place} {why}.", quoted(name))
 }
 
 /// Where there is room the pod may not run, and where it may run there is none.

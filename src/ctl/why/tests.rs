@@ -182,6 +182,7 @@ fn every_code_is_told_in_the_docs_and_no_other() {
     let sources = [
         include_str!("bound.rs"),
         include_str!("claim.rs"),
+        include_str!("home.rs"),
         include_str!("judge.rs"),
         include_str!("place.rs"),
         include_str!("provision.rs"),

@@ -1,5 +1,6 @@
 //! Claims that have their volume: pods that do not get it, and growth.
 
+use super::super::judge::Cause;
 use super::*;
 
 #[test]
@@ -27,10 +28,11 @@ fn a_pod_whose_volume_is_on_a_closed_node_is_told_why_it_is_closed() {
     );
     let mut facts = waiting();
     facts.nodes.as_mut().unwrap()[0]["status"]["conditions"][0]["status"] = json!("Unknown");
-    assert_wrong(&facts, "node-closed", &["it is not ready"]);
+    assert_wrong(&facts, "node-closed", &["on node n1, which is not ready"]);
     let mut facts = waiting();
     facts.csi_nodes = Some(vec![csi_node("n2", DRIVER)]);
-    assert_wrong(&facts, "node-closed", &["the driver is not registered there"]);
+    let Verdict(causes) = judge(&facts);
+    assert_eq!(codes(&causes), ["driver-not-on-node"], "{causes:?}");
     let mut facts = waiting();
     facts.pods.as_mut().unwrap()[0]["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": "n2" });
     assert_wrong(&facts, "node-closed", &["nodeSelector or affinity excludes it"]);
@@ -57,13 +59,88 @@ fn a_pod_that_says_that_it_runs_on_a_node_that_is_gone_is_not_believed() {
     assert_wrong(&facts, "node-gone", &["that node no longer exists, so no pod can use it."]);
     let facts = Facts { csi_nodes: Some(vec![csi_node("n2", DRIVER)]), ..running() };
     assert_wrong(&facts, "driver-not-on-node", &["on node n1, where the driver is not registered"]);
-    // Nor is what only waits, as growth does, and a pod that is held back.
-    let mut growing = growing("", None).with_pod(placed("web-0", "n1", "Running"));
-    growing.nodes = Some(vec![node("n2")]);
-    let verdict = judge(&growing);
-    assert!(verdict.text().contains("no pod can use it"), "{}", verdict.text());
-    // Where nodes may not be read nothing is said of them.
+    // Where nodes may not be read, what a controller has told of them counts; and nothing else.
+    let told = |reason| {
+        let event = event("PersistentVolumeClaim", "data", reason, "It lies on node n1 alone.", 60);
+        running().with_events(&[event])
+    };
+    for (reason, code) in [("NodeGone", "node-gone"), ("DriverNotRegistered", "driver-not-on-node")] {
+        assert_wrong(&Facts { nodes: None, ..told(reason) }, code, &["It lies on node n1 alone."]);
+        assert_says(&told(reason), State::Well, "bound", &["nothing is wrong"]);
+    }
     assert_says(&Facts { nodes: None, ..running() }, State::Well, "bound", &["nothing is wrong"]);
+    // A volume that was written by hand may be had on another one.
+    let mut facts = Facts { csi_nodes: Some(vec![csi_node("n2", DRIVER)]), ..running() };
+    let Look::There(volume) = &mut facts.volume else { panic!("there is no volume") };
+    volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"][0]["matchExpressions"][0]["values"] =
+        json!(["n1", "n2"]);
+    assert_says(&facts, State::Well, "bound", &["on node n1 and n2"]);
+}
+
+/// The codes of these, in their order.
+fn codes(causes: &[Cause]) -> Vec<&str> {
+    causes.iter().map(|cause| cause.code).collect()
+}
+
+#[test]
+fn what_is_wrong_with_the_volume_itself_comes_before_what_its_pods_do() {
+    let missing = || {
+        let words = "The volume is not in its pool.";
+        event("PersistentVolumeClaim", "data", "PersistentVolumeWithoutVolume", words, 60)
+    };
+    let gone = |facts: Facts| Facts { nodes: Some(vec![node("n2")]), ..facts };
+    // What only waits, as growth does, and a pod that is held back, waits for ever: nobody is told that nothing is wrong.
+    let mut gated = pod("web-0");
+    gated["spec"]["schedulingGates"] = json!([{ "name": "quota.example/hold" }]);
+    let waiting = [
+        (gone(growing("", None)), "node-gone"),
+        (gone(growing("NodeResizePending", None)), "node-gone"),
+        (bound().with_pod(gated).with_events(&[missing()]), "volume-missing"),
+        (bound().with_pod(placed("web-0", "n1", "Pending")).with_events(&[missing()]), "volume-missing"),
+    ];
+    for (facts, code) in waiting {
+        let Verdict(causes) = judge(&facts);
+        assert_eq!((codes(&causes), causes[0].state), (vec![code], State::Wrong), "{causes:?}");
+    }
+    // What fails, fails for that.
+    let away = "failed to expand pvc with rpc error: code = Unavailable desc = node n1 is away";
+    let mount = "MountVolume.MountDevice failed for volume \"pvc-1\" : rpc error: code = NotFound desc = volume_id: there is no such volume";
+    let failed = event("Pod", "web-0", "FailedMount", mount, 5);
+    let mut imageless = placed("web-0", "n1", "Pending");
+    imageless["status"]["containerStatuses"] =
+        json!([{ "name": "web", "state": { "waiting": { "reason": "ImagePullBackOff" } } }]);
+    let failing = [
+        (gone(growing("", Some(("ControllerResizeError", away)))), ["node-gone", "resize-failed"]),
+        (
+            bound().with_pod(placed("web-0", "n1", "Pending")).with_events(&[failed, missing()]),
+            ["volume-missing", "mount-failed"],
+        ),
+        (bound().with_pod(imageless).with_events(&[missing()]), ["volume-missing", "not-storage"]),
+    ];
+    for (facts, expected) in failing {
+        let Verdict(causes) = judge(&facts);
+        assert_eq!(codes(&causes), expected, "{causes:?}");
+    }
+}
+
+#[test]
+fn a_pool_that_a_controller_knows_to_be_away_is_not_in_order() {
+    let of = |state: &str, why: &str| {
+        let mut facts = bound().with_pod(placed("web-0", "n1", "Running"));
+        facts.told_pools = Some(vec![
+            json!({ "id": "bbbbbbbbbbbb", "name": "slow", "nodes": ["n1"], "state": "away", "why": "no disk" }),
+            json!({ "id": "aaaaaaaaaaaa", "name": "fast", "nodes": ["n1"], "state": state, "why": why }),
+        ]);
+        facts
+    };
+    let told = ["volume pvc-1. Pool `fast` of node n1 is away: “its disk is not there”.", "ctl doctor"];
+    assert_wrong(&of("away", "its disk is not there"), "pool-away", &told);
+    assert_wrong(&of("here", "its disk is not there"), "pool-away", &told);
+    assert_wrong(&of("twice", ""), "pool-away", &["is announced by both"]);
+    assert_wrong(&of("lost", "burnt"), "pool-missing", &["was declared lost: “burnt”", "delete the claim"]);
+    assert_says(&of("here", ""), State::Well, "bound", &[]);
+    // Its node is not connected, as while the driver is rolled.
+    assert_says(&of("away", ""), State::Well, "bound", &[]);
 }
 
 #[test]
@@ -148,9 +225,9 @@ fn a_pod_that_waits_for_its_image_or_its_node_does_not_wait_for_storage() {
     assert_says(&bound().with_pod(pod.clone()), State::Waits, "starting", &[]);
     let mut facts = bound().with_pod(pod);
     facts.nodes.as_mut().unwrap()[0]["status"]["conditions"][0]["status"] = json!("Unknown");
-    assert_wrong(&facts, "node-closed", &["is on node n1, which is not ready"]);
+    assert_wrong(&facts, "node-closed", &["on node n1, which is not ready"]);
     facts.nodes = Some(vec![node("n2")]);
-    assert_wrong(&facts, "node-closed", &["which no longer exists"]);
+    assert_wrong(&facts, "node-gone", &["that node no longer exists, so no pod can use it", "pool moved"]);
 }
 
 #[test]
