@@ -115,7 +115,7 @@ pub fn run(config: Controller) -> Result<()> {
         let admin = node::admin(&config.admin)?;
         let socket = Socket::bind(config.endpoint.path())?;
         if let Some(http) = http {
-            let metrics = of_controller(Arc::clone(&desk), Arc::clone(router.known()), audit.clone());
+            let metrics = of_controller(Arc::clone(&desk), router.clone(), audit.clone());
             http.serve(Pages { endpoint: config.endpoint.clone(), metrics, unready: Box::new(|| None) })?;
         }
         // They end with the process.

@@ -120,6 +120,8 @@ pub struct Figures {
     pub without_pool: Option<u64>,
     /// Nodes with volumes that are gone for too long.
     pub nodes_gone: u64,
+    /// Nodes with volumes that are there, and whose kubelet does not know the driver for too long.
+    pub nodes_without_driver: u64,
     /// How often each watch failed.
     pub failures: [(&'static str, u64); 5],
     /// Events that were written, by reason.
@@ -190,14 +192,17 @@ impl Audit {
     pub fn figures(&self) -> Figures {
         let (failures, leads) = (self.stores.failures(), self.lead.leads().is_some());
         let state = self.state();
-        let is_gone = |it: &&Finding| it.reason == Reason::NodeGone && !it.is_one_of_many();
-        let gone = state.of_nodes.iter().filter(is_gone);
+        let nodes = |reason: Reason| {
+            let is_meant = |it: &&Finding| it.reason == reason && !it.is_one_of_many();
+            u64::try_from(state.of_nodes.iter().filter(is_meant).count()).unwrap_or(u64::MAX)
+        };
         let told = |reason: Reason| (reason.name(), state.told.get(&reason).copied().unwrap_or_default());
         Figures {
             leads,
             lone: state.compared.as_ref().map(|compared| (compared.volumes, compared.persistent)),
             without_pool: state.compared.as_ref().map(|compared| compared.without_pool),
-            nodes_gone: u64::try_from(gone.count()).unwrap_or(u64::MAX),
+            nodes_gone: nodes(Reason::NodeGone),
+            nodes_without_driver: nodes(Reason::DriverNotRegistered),
             failures: std::array::from_fn(|at| (RESOURCES[at], failures[at])),
             told: REASONS.into_iter().map(told).collect(),
             dropped: state.queue.dropped(),

@@ -208,6 +208,12 @@ impl Router {
         expected.into_iter().filter(|seen| seen.heard.is_none())
     }
 
+    /// How many nodes ought to be there and were never seen by this controller.
+    pub fn never_seen(&self) -> usize {
+        let expected = self.0.roster.expected().unwrap_or_default();
+        expected.iter().filter(|node| self.0.known.node(node).is_none()).count()
+    }
+
     /// Whether a node no longer exists. One that is connected does, whatever is said of it.
     fn is_gone(&self, node: &NodeId) -> bool {
         match self.0.known.node(node) {

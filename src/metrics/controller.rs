@@ -10,12 +10,13 @@ use prometheus_client::registry::Registry;
 use super::{Gauges, registry};
 use crate::cluster::audit::{Audit, Figures};
 use crate::cluster::link::controller::{Desk, REASONS};
-use crate::cluster::news::{Known, Standing};
+use crate::cluster::news::Standing;
+use crate::cluster::router::Router;
 
 /// Where the figures come from.
 struct Sources {
     desk: Arc<Desk>,
-    known: Arc<Known>,
+    router: Router,
     /// What compares and tells in Kubernetes; none: there is none.
     audit: Option<Arc<Audit>>,
 }
@@ -27,9 +28,9 @@ impl fmt::Debug for Sources {
 }
 
 /// What a controller shows.
-pub(crate) fn of_controller(desk: Arc<Desk>, known: Arc<Known>, audit: Option<Arc<Audit>>) -> Registry {
+pub(crate) fn of_controller(desk: Arc<Desk>, router: Router, audit: Option<Arc<Audit>>) -> Registry {
     let mut registry = registry();
-    registry.register_collector(Box::new(Sources { desk, known, audit }));
+    registry.register_collector(Box::new(Sources { desk, router, audit }));
     registry
 }
 
@@ -39,6 +40,9 @@ fn audited(figures: &Figures, gauges: &mut Gauges<'_, '_>) -> fmt::Result {
     gauges.one("leader", help, figures.leads.into())?;
     if figures.leads {
         gauges.one("nodes_gone", "Nodes with volumes that are gone for too long", figures.nodes_gone)?;
+        let help =
+            "Nodes with volumes that are there, and whose kubelet does not know the driver for too long";
+        gauges.one("nodes_without_driver", help, figures.nodes_without_driver)?;
     }
     if let Some((volumes, persistent)) = figures.lone.filter(|_| figures.leads) {
         let help = "Volumes to which no PersistentVolume leads";
@@ -66,19 +70,21 @@ impl Collector for Sources {
         let refused = REASONS.iter().map(|reason| ([("reason", *reason)], self.desk.refused(reason)));
         let help = "Connections that were refused, by what was wrong with them";
         gauges.counts("link_refused", help, None, refused)?;
-        let nodes = self.known.nodes();
+        let known = self.router.known();
+        let nodes = known.nodes();
         let standing = [("away", Standing::Away), ("untold", Standing::Untold), ("told", Standing::Told)];
         let labels = standing.map(|(name, _)| [("state", name)]);
         let rows = standing.iter().zip(&labels).map(|((_, standing), labels)| {
+            let never = if *standing == Standing::Away { self.router.never_seen() } else { 0 };
             let count = nodes.iter().filter(|seen| seen.standing == *standing).count();
-            (&labels[..], u64::try_from(count).unwrap_or(u64::MAX))
+            (&labels[..], u64::try_from(count + never).unwrap_or(u64::MAX))
         });
         let help = "Nodes by state: away, connected and yet to tell what they have, or connected and told";
         gauges.rows("nodes", help, None, rows)?;
         let help = "Pools that several nodes announce: a disk was copied";
-        gauges.one("pools_twice", help, self.known.pools_twice())?;
+        gauges.one("pools_twice", help, known.pools_twice())?;
         let help = "Names that are taken on several nodes: one of the volumes of each is an orphan";
-        gauges.one("names_twice", help, self.known.names_twice())?;
+        gauges.one("names_twice", help, known.names_twice())?;
         self.audit.as_ref().map_or(Ok(()), |audit| audited(&audit.figures(), &mut gauges))
     }
 }

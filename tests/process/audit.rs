@@ -121,12 +121,15 @@ fn a_controller_that_ends_gives_its_lease_back() {
     let (_, text) = page(&address, "/metrics");
     for row in [
         "rockpool_nodes_gone 0\n",
+        "rockpool_nodes_without_driver 0\n",
         "rockpool_watch_failures_total{resource=\"persistentvolumes\"} 0\n",
         "rockpool_events_total{reason=\"NodeGone\"} 0\n",
         "rockpool_events_dropped_total 0\n",
     ] {
         assert!(text.contains(row), "{row}{text}");
     }
+    // Kubelet says that the driver is there, and nobody has come.
+    eventually("it is missed", || figure(&address, "rockpool_nodes{state=\"away\"}") == Some(1));
     driver.signal(Signal::TERM);
     assert!(driver.ends().success());
     assert_eq!(tokened.api.world().objects[LEASE]["spec"]["holderIdentity"], "");
