@@ -102,6 +102,7 @@ for group in "$@"; do
       need losetup util-linux "the tests check for loop devices left behind"
       need strace strace "the tests let the driver's system calls fail with it"
       need jq jq "the scripts read JSON answers with it"
+      need ps procps "the tests look for processes left behind"
       ;;
     fmt) check_rust_component fmt rustfmt ;;
     lint)
@@ -164,6 +165,7 @@ for group in "$@"; do
       need busybox busybox-static "what the tests' pods run"
       need openssl openssl "makes the certificates of the cluster"
       need ip iproute2 "every node is in a network of its own"
+      need sysctl procps "which passes on what is for its pods"
       need nsenter util-linux "the same for mounts"
       need jq jq "reads what the cluster says"
       ;;

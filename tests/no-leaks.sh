@@ -32,7 +32,12 @@ ours() {
   done | sort
 }
 state_dirs() {
-  { find /run/rockpool /var/lib/rockpool -mindepth 1; find /run/rockpool-kubernetes /var/lib/rockpool-kubernetes -maxdepth 1; } 2>/dev/null | sort
+  {
+    find /run/rockpool /var/lib/rockpool -mindepth 1
+    find /run/rockpool-kubernetes /var/lib/rockpool-kubernetes -maxdepth 1
+    # Where kubelet, containerd and the network plugins of a cluster could write.
+    find /var/lib/cni /var/lib/kubelet /var/log/containers /run/containerd
+  } 2>/dev/null | sort
 }
 networks() { find /run/netns /var/run/netns -mindepth 1 2>/dev/null | sort; }
 interfaces() { find /sys/class/net -mindepth 1 -printf '%f\n' | sort; }

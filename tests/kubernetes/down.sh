@@ -11,11 +11,11 @@ for node in "${nodes[@]}"; do stop "node-$node" 60 & done
 wait
 for name in snapshot-controller kube-scheduler kube-controller-manager kube-apiserver etcd; do stop "$name" 10; done
 
-# What a node leaves that was killed: its containers by their cgroup, and what watches over them.
+# What a node leaves that was killed: its containers by their cgroup, and all else by its network.
 for node in "${nodes[@]}"; do
   find /sys/fs/cgroup -path "*/rockpool-$node/*" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -u | xargs --no-run-if-empty kill -KILL 2>/dev/null || true
 done
-pkill -KILL -f "^[^ ]*containerd-shim.* -address $run/" || true
+for network in "${nodes[@]/#/$netns-}" "$netns"; do kill_inside "$network"; done
 
 # Loop devices over files of ours, before the files go; one that is still in use goes with its last user.
 losetup --noheadings --raw --output NAME,BACK-FILE | while read -r device file; do
@@ -43,7 +43,7 @@ ip link del "$veth" 2>/dev/null || true
 if [[ -e $state/sysctls ]]; then
   while IFS=: read -r name value; do echo "$value" >"/proc/sys/$name"; done <"$state/sysctls" || true
 fi
-find /var/log/containers -lname "$state/*" -delete 2>/dev/null || true
+[[ ! -e $state/made ]] || xargs --no-run-if-empty rmdir <"$state/made" 2>/dev/null || true
 rm -rf --one-file-system "$state" "$run"
 rmdir /var/lib/rockpool 2>/dev/null || true
 say "all of it is gone after $((SECONDS - began)) s"

@@ -10,6 +10,8 @@ state=/var/lib/rockpool-kubernetes
 run=/run/rockpool-kubernetes
 # The same path on every node, in a mount namespace of its own.
 kubelet=$state/kubelet
+# Where containerd, kubelet and the network plugins write, too.
+fixed_dirs="/var/lib/cni /var/lib/kubelet /var/log/containers /run/containerd"
 # What a run leaves to be read, also when the cluster is gone.
 evidence=$(realpath -m "${CARGO_TARGET_DIR:-$here/../../target}")/kubernetes
 
@@ -42,6 +44,9 @@ inside() { nsenter --net="/run/netns/$netns" -- "$@"; }
 on() { nsenter --net="/run/netns/$netns-$1" -- "${@:2}"; }
 beside() { nsenter --target "$(running "node-$1")" --mount --net -- "${@:2}"; }
 
+# kill_inside NETWORK : who still lives in a network of ours was started by us, and left by a start that was broken off, or by somebody who was killed.
+kill_inside() { ip netns pids "$1" 2>/dev/null | xargs --no-run-if-empty kill -KILL 2>/dev/null || true; }
+
 # plug NODE : gives it a network, by a cable to that of the control plane; unplug NODE : takes it away again.
 plug() {
   ip netns add "$netns-$1"
@@ -56,6 +61,7 @@ plug() {
   on "$1" sysctl -qw net.ipv4.ip_forward=1
 }
 unplug() {
+  kill_inside "$netns-$1"
   # By name, since a cable whose namespace ends goes a moment later, and its name is wanted again.
   inside ip link del "$1" 2>/dev/null || true
   ip netns del "$netns-$1" 2>/dev/null || true

@@ -5,11 +5,44 @@ set -euo pipefail
 # shellcheck source=env.sh
 . "$(dirname "$0")/env.sh"
 node=$1 home=$state/$1
+containerd='' kubelet_pid='' proxy=''
+
+# They are nobody's children, and containerd knows them. Without kubelet nothing starts anew.
+end_containers() {
+  local one namespace namespaces
+  namespaces=$(for one in $(ctr_of "$node" containers ls -q); do
+    ctr_of "$node" containers info "$one" | jq -r '.Spec.linux.namespaces[] | select(.type == "network").path // empty'
+  done | sort -u)
+  for one in $(ctr_of "$node" tasks ls -q); do ctr_of "$node" tasks rm -f "$one" >/dev/null 2>&1 || true; done
+  for one in $(ctr_of "$node" containers ls -q); do ctr_of "$node" containers rm "$one" >/dev/null 2>&1 || true; done
+  for namespace in $namespaces; do
+    [[ $namespace != */netns/cni-* || ! -e $namespace ]] || ip netns del "${namespace##*/}" || true
+  done
+}
+
+# Whatever it was that ended: who is killed cannot, and leaves that to down.sh.
+end() {
+  local status=$?
+  trap '' TERM EXIT
+  local one
+  for one in $kubelet_pid $proxy; do kill "$one" 2>/dev/null || true; done
+  for one in $kubelet_pid $proxy; do wait "$one" || true; done
+  if [[ -n $containerd ]] && kill -0 "$containerd" 2>/dev/null; then
+    end_containers
+    kill "$containerd" || true
+    wait "$containerd" || true
+  fi
+  exit "$status"
+}
+trap end TERM EXIT
+
 for own in "$home/kubelet:$kubelet" "$home/rockpool:/var/lib/rockpool"; do
   mount --bind "${own%%:*}" "${own#*:}"
   # What a pod mounts there must reach kubelet and the other pods.
   mount --make-rshared "${own#*:}"
 done
+# Where the daemons keep things whatever they are told: with this node's mounts that goes, and no other kubelet of this machine sees it.
+for fixed in $fixed_dirs; do mount -t tmpfs "rockpool-$node" "$fixed"; done
 # Nobody has an address at the beginning of a life: the pods of the one before did not give theirs back.
 rm -rf "$home/cni/ipam"
 containerd --config "$home/containerd.toml" >>"$state/log/containerd-$node.log" 2>&1 &
@@ -47,29 +80,4 @@ kube-proxy --kubeconfig="$state/kube-proxy.conf" --hostname-override="$node" --p
   --bind-address="$(node_ip "$node")" --healthz-bind-address= --metrics-bind-address=127.0.0.1 --conntrack-max-per-core=0 \
   --conntrack-tcp-timeout-established=0 --conntrack-tcp-timeout-close-wait=0 >>"$state/log/kube-proxy-$node.log" 2>&1 &
 proxy=$!
-
-# They are nobody's children, and containerd knows them. Without kubelet nothing starts anew.
-end_containers() {
-  local one namespace namespaces
-  namespaces=$(for one in $(ctr_of "$node" containers ls -q); do
-    ctr_of "$node" containers info "$one" | jq -r '.Spec.linux.namespaces[] | select(.type == "network").path // empty'
-  done | sort -u)
-  for one in $(ctr_of "$node" tasks ls -q); do ctr_of "$node" tasks rm -f "$one" >/dev/null 2>&1 || true; done
-  for one in $(ctr_of "$node" containers ls -q); do ctr_of "$node" containers rm "$one" >/dev/null 2>&1 || true; done
-  for namespace in $namespaces; do
-    [[ $namespace != */netns/cni-* || ! -e $namespace ]] || ip netns del "${namespace##*/}" || true
-  done
-}
-
-end() {
-  trap '' TERM
-  kill "$kubelet_pid" "$proxy" 2>/dev/null || true
-  wait "$kubelet_pid" "$proxy" || true
-  end_containers
-  kill "$containerd" 2>/dev/null || true
-  wait "$containerd" || true
-  exit 0
-}
-trap end TERM
 wait -n || true
-end

@@ -18,6 +18,12 @@ mkdir -p "$state"/{pki,log,pid,etcd} "$run"
 # What kubelet sets for the whole machine; down.sh puts it back.
 (cd /proc/sys && grep -s . vm/overcommit_memory kernel/panic kernel/panic_on_oops) >"$state/sysctls"
 
+# What down.sh removes again.
+for fixed in $fixed_dirs; do [[ -d $fixed ]] || { mkdir -p "$fixed" && echo "$fixed"; }; done >"$state/made"
+# An overlay cannot write to another one, as where all this is in a container.
+snapshotter=overlayfs
+[[ $(stat -f -c %T "$state") != overlayfs ]] || snapshotter=native
+
 # Of the control plane; boot gives each node its own.
 network() {
   ip netns add "$netns"
@@ -99,7 +105,7 @@ state = "$run/$1/containerd"
   disable_tcp_service = true
   stream_server_address = "127.0.0.1"
   [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "overlayfs"
+    snapshotter = "$snapshotter"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
