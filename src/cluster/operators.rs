@@ -79,8 +79,9 @@ impl Operators {
             name: name.unwrap_or_default(),
             nodes: if here.is_empty() { announcers } else { here }.iter().map(NodeId::to_string).collect(),
             state: state.to_owned(),
-            why: match declared {
+            why: match declared.filter(|_| is_lost) {
                 Some(declared) => declared.why.clone(),
+                // Where it came back after all, why it was given up says nothing any more.
                 None => pool.as_ref().and_then(|pool| pool.away.clone()).unwrap_or_default(),
             },
             promised_bytes: pool.as_ref().map_or(0, |pool| pool.promised.as_i64()),

@@ -78,12 +78,14 @@ fn a_pool_that_was_forgotten_stays_so_and_what_was_deleted_is_an_orphan_when_it_
     controller.ends();
     let _controller = start(&cluster);
     eventually("it is lost still", || text(&pool(place), "state") == "lost");
+    assert_eq!(text(&pool(place), "why"), "an operator has forgotten it");
     assert_eq!(pool(place)["deleted"], serde_json::json!([first]));
     place.ask(&["volume", "delete", &first]);
 
     let _node = cluster.start_node();
     eventually("it is back", || text(&pool(place), "state") == "here");
     assert_eq!(text(&place.ask(&["volume", "get", &first]), "volume_id"), first, "nothing was removed");
+    assert_eq!(text(&pool(place), "why"), "", "nothing keeps it from being used");
     eventually("its orphan is reported", || {
         let said = place.ctl(&["pool", "list"]);
         String::from_utf8(said.stderr).unwrap().contains(&format!("orphan: {first}"))
