@@ -5,26 +5,28 @@
 use serde_json::Value;
 
 use super::facts::{Facts, condition, list, name_of, named, quantity, text};
-use super::fit::{is_ready, refusals};
+use super::fit::{NOT_READY, is_ready, refusals};
 use super::home::{self, MEND, nodes, on_nodes, start};
 use super::judge::{Cause, State, ago, names, said};
 use super::{place, provision};
 
 /// What kubelet says where a volume does not get to its pod.
 const UNMOUNTED: [&str; 3] = ["FailedMount", "FailedMapVolume", "FailedAttachVolume"];
-/// That a pod cannot be where its volume is.
-const UNPLACED: [&str; 3] = ["node-closed", "driver-not-on-node", "pod-unschedulable"];
+/// That a pod cannot be where its volume is, and nobody says why but that node.
+const UNPLACED: [&str; 2] = ["driver-not-on-node", "pod-unschedulable"];
+const NO_DRIVER: &str = "the driver is not registered there";
 /// So many pods are told of.
 const PODS: usize = 3;
 
 /// All that is wrong, or that nothing is.
 pub(super) fn causes(facts: &Facts) -> Vec<Cause> {
     let users = facts.users();
-    let mut causes: Vec<Cause> = users.iter().filter_map(|pod| of_pod(facts, pod)).take(PODS).collect();
-    causes.extend(growth(facts));
-    if let Some(lost) = home::lost(facts) {
-        // What only waits may wait for ever, and that pods cannot be on a node that is not there needs no telling.
-        let is_of_node = ["node-gone", "node-closed", "driver-not-on-node"].contains(&lost.code);
+    let lost = home::lost(facts);
+    let is_of_node = home::is_of_node(facts, lost.as_ref());
+    let of_pods = users.iter().filter_map(|pod| of_pod(facts, pod, is_of_node)).take(PODS);
+    let mut causes: Vec<Cause> = of_pods.chain(growth(facts)).collect();
+    if let Some(lost) = lost {
+        // What only waits may wait for ever, and what a node lacks for its pods is told with it.
         let follows = |cause: &Cause| is_of_node && UNPLACED.contains(&cause.code);
         causes.retain(|cause| cause.state == State::Wrong && !follows(cause));
         causes.insert(0, lost);
@@ -54,20 +56,20 @@ fn well(facts: &Facts, users: &[&Value]) -> String {
     }
 }
 
-/// What keeps a pod from its volume.
-fn of_pod(facts: &Facts, pod: &Value) -> Option<Cause> {
+/// What keeps a pod from its volume, besides what is wrong with the node itself, where that is told already.
+fn of_pod(facts: &Facts, pod: &Value, is_of_node: bool) -> Option<Cause> {
     let is_leaving = !text(pod, "/metadata/deletionTimestamp").is_empty();
     if is_leaving || text(pod, "/status/phase") != "Pending" {
         return None;
     }
     match text(pod, "/spec/nodeName") {
-        "" => unplaced(facts, pod),
-        node => unmounted(facts, pod, node),
+        "" => unplaced(facts, pod, is_of_node),
+        node => unmounted(facts, pod, node, is_of_node),
     }
 }
 
 /// The pod has no node: it may run only where its volume is.
-fn unplaced(facts: &Facts, pod: &Value) -> Option<Cause> {
+fn unplaced(facts: &Facts, pod: &Value, is_of_node: bool) -> Option<Cause> {
     let (start, pod_name, homes) = (start(facts), name_of(pod), nodes(facts));
     let gates: Vec<&str> = list(pod, "/spec/schedulingGates").map(|gate| text(gate, "/name")).collect();
     if !gates.is_empty() {
@@ -75,7 +77,7 @@ fn unplaced(facts: &Facts, pod: &Value) -> Option<Cause> {
             format!("{start}; its pod {pod_name} is held back by its scheduling gates: {}.", names(&gates));
         return Some(Cause::waits("gated", what, "Whoever set them lets it go."));
     }
-    if let Some(cause) = nowhere_else(facts, pod, &homes) {
+    if let Some(cause) = nowhere_else(facts, pod, &homes, is_of_node) {
         return Some(cause);
     }
     let only =
@@ -92,9 +94,9 @@ fn unplaced(facts: &Facts, pod: &Value) -> Option<Cause> {
 }
 
 /// The pod cannot run on the node of its volume, and so nowhere.
-fn nowhere_else(facts: &Facts, pod: &Value, homes: &[&str]) -> Option<Cause> {
+fn nowhere_else(facts: &Facts, pod: &Value, homes: &[&str], is_of_node: bool) -> Option<Cause> {
     let found: Vec<&Value> = homes.iter().filter_map(|node| named(&facts.nodes, node)).collect();
-    let closed: Vec<String> = found.iter().filter_map(|node| closed(facts, node, pod)).collect();
+    let closed: Vec<String> = found.iter().filter_map(|node| closed(facts, node, pod, is_of_node)).collect();
     if found.is_empty() || closed.len() < found.len() {
         return None;
     }
@@ -110,19 +112,25 @@ fn nowhere_else(facts: &Facts, pod: &Value, homes: &[&str]) -> Option<Cause> {
 }
 
 /// Why a pod cannot run on the node of its volume.
-fn closed(facts: &Facts, node: &Value, pod: &Value) -> Option<String> {
+fn closed(facts: &Facts, node: &Value, pod: &Value, is_of_node: bool) -> Option<String> {
     let mut why = refusals(node, pod);
     if facts.lacks_driver(name_of(node)) {
-        why.push("the driver is not registered there".to_owned());
+        why.push(NO_DRIVER.to_owned());
+    }
+    if is_of_node {
+        why.retain(|why| why != NOT_READY && why != NO_DRIVER);
     }
     (!why.is_empty()).then(|| why.join(", "))
 }
 
 /// The pod has a node, and does not start.
-fn unmounted(facts: &Facts, pod: &Value, node: &str) -> Option<Cause> {
+fn unmounted(facts: &Facts, pod: &Value, node: &str, is_of_node: bool) -> Option<Cause> {
     let start = format!("{}; its pod {}", start(facts), name_of(pod));
     let object = named(&facts.nodes, node);
     if facts.nodes.is_some() && object.is_none_or(|node| !is_ready(node)) {
+        if is_of_node {
+            return None;
+        }
         let state = if object.is_some() { "is not ready" } else { "no longer exists" };
         let what = format!("{start} is on node {node}, which {state}.");
         return Some(Cause::wrong("node-closed", what, MEND));

@@ -6,6 +6,9 @@ use serde_json::Value;
 
 use super::facts::{condition, list, name_of, text, texts};
 
+/// What is said of a node that is not ready.
+pub(super) const NOT_READY: &str = "it is not ready";
+
 /// Why the scheduler passes the node over for this pod; nothing where it does not.
 pub(super) fn refusals(node: &Value, pod: &Value) -> Vec<String> {
     let mut why = Vec::new();
@@ -13,7 +16,7 @@ pub(super) fn refusals(node: &Value, pod: &Value) -> Vec<String> {
         why.push("the pod's nodeSelector or affinity excludes it".to_owned());
     }
     if !is_ready(node) {
-        why.push("it is not ready".to_owned());
+        why.push(NOT_READY.to_owned());
     }
     let is_cordoned = node["spec"]["unschedulable"] == true;
     if is_cordoned && !tolerates(pod, "node.kubernetes.io/unschedulable", "", "NoSchedule") {

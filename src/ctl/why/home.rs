@@ -19,6 +19,8 @@ const ANEW: &str =
 /// What helps where a node no longer exists.
 const MOVE: &str = "Bring the node back under its name; or, if its disk is in another one now, let the PersistentVolumes follow (`rockpool ctl pool moved`); \
                     if the data is lost, delete the claim and make it anew.";
+/// What helps where a controller has told of a node that cannot be seen from here: it may be well again.
+const ASK: &str = "Whoever may look at nodes sees whether that is still so.";
 /// A controller writes what it finds again every ten minutes, and one that has just begun to lead later by as much; seconds. Of some hundreds of claims
 /// at once it cannot write to each in that time, and what was mended meanwhile it does not take back.
 const STANDS: i64 = 30 * 60;
@@ -39,6 +41,17 @@ pub(super) fn nodes(facts: &Facts) -> Vec<&str> {
     facts.volume.there().map(homes).unwrap_or_default()
 }
 
+/// Whether its nodes are known, and can be seen.
+fn are_seen(facts: &Facts) -> bool {
+    facts.nodes.is_some() && !nodes(facts).is_empty()
+}
+
+/// Whether what is wrong with the volume itself is its node, as it is seen now.
+pub(super) fn is_of_node(facts: &Facts, lost: Option<&Cause>) -> bool {
+    let codes = ["node-gone", "node-closed", "driver-not-on-node"];
+    are_seen(facts) && lost.is_some_and(|lost| codes.contains(&lost.code))
+}
+
 /// What is wrong with the volume itself.
 pub(super) fn lost(facts: &Facts) -> Option<Cause> {
     of_node(facts).or_else(|| of_pool(facts)).or_else(|| told(facts)).or_else(|| bare(facts))
@@ -47,7 +60,9 @@ pub(super) fn lost(facts: &Facts) -> Option<Cause> {
 /// Its node is gone, or not ready.
 fn of_node(facts: &Facts) -> Option<Cause> {
     let homes = nodes(facts);
-    facts.nodes.as_ref().filter(|_| !homes.is_empty())?;
+    if !are_seen(facts) {
+        return None;
+    }
     let found: Vec<&Value> = homes.iter().filter_map(|node| named(&facts.nodes, node)).collect();
     if found.is_empty() {
         let what = format!(
@@ -87,15 +102,14 @@ fn told(facts: &Facts) -> Option<Cause> {
         moment(&format!("{}Z", seen_at(event))).is_some_and(|seen| facts.now - seen < STANDS)
     };
     // Where nodes can be seen, they are as they are seen.
-    let is_seen = facts.nodes.is_some() && !nodes(facts).is_empty();
     let reasons = ["PersistentVolumeWithoutVolume", "PoolMissing", "NodeGone", "DriverNotRegistered"];
-    let reasons = if is_seen { &reasons[..2] } else { &reasons[..] };
+    let reasons = if are_seen(facts) { &reasons[..2] } else { &reasons[..] };
     let event = facts.newest(reasons).filter(stands)?;
     let words = said(text(event, "/message"));
     let what = format!("{}; a controller has told{}: {words}.", start(facts), ago(event, facts.now));
     Some(match text(event, "/reason") {
         "PoolMissing" => Cause::wrong("pool-missing", what, ANEW),
-        "NodeGone" => Cause::wrong("node-gone", what, MOVE),
+        "NodeGone" => Cause::wrong("node-gone", what, ASK),
         "DriverNotRegistered" => Cause::wrong("driver-not-on-node", what, "See the pod of the driver there."),
         _ => Cause::wrong("volume-missing", what, ANEW),
     })

@@ -29,6 +29,11 @@ fn a_pod_whose_volume_is_on_a_closed_node_is_told_why_it_is_closed() {
     let mut facts = waiting();
     facts.nodes.as_mut().unwrap()[0]["status"]["conditions"][0]["status"] = json!("Unknown");
     assert_wrong(&facts, "node-closed", &["on node n1, which is not ready"]);
+    // Cordoned as well, as while it is started anew: to mend it is not enough.
+    facts.nodes.as_mut().unwrap()[0]["spec"]["unschedulable"] = json!(true);
+    let Verdict(causes) = judge(&facts);
+    assert_eq!(codes(&causes), ["node-closed", "node-closed"], "{causes:?}");
+    assert!(causes[1].what.ends_with("cannot run there: it is cordoned."), "{causes:?}");
     let mut facts = waiting();
     facts.csi_nodes = Some(vec![csi_node("n2", DRIVER)]);
     let Verdict(causes) = judge(&facts);
