@@ -11,11 +11,11 @@ for node in "${nodes[@]}"; do stop "node-$node" 60 & done
 wait
 for name in snapshot-controller kube-scheduler kube-controller-manager kube-apiserver etcd; do stop "$name" 10; done
 
-# What a node leaves that was killed: its containers by their cgroup, and all else by its network.
+# What a node leaves that was killed: who starts containers, found by the network, and then the containers by their cgroup.
+for network in "${nodes[@]/#/$netns-}" "$netns"; do kill_inside "$network"; done
 for node in "${nodes[@]}"; do
   find /sys/fs/cgroup -path "*/rockpool-$node/*" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -u | xargs --no-run-if-empty kill -KILL 2>/dev/null || true
 done
-for network in "${nodes[@]/#/$netns-}" "$netns"; do kill_inside "$network"; done
 
 # Loop devices over files of ours, before the files go; one that is still in use goes with its last user.
 losetup --noheadings --raw --output NAME,BACK-FILE | while read -r device file; do
