@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# tests/kubernetes/smoke.sh: a Kubernetes of two nodes from nothing, the main journey on it (demo.sh) with a debug build, and all of it gone again.
+# tests/kubernetes/smoke.sh: a Kubernetes of two nodes from nothing, the main journey on it (demo.sh) with a debug build, and all of it gone again, although
+# one of its nodes is killed.
 set -euo pipefail
 # shellcheck source=env.sh
 . "$(dirname "$0")/env.sh"
@@ -10,6 +11,8 @@ ended() {
   trap - EXIT
   set +e
   ((status == 0)) || keep_logs
+  # What a node leaves that was killed has to be found all the same.
+  if node=$(running node-n1); then kill -KILL "$node"; fi
   "$here/down.sh" || status=1
   exit "$status"
 }
