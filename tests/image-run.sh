@@ -138,7 +138,7 @@ for set in CapEff CapBnd; do
   rights=$(awk -v set="$set:" '$1 == set { print $2 }' "/proc/${pids[1]}/status")
   [ $((0x$rights & ~0x920061f)) = 0 ] || fail "the node keeps rights that mounts do not need: $set $rights"
 done
-on_node pool init fast --kind image --file /var/lib/rockpool/fast.img --size 3GiB --sparse --config /tmp/new.toml > "$work/init.log" 2>&1 \
+on_node pool init fast --kind image --file /var/lib/rockpool/fast.img --size 3GiB --sparse --unmount --config /tmp/new.toml > "$work/init.log" 2>&1 \
   || fail "pool init"
 capacity() { [ "$(as_controller ctl --endpoint "$csi" capacity -o json | jq -r .available_capacity)" -gt 0 ]; }
 until_true 30 capacity || fail "the controller has no room: $(as_controller ctl --endpoint "$csi" capacity -o json)"

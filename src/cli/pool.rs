@@ -71,6 +71,10 @@ pub(super) struct Init {
     #[arg(long, value_name = "DIR", default_value = MOUNT_PARENT)]
     mount_parent: PathBuf,
 
+    /// Leave it unmounted in the end: the driver mounts it where its own pool file says.
+    #[arg(long, conflicts_with = "directory")]
+    unmount: bool,
+
     #[command(flatten)]
     config: ConfigFile,
 }
@@ -152,7 +156,18 @@ impl Init {
                 file.display()
             ))
         })?;
-        println!("pool {}: ready at {place}, added to {}", self.name, file.display());
+        if self.unmount {
+            prepare::unmount(&pool.setup).map_err(|error| {
+                let why = crate::error::chain(&error);
+                Error::Precondition(format!(
+                    "the pool is made and added to {}, and stays mounted at {place}: {why}",
+                    file.display()
+                ))
+            })?;
+            println!("pool {}: ready, not mounted, added to {}", self.name, file.display());
+        } else {
+            println!("pool {}: ready at {place}, added to {}", self.name, file.display());
+        }
         Ok(())
     }
 

@@ -66,7 +66,7 @@ make_pools() {
   drivers_ready
   for node in "${nodes[@]}"; do
     beside "$node" test -e /var/lib/rockpool/fast.img ||
-      r exec "$(driver_on "$node")" -- rockpool pool init fast --kind image --file /var/lib/rockpool/fast.img --size 12GiB --sparse --config /tmp/new.toml
+      r exec "$(driver_on "$node")" -- rockpool pool init fast --kind image --file /var/lib/rockpool/fast.img --size 12GiB --sparse --unmount --config /tmp/new.toml
   done
   await 90 "room on both nodes" rooms
 }

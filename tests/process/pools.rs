@@ -112,6 +112,49 @@ fn a_second_process_on_a_pool_gives_up_and_names_the_first() {
 }
 
 #[test]
+fn a_pool_may_be_left_unmounted_for_a_driver_that_has_another_path_for_it() {
+    let place = Place::new();
+    std::fs::remove_file(place.path("config.toml")).unwrap();
+    let pool = Pool(&place);
+    let (file, parent) = (place.path("pool.img"), place.path("pools"));
+    let mut init = pool.command("init", &["--kind", "image", "--size", "400MiB", "--sparse", "--unmount"]);
+    let made = init.arg("--file").arg(&file).arg("--mount-parent").arg(&parent).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let said = String::from_utf8(made.stdout).unwrap();
+    assert!(said.starts_with("pool fast: ready, not mounted, added to "), "{said}");
+    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts().contains(parent.to_str().unwrap()), "nothing of it stays mounted");
+    let loops = Command::new("losetup").arg("-j").arg(&file).output().unwrap();
+    assert_eq!(String::from_utf8(loops.stdout).unwrap(), "");
+    // As the pool file of all nodes says it.
+    let path = parent.join("fast");
+    place.configure(&format!(
+        "[[pool]]\nname = \"fast\"\nkind = \"image\"\npath = \"{}\"\nfile = \"{}\"\n",
+        path.display(),
+        file.display()
+    ));
+    let _driver = place.start();
+    place.ask(&["volume", "create", "one", "--size", "64MiB"]);
+    assert_eq!(mounts().matches(path.to_str().unwrap()).count(), 1);
+}
+
+#[test]
+fn a_directory_is_not_ours_to_unmount() {
+    let place = Place::new();
+    let directory = place.path("plain");
+    std::fs::create_dir(&directory).unwrap();
+    let made = Pool(&place)
+        .command("init", &["--kind", "directory", "--quota", "none", "--unmount"])
+        .arg("--directory")
+        .arg(&directory)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(made.stderr).unwrap();
+    assert!(!made.status.success() && said.contains("--unmount"), "{said}");
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0, "nothing was made of it");
+}
+
+#[test]
 fn a_pool_is_shown_while_a_driver_runs_on_it() {
     let place = Place::new();
     let pool = Pool::init(&place);
