@@ -4,10 +4,13 @@
 //! in which anything was found, removes what it did not make, or overwrites.
 //!
 //! In a file                                          On a failure
-//!  1. a new file, its space taken unless sparse       removed
+//!  1. a new file, its space taken unless sparse,      removed
+//!     named `.NAME.new`: who has its own name in a
+//!     pool file must not find half a pool
 //!  2. mkfs                                            -
 //!  3. loop device, mount, the four directories        unmounted, its mount point removed
 //!  4. the marker: now it is a pool                    -
+//!  5. its own name                                    -
 //!
 //! On a device steps 2 to 4 are the same; after a failure its fresh and empty filesystem stays. In a directory it is
 //! step 4 alone. A crash leaves the same without the undoing: the next attempt says what it found.
@@ -154,13 +157,25 @@ fn in_file(request: &Request, id: PoolId, new: &NewFile<'_>) -> Result<Setup> {
             new.size
         )));
     }
-    let file = parent.create(&name)?;
+    let mut unready = OsString::from(".");
+    unready.push(&name);
+    unready.push(".new");
+    if parent.stat(&unready)?.is_some() {
+        return Err(Error::Precondition(format!(
+            "{} exists: it was to become {shown}, by a `pool init` that still runs, or that was interrupted; remove it where none runs",
+            quoted(&parent.path().join(&unready).to_string_lossy())
+        )));
+    }
+    let file = parent.create(&unready)?;
     let setup = Setup { file: Some(new.path.to_owned()), ..mounted_setup(request, id) };
+    let begun = Setup { file: Some(parent.path().join(&unready)), ..setup.clone() };
     let marker =
         Marker { sparse: new.sparse, file: Some(new.path.to_owned()), ..Marker::new(id, request.kind) };
-    let made = fill(&file, new, id).and_then(|()| parent.sync()).and_then(|()| begin(&setup, &marker));
+    let whole = fill(&file, new, id).and_then(|()| parent.sync()).and_then(|()| begin(&begun, &marker));
+    let made =
+        whole.and_then(|()| parent.rename_into(&unready, &parent, &name).inspect_err(|_| give_back(&begun)));
     made.inspect_err(|_| {
-        if let Err(error) = parent.remove(&name) {
+        if let Err(error) = parent.remove(&unready) {
             tracing::warn!(
                 file = shown,
                 error = crate::error::chain(&error),
@@ -194,11 +209,14 @@ fn begin(setup: &Setup, marker: &Marker) -> Result<()> {
         marker.write(&root)?;
         fs::sync(&root)
     });
-    begun.inspect_err(|_| {
-        if let Err(error) = unmount(setup) {
-            tracing::warn!(error = crate::error::chain(&error), "failed to unmount the unfinished pool");
-        }
-    })
+    begun.inspect_err(|_| give_back(setup))
+}
+
+/// Unmounts what did not become a pool.
+fn give_back(setup: &Setup) {
+    if let Err(error) = unmount(setup) {
+        tracing::warn!(error = crate::error::chain(&error), "failed to unmount the unfinished pool");
+    }
 }
 
 fn setup(request: &Request, path: PathBuf) -> Setup {

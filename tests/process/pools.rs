@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::harness::{PROGRAM, Place, until};
+use crate::harness::{PROGRAM, Place, eventually, until};
 
 /// A mounted pool in a file; its place unmounts it with the test.
 pub(crate) struct Pool<'a>(&'a Place);
@@ -124,8 +124,10 @@ fn a_pool_may_be_left_unmounted_for_a_driver_that_has_another_path_for_it() {
     assert!(said.starts_with("pool fast: ready, not mounted, added to "), "{said}");
     let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts().contains(parent.to_str().unwrap()), "nothing of it stays mounted");
-    let loops = Command::new("losetup").arg("-j").arg(&file).output().unwrap();
-    assert_eq!(String::from_utf8(loops.stdout).unwrap(), "");
+    // Whoever looks at all loop devices of the machine holds each for a moment.
+    eventually("it has no loop device any more", || {
+        Command::new("losetup").arg("-j").arg(&file).output().unwrap().stdout.is_empty()
+    });
     // As the pool file of all nodes says it.
     let path = parent.join("fast");
     place.configure(&format!(
@@ -136,6 +138,39 @@ fn a_pool_may_be_left_unmounted_for_a_driver_that_has_another_path_for_it() {
     let _driver = place.start();
     place.ask(&["volume", "create", "one", "--size", "64MiB"]);
     assert_eq!(mounts().matches(path.to_str().unwrap()).count(), 1);
+}
+
+#[test]
+fn a_file_has_its_name_only_once_it_is_a_pool() {
+    let place = Place::new();
+    let config = place.path("config.toml");
+    std::fs::remove_file(&config).unwrap();
+    let pool = Pool(&place);
+    let (file, parent) = (place.path("pool.img"), place.path("pools"));
+    let attempt = || {
+        let mut init = pool.command("init", &["--kind", "image", "--size", "400MiB", "--sparse"]);
+        init.arg("--file").arg(&file).arg("--mount-parent").arg(&parent).env("RUST_BACKTRACE", "0");
+        init
+    };
+    // What another one makes, or an interrupted one has left, is nobody else's.
+    let unready = place.path(".pool.img.new");
+    std::fs::write(&unready, "unready").unwrap();
+    let refused = attempt().output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && said.contains(unready.to_str().unwrap()), "{said}");
+    assert_eq!(std::fs::read(&unready).unwrap(), b"unready");
+    std::fs::remove_file(&unready).unwrap();
+    // A driver that looks for it the whole time.
+    let mut making = attempt().spawn().unwrap();
+    while !file.exists() {
+        assert!(making.try_wait().unwrap().is_none_or(|status| status.success()), "it failed");
+    }
+    let marker = || pool.root().join("pool.json").exists();
+    assert!(parent.exists() && marker(), "it has its name before it is a pool");
+    assert!(making.wait().unwrap().success() && !unready.exists());
+    // It goes by its own name from then on.
+    let _driver = place.start();
+    place.ask(&["volume", "create", "one", "--size", "64MiB"]);
 }
 
 #[test]

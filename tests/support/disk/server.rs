@@ -9,15 +9,17 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow,
-    WriteFlags,
+    InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request,
+    TimeOrNow, WriteFlags,
 };
 
 use super::state::{Asked, State, done};
 
 /// The name of the one file.
 pub(super) const NAME: &str = "disk";
+/// Its name until a pool in it is made.
+const UNREADY: &str = ".disk.new";
 const FILE: INodeNo = INodeNo(2);
 /// Nothing is remembered by the kernel.
 const NOW: Duration = Duration::ZERO;
@@ -52,8 +54,13 @@ impl State {
     }
 
     fn is_file(&self, parent: INodeNo, name: &OsStr) -> bool {
-        self.there && parent == INodeNo::ROOT && name == NAME
+        parent == INodeNo::ROOT && self.name.is_some_and(|own| name == own)
     }
+}
+
+/// A name that the one file may have.
+fn known(parent: INodeNo, name: &OsStr) -> Option<&'static str> {
+    [NAME, UNREADY].into_iter().find(|known| parent == INodeNo::ROOT && name == *known)
 }
 
 /// How it is mounted.
@@ -135,11 +142,11 @@ impl Filesystem for Server {
     }
 
     fn create(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
-        if parent != INodeNo::ROOT || name != NAME {
-            return reply.error(Errno::EPERM);
-        }
         let mut state = self.state();
-        state.there = true;
+        match known(parent, name) {
+            Some(known) if state.name.is_none_or(|own| own == known) => state.name = Some(known),
+            Some(_) | None => return reply.error(Errno::EPERM),
+        }
         match state.attributes(FILE) {
             Ok(attributes) => {
                 reply.created(&NOW, &attributes, Generation(0), FileHandle(state.generation), opened());
@@ -153,8 +160,28 @@ impl Filesystem for Server {
         if !state.is_file(parent, name) {
             return reply.error(Errno::ENOENT);
         }
-        state.there = false;
+        state.name = None;
         done(state.medium.resize(0), reply);
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        to: INodeNo,
+        new_name: &OsStr,
+        _: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mut state = self.state();
+        match known(to, new_name) {
+            Some(known) if state.is_file(parent, name) => {
+                state.name = Some(known);
+                reply.ok();
+            }
+            Some(_) | None => reply.error(Errno::EPERM),
+        }
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -223,7 +250,7 @@ impl Filesystem for Server {
     }
 
     fn readdir(&self, _: &Request, _: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let there = self.state().there.then_some((FILE, FileType::RegularFile, NAME));
+        let there = self.state().name.map(|name| (FILE, FileType::RegularFile, name));
         let own = [(INodeNo::ROOT, FileType::Directory, "."), (INodeNo::ROOT, FileType::Directory, "..")];
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
         for (number, (inode, kind, name)) in own.into_iter().chain(there).enumerate().skip(from) {

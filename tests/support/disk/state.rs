@@ -67,8 +67,8 @@ impl Asked {
 pub(super) struct State {
     pub(super) medium: Medium,
     chance: Chance,
-    /// Whether somebody made the file.
-    pub(super) there: bool,
+    /// What its file is called, once somebody made it.
+    pub(super) name: Option<&'static str>,
     /// Counts the power cuts: who opened the file before the last one has a dead disk.
     pub(super) generation: u64,
     moods: [Mood; 3],
@@ -83,7 +83,7 @@ impl State {
         State {
             medium,
             chance: Chance::new(seed, 99),
-            there: false,
+            name: None,
             generation: 0,
             moods: [Mood::Serves; 3],
             stall: None,
